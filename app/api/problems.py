@@ -1,0 +1,156 @@
+"""The only table from errors to HTTP: RFC 9457 problem documents, and nothing else, leave the API."""
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from app.errors import (
+    BitpressError,
+    Conflict,
+    FieldError,
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    PayloadTooLarge,
+    PreconditionFailed,
+    RangeNotSatisfiable,
+    RejectedInput,
+    SandboxError,
+    StepError,
+    StorageFull,
+    Unauthenticated,
+    Unavailable,
+    UnsupportedMedia,
+)
+from app.services.specification import field_error
+
+log = logging.getLogger(__name__)
+
+STATUS: dict[type[BitpressError], HTTPStatus] = {
+    InvalidRequest: HTTPStatus.UNPROCESSABLE_ENTITY,
+    Unauthenticated: HTTPStatus.UNAUTHORIZED,
+    Forbidden: HTTPStatus.FORBIDDEN,
+    NotFound: HTTPStatus.NOT_FOUND,
+    Conflict: HTTPStatus.CONFLICT,
+    PreconditionFailed: HTTPStatus.PRECONDITION_FAILED,
+    RangeNotSatisfiable: HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE,
+    PayloadTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedMedia: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    StorageFull: HTTPStatus.INSUFFICIENT_STORAGE,
+    Unavailable: HTTPStatus.SERVICE_UNAVAILABLE,
+    # These three end a job or an inspection; only a fault of ours lets one reach a request.
+    RejectedInput: HTTPStatus.UNPROCESSABLE_ENTITY,
+    StepError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    SandboxError: HTTPStatus.INTERNAL_SERVER_ERROR,
+    BitpressError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemField(BaseModel):
+    """One thing that is wrong with one field."""
+
+    pointer: str = Field(description="RFC 6901 pointer into the request body.")
+    code: str
+    detail: str
+
+
+class Problem(BaseModel):
+    """A problem document (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    code: str = Field(description="Stable, for programs.")
+    detail: str = Field(description="A sentence for a person: what is wrong and what to do.")
+    errors: list[ProblemField] = []
+    stage: str | None = None
+    retryable: bool = False
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Problem, "description": "A problem document.", "content": {MEDIA_TYPE: {}}}
+}
+"""OpenAPI's description of every answer that is not the good one."""
+
+
+def status_of(error: BitpressError) -> HTTPStatus:
+    """The status of an error: its own class's, or its nearest parent's."""
+    return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
+
+
+def problem_response(error: BitpressError) -> JSONResponse:
+    """Write an error down as a problem document."""
+    status = status_of(error)
+    body = {"type": "about:blank", "title": status.phrase, "status": status.value, **error.as_dict()}
+    headers = {}
+    if status is HTTPStatus.UNAUTHORIZED:
+        headers["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, RangeNotSatisfiable):
+        headers["Content-Range"] = f"bytes */{error.content_bytes}"
+    if error.retryable and status is HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "2"
+    return JSONResponse(body, status.value, headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Make every error of an application a problem document."""
+
+    @app.exception_handler(BitpressError)
+    async def expected(_request: Request, error: BitpressError) -> Response:
+        return problem_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> Response:
+        return problem_response(from_validation(error))
+
+    @app.exception_handler(HTTPException)
+    async def http(_request: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        body: dict[str, Any] = {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": status.value,
+            "code": status.name.lower(),
+        }
+        body |= {
+            "detail": f"{status.phrase}: {error.detail}. See /docs.",
+            "errors": [],
+            "stage": None,
+            "retryable": False,
+        }
+        return JSONResponse(body, status.value, {**(error.headers or {})}, media_type=MEDIA_TYPE)
+
+    @app.exception_handler(ClientDisconnect)
+    async def gone(_request: Request, _error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # nobody is there to read it
+
+    @app.exception_handler(Exception)
+    async def unexpected(request: Request, error: Exception) -> Response:
+        log.exception("unexpected error at %s %s", request.method, request.url.path, exc_info=error)
+        return problem_response(
+            BitpressError("Something went wrong inside the service; its log has the details. Trying again may help.")
+        )
+
+
+def from_validation(error: RequestValidationError) -> InvalidRequest:
+    """Parameters that FastAPI refused; those outside the body are named in the detail, with no pointer."""
+    errors = []
+    for found in error.errors():
+        where, *inside = found["loc"]
+        if where == "body":
+            errors.append(field_error({**found, "loc": tuple(inside)}))
+        else:
+            plain = field_error({**found, "loc": ()})
+            errors.append(
+                FieldError("", plain.code, f"{where} parameter {inside[0] if inside else ''}: {plain.detail}")
+            )
+    return InvalidRequest(errors[0].detail if errors else "The request is not valid.", errors=errors)

@@ -1,0 +1,31 @@
+"""What there is to choose from: targets, techniques, metrics."""
+
+from fastapi import APIRouter
+from fastapi.responses import Response
+
+from app.api.answers import json_answer
+from app.api.deps import ServicesDep
+from app.api.problems import PROBLEMS
+from app.api.schemas.documents import CatalogueEntry, Page, TargetDocument, target_document
+from app.domain.metric import metric_catalogue
+from app.domain.recipe import technique_catalogue
+
+router = APIRouter(responses=PROBLEMS)
+
+
+@router.get("/targets", response_model=Page[TargetDocument])
+def list_targets(services: ServicesDep) -> Response:
+    """List machine classes, their features, and whether a worker of each is alive."""
+    return json_answer({"items": [target_document(target) for target in services.targets.all()], "next_cursor": None})
+
+
+@router.get("/techniques", response_model=Page[CatalogueEntry])
+async def list_techniques() -> Response:
+    """List techniques with the JSON Schema of their options."""
+    return json_answer({"items": technique_catalogue(), "next_cursor": None})
+
+
+@router.get("/metrics", response_model=Page[CatalogueEntry])
+async def list_metrics() -> Response:
+    """List metrics with their direction and what they need."""
+    return json_answer({"items": metric_catalogue(), "next_cursor": None})

@@ -1,0 +1,298 @@
+"""The documents that the API answers with, and how rows become them."""
+
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, Field
+
+from app.db.tables import Artifact, Dataset, Job, Model
+from app.domain.measurement import Measurement
+from app.services.jobs import JobView
+from app.services.targets import Target
+
+Item = TypeVar("Item")
+
+
+class Page(BaseModel, Generic[Item]):
+    """One page of a list, newest first."""
+
+    items: list[Item]
+    next_cursor: str | None = Field(description="Give it as `cursor` to read on; null at the end.")
+
+
+class Failure(BaseModel):
+    """Why something failed: the fields of a problem document that describe it."""
+
+    code: str
+    detail: str
+    errors: list[dict[str, Any]] = []
+    stage: str | None = None
+    retryable: bool = False
+
+
+class Tensor(BaseModel):
+    """A named array. Unknown axes are null, symbolic ones a name; a dataset's shape has no sample axis."""
+
+    name: str
+    dtype: str
+    shape: list[int | str | None] | None
+
+
+class ModelDocument(BaseModel):
+    """An uploaded model; what inspection finds is null until its state is `ready`."""
+
+    id: str
+    name: str
+    file_name: str
+    format: str | None
+    bytes: int
+    sha256: str
+    state: Literal["inspecting", "ready", "rejected"]
+    error: Failure | None
+    inputs: list[Tensor] | None
+    outputs: list[Tensor] | None
+    opset: int | None
+    parameters: int | None
+    operators: dict[str, int] | None
+    quantized: bool | None
+    dynamic: bool | None
+    external_data: bool | None
+    notes: list[str]
+    created_at: datetime
+
+
+class DatasetDocument(BaseModel):
+    """An uploaded dataset; what inspection finds is null until its state is `ready`."""
+
+    id: str
+    name: str
+    file_name: str
+    format: str | None
+    bytes: int
+    sha256: str
+    state: Literal["inspecting", "ready", "rejected"]
+    error: Failure | None
+    rows: int | None
+    fields: list[Tensor] | None
+    preprocess: dict[str, Any] | None
+    notes: list[str]
+    created_at: datetime
+
+
+class Baseline(BaseModel):
+    """The original as it was measured."""
+
+    measurements: list[Measurement]
+
+
+class Candidate(BaseModel):
+    """A variant that a job made and measured."""
+
+    id: str
+    recipe: dict[str, Any]
+    measurements: list[Measurement]
+    comparisons: list[dict[str, Any]] = []
+    verdict: str | None = None
+    tuning_verdict: str | None = None
+    pareto: bool = False
+    artifact: str | None = None
+    session_options: dict[str, str] = {}
+    notes: list[str] = []
+
+
+class JobDocument(BaseModel):
+    """A job: its specification with every default filled in, where it stands, and what it found."""
+
+    id: str
+    kind: Literal["optimize"]
+    name: str | None
+    state: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+    gate: Literal["met", "missed", "undecided", "none"] | None
+    stage: Literal["inspect", "baseline", "calibrate", "candidates", "gate", "package"] | None
+    progress: float
+    message: str | None
+    attempt: int
+    queue_position: int | None
+    waiting_for: str | None
+    target: str
+    model: str
+    spec: dict[str, Any]
+    labels: dict[str, str]
+    baseline: Baseline | None
+    candidates: list[Candidate]
+    chosen: str | None
+    verdicts: list[dict[str, Any]]
+    conclusion: str | None
+    notes: list[str]
+    artifacts: list[str]
+    error: Failure | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    links: dict[str, str]
+
+
+class ArtifactDocument(BaseModel):
+    """A file that a job made."""
+
+    id: str
+    job: str
+    candidate: str
+    file_name: str
+    bytes: int
+    sha256: str
+    created_at: datetime
+    links: dict[str, str]
+
+
+class TargetDocument(BaseModel):
+    """A machine class and whether a worker of it is alive."""
+
+    id: str
+    alive: bool
+    workers: int
+    features: list[str]
+    fingerprint: dict[str, Any]
+    sandbox: dict[str, Any]
+
+
+class CatalogueEntry(BaseModel):
+    """A technique or metric with the JSON Schema of its options."""
+
+    id: str
+    summary: str
+    options_schema: dict[str, Any] = Field(alias="schema")
+
+
+class Validation(BaseModel):
+    """What a specification would do, what is wrong with it, and what is doubtful."""
+
+    valid: bool
+    spec: dict[str, Any] | None
+    steps: list[str]
+    errors: list[dict[str, str]]
+    doubts: list[str]
+
+
+def moment(milliseconds: int | None) -> str | None:
+    """RFC 3339 in UTC."""
+    if milliseconds is None:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+_FOUND_IN_MODELS = (
+    "format",
+    "inputs",
+    "outputs",
+    "opset",
+    "parameters",
+    "operators",
+    "quantized",
+    "dynamic",
+    "external_data",
+)
+
+
+def _uploaded(row: Model | Dataset, found_names: tuple[str, ...]) -> dict[str, Any]:
+    found = row.inspection or {}
+    return {
+        "id": row.id,
+        "name": row.name,
+        "file_name": row.file_name,
+        "bytes": row.bytes,
+        "sha256": row.sha256,
+        "state": row.state,
+        "error": row.error,
+        "notes": found.get("notes", []),
+        "created_at": moment(row.created_at),
+        **{name: found.get(name) for name in found_names},
+    }
+
+
+def model_document(row: Model) -> dict[str, Any]:
+    """A model as the API shows it."""
+    return _uploaded(row, _FOUND_IN_MODELS)
+
+
+def dataset_document(row: Dataset) -> dict[str, Any]:
+    """A dataset as the API shows it."""
+    return {**_uploaded(row, ("format", "rows", "fields")), "preprocess": row.preprocess}
+
+
+def job_document(view: JobView) -> dict[str, Any]:
+    """A job as the API shows it."""
+    job: Job = view.job
+    outcome = job.outcome or {}
+    here = f"/v1/jobs/{job.id}"
+    links = {"self": here, "log": f"{here}/log"}
+    if job.report_blob_id is not None:
+        links["report"] = f"{here}/report"
+    if view.artifacts:
+        links["content"] = f"/v1/artifacts/{view.artifacts[0]}/content"
+    present = set(view.artifacts)
+    candidates = [
+        {**found, "artifact": found.get("artifact") if found.get("artifact") in present else None}
+        for found in outcome.get("candidates", [])
+    ]
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "name": job.name,
+        "state": job.state,
+        "gate": job.gate,
+        "stage": job.stage,
+        "progress": job.progress,
+        "message": job.message,
+        "attempt": job.attempt,
+        "queue_position": view.queue_position,
+        "waiting_for": view.waiting_for,
+        "target": job.target,
+        "model": job.model_id,
+        "spec": job.spec,
+        "labels": job.spec.get("labels", {}),
+        "baseline": outcome.get("baseline"),
+        "candidates": candidates,
+        "chosen": outcome.get("chosen"),
+        "verdicts": outcome.get("verdicts", []),
+        "conclusion": outcome.get("conclusion"),
+        "notes": outcome.get("notes", []),
+        "artifacts": list(view.artifacts),
+        "error": job.error,
+        "created_at": moment(job.created_at),
+        "started_at": moment(job.started_at),
+        "ended_at": moment(job.ended_at),
+        "links": links,
+    }
+
+
+def artifact_document(row: Artifact) -> dict[str, Any]:
+    """An artifact as the API shows it."""
+    here = f"/v1/artifacts/{row.id}"
+    return {
+        "id": row.id,
+        "job": row.job_id,
+        "candidate": row.candidate_id,
+        "file_name": row.file_name,
+        "bytes": row.bytes,
+        "sha256": row.sha256,
+        "created_at": moment(row.created_at),
+        "links": {
+            "self": here,
+            "content": f"{here}/content",
+            "manifest": f"{here}/manifest",
+            "job": f"/v1/jobs/{row.job_id}",
+        },
+    }
+
+
+def target_document(target: Target) -> dict[str, Any]:
+    """A target as the API shows it."""
+    return {
+        "id": target.id,
+        "alive": target.alive,
+        "workers": target.workers,
+        "features": target.fingerprint.get("features", []),
+        "fingerprint": target.fingerprint,
+        "sandbox": target.sandbox,
+    }

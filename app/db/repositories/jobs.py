@@ -1,0 +1,95 @@
+"""Queries on jobs that are not claims."""
+
+from typing import Any
+
+from sqlalchemy import Row, and_, exists, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from app.db.clock import now_ms
+from app.db.tables import Dataset, Job, JobDataset, JobStep, JobStepFile, Model
+from app.domain.job import ENDED, JobState
+
+OPEN = tuple(state.value for state in JobState if state not in ENDED)
+
+
+def queue_position(session: Session, job_id: str) -> int:
+    """Place of a queued job among those of its target; 1 is the next."""
+    other = aliased(Job)
+    ahead = or_(
+        other.priority > Job.priority,
+        and_(other.priority == Job.priority, other.created_at < Job.created_at),
+        and_(other.priority == Job.priority, other.created_at == Job.created_at, other.id < Job.id),
+    )
+    query = (
+        select(func.count(other.id))
+        .select_from(Job)
+        .join(other, and_(other.target == Job.target, other.state == JobState.QUEUED, ahead))
+        .where(Job.id == job_id)
+    )
+    return 1 + (session.scalar(query) or 0)
+
+
+def signs(session: Session, job_ids: list[str]) -> dict[str, tuple[int, str]]:
+    """Version and state of each job that still exists: enough to see that one has changed."""
+    rows: list[Row[Any]] = []
+    for start in range(0, len(job_ids), 500):  # below SQLite's limit of bound variables
+        chunk = job_ids[start : start + 500]
+        rows.extend(session.execute(select(Job.id, Job.version, Job.state).where(Job.id.in_(chunk))))
+    return {row.id: (row.version, row.state) for row in rows}
+
+
+def request_cancel(session: Session, job_id: str) -> str | None:
+    """Cancel a queued job, or ask a running one to stop; returns the new state, null if it has ended."""
+    queued = session.scalar(
+        update(Job)
+        .where(Job.id == job_id, Job.state == JobState.QUEUED)
+        .values(state=JobState.CANCELLED, ended_at=now_ms(), version=Job.version + 1, message=None)
+        .returning(Job.state)
+    )
+    if queued is not None:
+        return queued
+    return session.scalar(
+        update(Job)
+        .where(Job.id == job_id, Job.state == JobState.RUNNING)
+        .values(state=JobState.CANCELLING, version=Job.version + 1)
+        .returning(Job.state)
+    )
+
+
+def targets_with_waiting(session: Session) -> list[str]:
+    """Targets that have queued jobs."""
+    return list(session.scalars(select(Job.target).where(Job.state == JobState.QUEUED).distinct()))
+
+
+def inspections_wait(session: Session) -> bool:
+    """Whether any upload waits for a worker."""
+    return any(
+        session.scalar(
+            select(
+                exists().where(
+                    table.state == "inspecting", table.lease_until.is_(None) | (table.lease_until < now_ms())
+                )
+            )
+        )
+        for table in (Model, Dataset)
+    )
+
+
+def model_in_use(session: Session, model_id: str) -> str | None:
+    """A job that uses the model, if there is one."""
+    return session.scalar(select(Job.id).where(Job.model_id == model_id).limit(1))
+
+
+def dataset_in_use(session: Session, dataset_id: str) -> str | None:
+    """A job that uses the dataset, if there is one."""
+    return session.scalar(select(JobDataset.job_id).where(JobDataset.dataset_id == dataset_id).limit(1))
+
+
+def forget_steps(session: Session, job_id: str, *, other_than_fingerprint: str | None = None) -> None:
+    """Drop a job's finished steps: all, or those that ran on another machine."""
+    folders = select(JobStep.folder).where(JobStep.job_id == job_id)
+    if other_than_fingerprint is not None:
+        folders = folders.where(JobStep.fingerprint != other_than_fingerprint)
+    gone = list(session.scalars(folders))
+    session.query(JobStepFile).where(JobStepFile.job_id == job_id, JobStepFile.folder.in_(gone)).delete()
+    session.query(JobStep).where(JobStep.job_id == job_id, JobStep.folder.in_(gone)).delete()

@@ -1,0 +1,89 @@
+"""A dataset as inspection finds it, and how images become arrays."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from app.domain.model import TensorSpec
+
+LABELS = "labels"
+"""The field that holds what is right; every other field is an input of a model."""
+
+_Side = Annotated[int, Field(ge=1, le=8192)]
+
+
+class Preprocess(BaseModel):
+    """How a picture becomes one row of a model's input, in this order: decode, resize, colour,
+    `value · scale`, minus `mean`, divided by `std`, layout."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    input: str = Field(min_length=1, max_length=512, examples=["input"])
+    """Name of the model's input."""
+    size: tuple[_Side, _Side] = Field(examples=[(224, 224)])
+    """Height and width of the array, in pixels."""
+    resize: Literal["stretch", "crop"] = "stretch"
+    """`stretch`: straight to `size`, whatever the proportions. `crop`: keep the proportions, then cut
+    `size` out of the middle."""
+    shorter_side: _Side | None = None
+    """With `crop`: resize the picture's shorter side to this first; left out, just large enough to cut
+    `size` out of it. Torchvision's usual pair is 256 and a size of 224."""
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    """How pixels between pixels are found, as Pillow does it."""
+    colour: Literal["RGB", "BGR", "L"] = "RGB"
+    """Order of the channels; `L` is one channel of luminance. Transparency is dropped."""
+    scale: float = Field(default=1 / 255, gt=0)
+    """Pixels, 0 to 255, are multiplied by this."""
+    mean: tuple[float, ...] = (0.0,)
+    """Subtracted after scaling: one number, or one a channel."""
+    std: tuple[Annotated[float, Field(gt=0)], ...] = (1.0,)
+    """Divided by at last: one number, or one a channel."""
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+    """Where the channels stand; N is the sample axis."""
+    dtype: Literal["float32", "uint8"] = "float32"
+    """Type of the array. `uint8` takes pixels as they are: scale 1, no mean, no std."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _pixels_as_they_are(cls, given: object) -> object:
+        if isinstance(given, dict) and given.get("dtype") == "uint8":
+            return {"scale": 1.0, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _one_of_each_channel(self) -> Self:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise ValueError(f"{name} needs one number, or {self.channels}: one a channel of {self.colour}")
+        if self.shorter_side is not None:
+            if self.resize != "crop":
+                raise ValueError("shorter_side belongs to resize: crop")
+            if self.shorter_side < max(self.size):
+                raise ValueError("shorter_side is smaller than size: nothing of that size can be cut out")
+        if self.dtype == "uint8" and (self.scale != 1.0 or set(self.mean) != {0.0} or set(self.std) != {1.0}):
+            raise ValueError("dtype uint8 takes pixels as they are: leave scale, mean and std out")
+        return self
+
+    @property
+    def channels(self) -> int:
+        return 1 if self.colour == "L" else 3
+
+    @property
+    def row_shape(self) -> tuple[int, int, int]:
+        """Shape of one row, without the sample axis."""
+        height, width = self.size
+        return (self.channels, height, width) if self.layout == "NCHW" else (height, width, self.channels)
+
+
+class DatasetInspection(BaseModel):
+    """What `workers.steps.inspect_dataset` found in an upload that it did not reject."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["npz", "parquet", "images"]
+    rows: int = Field(ge=1)
+    fields: tuple[TensorSpec, ...]
+    """Every array, `labels` included; shapes without the sample axis."""
+    label_range: tuple[int, int] | None = None
+    """Least and greatest label where labels are whole numbers."""
+    notes: tuple[str, ...] = ()

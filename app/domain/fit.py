@@ -1,0 +1,135 @@
+"""Does a dataset fit a model? Answered from what inspection found, without opening a file."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from app.domain.dataset import LABELS
+from app.domain.model import Dimension, TensorSpec, shape_text
+from app.errors import FieldError
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """What is wrong with a pair of model and dataset, and what is merely worth knowing."""
+
+    problems: tuple[FieldError, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
+
+
+def fit(
+    inputs: Sequence[TensorSpec],
+    fields: Sequence[TensorSpec],
+    label_range: tuple[int, int] | None,
+    outputs: Sequence[TensorSpec],
+    *,
+    needs_labels: bool = False,
+    pointer: str = "",
+) -> Fit:
+    """Compare a model's inputs and outputs (shapes with the batch axis) with a dataset's fields (without).
+
+    `label_range` are the least and greatest label; `needs_labels` says that something asked for compares
+    with labels. Problems come all at once, each at `pointer`, with the codes `dataset_input_missing`,
+    `dataset_dtype_mismatch`, `dataset_shape_mismatch`, `dataset_labels_missing`, `labels_out_of_range`.
+    """
+    given = {spec.name: spec for spec in fields}
+    found: list[tuple[str, str]] = []
+    for wanted in inputs:
+        if (have := given.get(wanted.name)) is None:
+            found.append(("dataset_input_missing", _missing(wanted, inputs, fields)))
+            continue
+        if have.dtype != wanted.dtype:
+            found.append(("dataset_dtype_mismatch", _other_dtype(wanted, have)))
+        if (why := _shape_problem(wanted, have)) is not None:
+            found.append(("dataset_shape_mismatch", why))
+    names = {spec.name for spec in inputs}
+    if LABELS in given and LABELS not in names:
+        if (why := _range_problem(given[LABELS], label_range, outputs)) is not None:
+            found.append(("labels_out_of_range", why))
+    elif needs_labels:
+        found.append(
+            (
+                "dataset_labels_missing",
+                f"A metric compares with labels and the dataset has none: add an array {LABELS!r}, one whole "
+                "number a row, or ask for metrics that need none.",
+            )
+        )
+    extra = [spec.name for spec in fields if spec.name not in names and spec.name != LABELS]
+    notes = (f"Not inputs of the model, so not used: {', '.join(extra)}.",) if extra else ()
+    return Fit(tuple(FieldError(pointer, code, detail) for code, detail in found), notes)
+
+
+def _missing(wanted: TensorSpec, inputs: Sequence[TensorSpec], fields: Sequence[TensorSpec]) -> str:
+    taken = {spec.name for spec in inputs} | {LABELS}
+    free = [spec.name for spec in fields if spec.name not in taken]
+    detail = (
+        f"The model has an input {wanted.name!r} ({wanted.dtype}{shape_text(wanted.shape)}) and the dataset no array "
+        "of that name."
+    )
+    near = difflib.get_close_matches(wanted.name, free, n=2)
+    if not near and len(free) == 1:
+        near = free
+    if near:
+        return f"{detail} Did you mean {' or '.join(map(repr, near))}? Rename it to {wanted.name!r}."
+    return f"{detail} Add it: one array, its first axis the sample."
+
+
+def _other_dtype(wanted: TensorSpec, have: TensorSpec) -> str:
+    detail = f"Array {have.name!r} is {have.dtype} and the model's input is {wanted.dtype}."
+    if wanted.dtype == "string":
+        return f"{detail} Datasets cannot hold text: export the model with numbers there."
+    return f"{detail} Save it as {wanted.dtype}, for example with .astype({wanted.dtype!r})."
+
+
+def _shape_problem(wanted: TensorSpec, have: TensorSpec) -> str | None:
+    """Why rows of `have` cannot be stacked into `wanted`, whose first axis is the batch."""
+    if wanted.shape is None or have.shape is None:
+        return None
+    if not wanted.shape:
+        return (
+            f"The model's input {wanted.name!r} is a single number without a batch axis, and rows of a dataset have "
+            "one. Export the model with a batch axis there, or with that number built in."
+        )
+    batch, *row = wanted.shape
+    if isinstance(batch, int) and batch != 1:
+        return (
+            f"The model's input {wanted.name!r} has the shape {shape_text(wanted.shape)}: its first axis is fixed at "
+            f"{batch}, and rows are fed one by one or in batches of any size. Export the model with a dynamic first axis, "
+            "or with 1."
+        )
+    if len(row) == len(have.shape) and all(map(_same_size, row, have.shape)):
+        return None
+    detail = f"A row of {have.name!r} has the shape {shape_text(have.shape)}; the model takes {shape_text(tuple(row))}."
+    if have.shape == wanted.shape or (batch == 1 and have.shape[:1] == (1,) and len(have.shape) == len(wanted.shape)):
+        return f"{detail} There is one axis too many: the first axis is the sample, so drop the 1 after it."
+    if sorted(map(str, row)) == sorted(map(str, have.shape)):
+        return f"{detail} The axes are in another order: transpose the array."
+    return f"{detail} Shape the array as [rows, {', '.join('any' if not isinstance(s, int) else str(s) for s in row)}]."
+
+
+def _same_size(wanted: Dimension, have: Dimension) -> bool:
+    return not isinstance(wanted, int) or not isinstance(have, int) or wanted == have
+
+
+def _range_problem(
+    labels: TensorSpec, label_range: tuple[int, int] | None, outputs: Sequence[TensorSpec]
+) -> str | None:
+    """Why labels cannot be indices into the last axis of the first output."""
+    shape = outputs[0].shape if outputs else None
+    classes = shape[-1] if shape is not None and len(shape) >= 2 else None
+    # One value a row is no class axis: labels may then be what is predicted, whole numbers by chance.
+    if label_range is None or not isinstance(classes, int) or classes < 2:
+        return None
+    # Labels of another rank than "one a vector of classes" (pictures of labels, say) mean something else.
+    if shape is None or labels.shape is None or (labels.shape != (1,) and len(labels.shape) != len(shape) - 2):
+        return None
+    low, high = label_range
+    if low >= 0 and high < classes:
+        return None
+    detail = (
+        f"Labels run from {low} to {high}, and the model's output {outputs[0].name!r} has {classes} classes, 0 to "
+        f"{classes - 1}."
+    )
+    if low == 1 and high == classes:
+        return f"{detail} They seem to count from 1: subtract 1."
+    return f"{detail} Map them to the positions of the classes in the output."

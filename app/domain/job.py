@@ -1,0 +1,131 @@
+"""A job: its specification, its states, and the one table of allowed transitions."""
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.goal import Goal
+from app.domain.recipe import Recipe
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+TRANSITIONS: dict[JobState, frozenset[JobState]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.FAILED}),
+    JobState.RUNNING: frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLING, JobState.QUEUED}),
+    JobState.CANCELLING: frozenset({JobState.CANCELLED}),
+    JobState.FAILED: frozenset({JobState.QUEUED}),
+    JobState.CANCELLED: frozenset({JobState.QUEUED}),
+    JobState.SUCCEEDED: frozenset(),
+}
+"""What may follow what. `failed → queued` and `cancelled → queued` are retries."""
+
+ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+MAX_ATTEMPTS = 3
+"""A job whose worker was lost this often fails: what kills three workers will kill the fourth."""
+
+STAGES = ("inspect", "baseline", "calibrate", "candidates", "gate", "package")
+Stage = Literal["inspect", "baseline", "calibrate", "candidates", "gate", "package"]
+Gate = Literal["met", "missed", "undecided", "none"]
+Role = Literal["calibration", "tuning", "evaluation", "training"]
+
+
+def may_become(before: JobState, after: JobState) -> bool:
+    """Tell whether a job in one state may enter another."""
+    return after in TRANSITIONS[before]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+DatasetId = Annotated[str, Field(pattern=r"^dst_[0-9a-z]{26}$")]
+
+
+class DatasetRoles(_Part):
+    """Which dataset plays which part. No row may be in two of them."""
+
+    calibration: DatasetId | None = None
+    """Rows from which activation ranges are found."""
+    tuning: DatasetId | None = None
+    """Rows that guide a search."""
+    evaluation: DatasetId | None = None
+    """Rows held out of everything else, on which the verdict is given."""
+    training: DatasetId | None = None
+    """Rows for techniques that train."""
+
+    def by_role(self) -> dict[str, str]:
+        """The roles that are filled."""
+        return {role: value for role, value in self.model_dump().items() if value is not None}
+
+
+class Measure(_Part):
+    """The conditions that latency is measured under."""
+
+    threads: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(default=(1,), min_length=1, max_length=8)
+    """Intra-op threads; the first is the one that goals and comparisons use."""
+    batch: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(default=(1,), min_length=1, max_length=8)
+    """Rows a call; the first is the one that goals and comparisons use."""
+    shapes: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
+    """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
+    runtime: Literal["onnxruntime", "auto"] = "onnxruntime"
+
+
+class Limits(_Part):
+    """When to give up."""
+
+    queue_seconds: float = Field(default=86_400, gt=0, le=30 * 86_400)
+    """A job still queued after this fails with `queue_timeout`."""
+    run_seconds: float = Field(default=3_600, gt=0, le=7 * 86_400)
+    """A job that runs longer than this fails with `time_limit_exceeded`."""
+
+
+class JobSpec(_Part):
+    """Everything that a caller says about a job; `POST /v1/jobs` takes it."""
+
+    kind: Literal["optimize"] = "optimize"
+    """`optimize`: make an artifact and measure it against the original."""
+    name: str | None = Field(default=None, max_length=200)
+    model: Annotated[str, Field(pattern=r"^mdl_[0-9a-z]{26}$")]
+    """The model to work on."""
+    datasets: DatasetRoles = Field(default_factory=DatasetRoles)
+    target: str = Field(default="local", min_length=1, max_length=100)
+    """Where the artifact will run; `local` is the one machine of an embedded service."""
+    if_no_worker: Literal["wait", "refuse"] = "wait"
+    """What to do when no worker of the target is alive."""
+    recipe: Recipe
+    """The technique and its options."""
+    goal: Goal | None = None
+    """Without a goal there is no gate."""
+    metrics: tuple[str, ...] = Field(default=(), max_length=32)
+    """Metrics beyond those always computed; empty: `top1` too where there are labels."""
+    measure: Measure = Field(default_factory=Measure)
+    priority: int = Field(default=5, ge=0, le=9)
+    """9 is served first."""
+    limits: Limits = Field(default_factory=Limits)
+    labels: dict[Annotated[str, Field(max_length=63)], Annotated[str, Field(max_length=255)]] = Field(
+        default_factory=dict, max_length=32
+    )
+    """The caller's own marks; lists can be filtered by them."""
+
+
+class JobOutcome(BaseModel):
+    """What a finished job found; kept in its row as JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    baseline: dict[str, Any] | None = None
+    candidates: tuple[dict[str, Any], ...] = ()
+    chosen: str | None = None
+    gate: Gate | None = None
+    verdicts: tuple[dict[str, Any], ...] = ()
+    conclusion: str | None = None
+    notes: tuple[str, ...] = ()

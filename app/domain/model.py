@@ -1,0 +1,58 @@
+"""A model as inspection finds it: what goes in, what comes out, and what it is made of."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Dimension = int | str | None
+"""A size, the name of a symbolic size, or null where nothing is known."""
+
+
+class TensorSpec(BaseModel):
+    """A named array: `dtype` as NumPy names it ("float32", "int64", "bool", "string" …).
+
+    `shape` is null where not even the number of axes is known. A model's shape has the batch axis, a
+    dataset's has no sample axis.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    dtype: str
+    shape: tuple[Dimension, ...] | None
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{shape_text(self.shape)}"
+
+
+class ModelInspection(BaseModel):
+    """What `workers.steps.inspect_model` found in an upload that it did not reject."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: Literal["onnx"] = "onnx"
+    files: tuple[str, ...]
+    """The main file first, then those beside it that belong to the model."""
+    inputs: tuple[TensorSpec, ...]
+    """What a caller must feed; initializers, which older files list as inputs too, are left out."""
+    outputs: tuple[TensorSpec, ...]
+    opset: int | None
+    """Version of the default operator set; null where no operator of it is used."""
+    opsets: dict[str, int]
+    """Every operator set by its domain; the default one is "ai.onnx"."""
+    parameters: int = Field(ge=0)
+    """Elements of all stored tensors: initializers, Constant nodes, nested bodies, function bodies."""
+    operators: dict[str, int]
+    """How many nodes of each type, those of nested bodies and function bodies included."""
+    quantized: bool
+    dynamic: bool
+    """Whether an input has an axis without a fixed size."""
+    external_data: bool
+    notes: tuple[str, ...] = ()
+
+
+def shape_text(shape: tuple[Dimension, ...] | None) -> str:
+    """A shape as people write it: `[batch, 3, 224, 224]`, `?` for an unknown size."""
+    if shape is None:
+        return "[…]"
+    return "[" + ", ".join("?" if size is None else str(size) for size in shape) + "]"

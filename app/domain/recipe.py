@@ -1,0 +1,115 @@
+"""Recipes: what can be done to a model, one frozen type a technique.
+
+The union `Recipe` is at once the REST schema, what `GET /v1/techniques` publishes, and the
+argument of the one function in `workers.quantization.techniques.<technique>`.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class OperatorType(_Options):
+    """Every node of one operator type."""
+
+    op_type: str = Field(min_length=1, examples=["Softmax"])
+
+
+KeepFloat = Annotated[
+    tuple[Annotated[str, Field(min_length=1)] | OperatorType, ...],
+    Field(
+        description="Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or "
+        "`{op_type: …}`. A name that matches nothing is an error that suggests near ones.",
+        examples=[["/head/*", {"op_type": "Softmax"}]],
+    ),
+]
+
+
+class Calibration(_Options):
+    """How the ranges of activations are found from the calibration rows."""
+
+    method: Literal["minmax", "percentile", "entropy"] = "minmax"
+    """`minmax`: the extremes seen. `percentile`: cuts the tails. `entropy`: least KL divergence."""
+    percentile: float = Field(default=99.99, gt=50, le=100)
+    """Share of values kept, in percent. Used by `percentile` alone."""
+    samples: int = Field(default=200, ge=1, le=10_000)
+    """Rows used at most; the first ones of the calibration dataset. `percentile` and `entropy` keep
+    every activation of every row in memory, so few rows go a long way."""
+
+
+class DynamicInt8(_Options):
+    """Weights as int8; activations are quantized as they come, at run time."""
+
+    technique: Literal["dynamic_int8"] = "dynamic_int8"
+    weight_type: Literal["int8", "uint8"] = "int8"
+    """Type of the stored weights."""
+    per_channel: bool = False
+    """One scale an output channel instead of one a tensor."""
+    reduce_range: bool | Literal["auto"] = "auto"
+    """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
+    `auto` decides by the target's features."""
+    op_types: tuple[str, ...] = Field(default=("MatMul", "Gemm"), min_length=1)
+    """Operator types to quantize. Convolutions only when asked: their dynamic kernels are slow."""
+    keep_float: KeepFloat = ()
+
+
+class StaticInt8(_Options):
+    """Weights and activations as 8-bit integers with ranges found beforehand, in QDQ form."""
+
+    technique: Literal["static_int8"] = "static_int8"
+    calibration: Calibration = Field(default_factory=Calibration)
+    """How activation ranges are found."""
+    activation_type: Literal["uint8", "int8"] = "uint8"
+    """Type of quantized activations."""
+    weight_type: Literal["int8", "uint8"] = "int8"
+    """Type of the stored weights."""
+    per_channel: bool = True
+    """One scale an output channel instead of one a tensor, for weights."""
+    reduce_range: bool | Literal["auto"] = "auto"
+    """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
+    `auto` decides by the target's features."""
+    op_types: tuple[str, ...] = ()
+    """Operator types to quantize; empty: all that the runtime has integer kernels for."""
+    keep_float: KeepFloat = ()
+
+
+class Float16(_Options):
+    """Weights and arithmetic in half precision; for size, where the processor has no native fp16."""
+
+    technique: Literal["float16"] = "float16"
+    keep_io_types: bool = True
+    """Inputs and outputs stay float32, so that callers need no change."""
+    keep_float: KeepFloat = ()
+
+
+Recipe = Annotated[DynamicInt8 | StaticInt8 | Float16, Field(discriminator="technique")]
+
+RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | Float16] = TypeAdapter(Recipe)
+"""Reads any recipe from plain data."""
+
+TECHNIQUES: dict[str, type[DynamicInt8] | type[StaticInt8] | type[Float16]] = {
+    "dynamic_int8": DynamicInt8,
+    "static_int8": StaticInt8,
+    "float16": Float16,
+}
+"""Every technique by its name."""
+
+NEEDS_CALIBRATION = frozenset({"static_int8"})
+"""Techniques that cannot work without calibration rows."""
+
+
+def technique_catalogue() -> list[dict[str, Any]]:
+    """Describe each technique with its JSON Schema, as `/v1/techniques` publishes it."""
+    return [
+        {
+            "id": name,
+            "summary": (options.__doc__ or "").strip(),
+            "needs_calibration": name in NEEDS_CALIBRATION,
+            "schema": options.model_json_schema(),
+        }
+        for name, options in TECHNIQUES.items()
+    ]

@@ -1,0 +1,78 @@
+"""Wake-ups: messages that say only "look at this queue".
+
+A message delivered twice, late or never does no harm: the worker claims rows itself, and the sweeper
+wakes it again while rows wait. So sending never fails a request.
+"""
+
+import logging
+from pathlib import Path
+from threading import Lock
+from urllib.parse import unquote, urlsplit
+
+from celery import Celery
+from kombu.exceptions import OperationalError
+
+from app.queue.names import task_of
+
+log = logging.getLogger(__name__)
+
+# A wake-up that nobody took for this long is stale: whoever comes looks at the rows anyway.
+EXPIRES_SECONDS = 300
+
+
+def broker_settings(url: str) -> dict[str, object]:
+    """Celery settings of a broker URL: `redis://`, `redis+socket://` or `filesystem:///folder`."""
+    parts = urlsplit(url)
+    if parts.scheme != "filesystem":
+        return {
+            "broker_url": url,
+            # A message is acknowledged as soon as it is read, so nothing is ever delivered again.
+            "broker_transport_options": {"socket_connect_timeout": 2, "socket_keepalive": True},
+        }
+    folder = Path(unquote(parts.path))
+    for name in ("messages", "control"):
+        (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+    return {
+        "broker_url": "filesystem://",
+        "broker_transport_options": {
+            "data_folder_in": str(folder / "messages"),
+            "data_folder_out": str(folder / "messages"),
+            "control_folder": str(folder / "control"),
+            "polling_interval": 0.05,
+        },
+    }
+
+
+class WakeUps:
+    """Sends wake-ups; a broker that is down costs a log line, nothing else."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._celery = Celery("bitpress", set_as_current=False)
+        self._celery.conf.update(
+            broker_settings(broker_url),
+            task_ignore_result=True,
+            task_publish_retry=True,
+            # Once more at once: a pooled connection may have died with the last broker.
+            task_publish_retry_policy={"max_retries": 1, "interval_start": 0, "interval_step": 0},
+            broker_connection_timeout=2,
+        )
+        self._lock = Lock()
+
+    def send(self, queue: str) -> bool:
+        """Ask whoever serves `queue` to look; tells whether the broker took the message."""
+        try:
+            with self._lock:  # the filesystem transport's channel is not safe to share
+                self._celery.send_task(task_of(queue), queue=queue, expires=EXPIRES_SECONDS, ignore_result=True)
+        except (OperationalError, OSError) as error:
+            log.warning("wake-up of %s not sent, the sweeper will: %s", queue, error)
+            return False
+        return True
+
+    def check(self) -> None:
+        """Raise `OSError` or `OperationalError` unless the broker answers."""
+        with self._celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=2)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._celery.close()

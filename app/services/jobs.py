@@ -1,0 +1,247 @@
+"""Jobs as callers see them: submit, read, list, cancel, delete."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.clock import now_ms
+from app.db.repositories import jobs
+from app.db.repositories.paging import page
+from app.db.session import Database
+from app.db.tables import Artifact, Blob, IdempotencyKey, Job, JobDataset
+from app.domain.ids import new_id
+from app.domain.job import ENDED, JobSpec, JobState
+from app.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from app.queue.names import jobs_queue
+from app.queue.wake_up import WakeUps
+from app.services.specification import Checked, check
+from app.services.targets import known_targets, target_alive
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job with what stands around its row."""
+
+    job: Job
+    artifacts: tuple[str, ...] = ()
+    queue_position: int | None = None
+    waiting_for: str | None = None
+
+    @property
+    def etag(self) -> str:
+        """Changes whenever anything that a caller sees changes."""
+        return make_etag(self.job.version, self.queue_position, self.waiting_for)
+
+
+def make_etag(version: int, position: int | None, waiting_for: str | None) -> str:
+    """A strong entity tag (RFC 9110, 8.8.3)."""
+    if position is None:
+        return f'"{version}"'
+    waiting = hashlib.sha256((waiting_for or "").encode()).hexdigest()[:6]
+    return f'"{version}-{position}-{waiting}"'
+
+
+class Jobs:
+    """What callers do with jobs."""
+
+    def __init__(self, database: Database, wake_ups: WakeUps, *, allow_weak_sandbox: bool) -> None:
+        self._database = database
+        self._wake_ups = wake_ups
+        self._allow_weak_sandbox = allow_weak_sandbox
+
+    def validate(self, body: Any) -> Checked:
+        """Check a specification without creating anything."""
+        with self._database.read() as session:
+            return check(session, body)
+
+    def submit(self, body: Any, raw: bytes, *, idempotency_key: str | None) -> tuple[JobView, bool]:
+        """Create a job and wake its target after the commit; returns it and whether it is new.
+
+        Raises `InvalidRequest` with every field error, `Conflict` (`idempotency_key_reused`) when the key
+        came with another body before, `Unavailable` (`weak_sandbox`) where children cannot be confined.
+        """
+        digest = hashlib.sha256(raw).hexdigest()
+        try:
+            with self._database.write() as session:
+                job, created = self._insert(session, body, digest, idempotency_key)
+        except IntegrityError:
+            # Two requests with one key at once: the other one won, and its job is the answer.
+            with self._database.write() as session:
+                job, created = self._insert(session, body, digest, idempotency_key)
+        if created:
+            self._wake_ups.send(jobs_queue(job.target))
+        return self.get(job.id), created
+
+    def _insert(self, session: Session, body: Any, digest: str, key: str | None) -> tuple[Job, bool]:
+        if key is not None and (known := session.get(IdempotencyKey, key)) is not None:
+            if known.body_sha256 != digest:
+                raise Conflict(
+                    "This Idempotency-Key was used with another body. Use a new key for a new submission.",
+                    code="idempotency_key_reused",
+                )
+            return session.get_one(Job, known.job_id), False
+        checked = check(session, body)
+        checked.raise_errors()
+        spec = checked.spec
+        assert spec is not None, "a specification without errors was read"
+        self._refuse_weak_sandbox(session, spec)
+        moment = session.scalars(select(now_ms())).one()
+        job = Job(
+            id=new_id("job"),
+            name=spec.name,
+            kind=spec.kind,
+            state=JobState.QUEUED,
+            target=spec.target,
+            priority=spec.priority,
+            model_id=spec.model,
+            spec=spec.model_dump(mode="json"),
+            queue_until=moment + round(spec.limits.queue_seconds * 1000),
+            created_at=moment,
+        )
+        session.add(job)
+        session.flush()
+        session.add_all(
+            JobDataset(job_id=job.id, role=role, dataset_id=dataset_id)
+            for role, dataset_id in spec.datasets.by_role().items()
+        )
+        if key is not None:
+            session.add(IdempotencyKey(key=key, body_sha256=digest, job_id=job.id, created_at=moment))
+        session.flush()
+        return job, True
+
+    def _refuse_weak_sandbox(self, session: Session, spec: JobSpec) -> None:
+        if self._allow_weak_sandbox:
+            return
+        for target in known_targets(session):
+            if target.id == spec.target and target.alive and not target.sandbox.get("strong", False):
+                raise Unavailable(
+                    f"The workers of target {target.id!r} cannot confine untrusted models: their platform lacks "
+                    "Landlock or seccomp. Use Linux 5.13 or later, or set BITPRESS_ALLOW_WEAK_SANDBOX=true if every "
+                    "model is trusted.",
+                    code="weak_sandbox",
+                    retryable=False,
+                )
+
+    def get(self, job_id: str) -> JobView:
+        """Raises `NotFound`."""
+        with self._database.read() as session:
+            return self._view(session, self._found(session, job_id))
+
+    def get_unless(self, job_id: str, etag: str | None) -> JobView | None:
+        """The job, or null while its entity tag is still `etag`: then its content is not read at all."""
+        with self._database.read() as session:
+            if etag is not None and self.current_etags(session, [job_id]).get(job_id) == etag:
+                return None
+            return self._view(session, self._found(session, job_id))
+
+    def etags(self, job_ids: list[str]) -> dict[str, str]:
+        """The present entity tag of each job that exists."""
+        with self._database.read() as session:
+            return self.current_etags(session, job_ids)
+
+    def current_etags(self, session: Session, job_ids: list[str]) -> dict[str, str]:
+        """As `etags`, in a session at hand."""
+        found: dict[str, str] = {}
+        for job_id, (version, state) in jobs.signs(session, job_ids).items():
+            if state == JobState.QUEUED:
+                view = self._view(session, self._found(session, job_id))
+                found[job_id] = view.etag
+            else:
+                found[job_id] = make_etag(version, None, None)
+        return found
+
+    def _found(self, session: Session, job_id: str) -> Job:
+        job = session.get(Job, job_id)
+        if job is None:
+            raise NotFound(f"There is no job {job_id}.", code="job_not_found")
+        return job
+
+    def _view(self, session: Session, job: Job) -> JobView:
+        if job.state == JobState.QUEUED:
+            position = jobs.queue_position(session, job.id)
+            if not target_alive(session, job.target):
+                waiting = f"a worker of target {job.target!r}: none is alive"
+            elif position > 1:
+                waiting = f"{position - 1} job{'s' * (position > 2)} ahead of it"
+            else:
+                waiting = f"a free worker of target {job.target!r}"
+            return JobView(job, queue_position=position, waiting_for=waiting)
+        if job.state != JobState.SUCCEEDED:
+            return JobView(job)
+        made = session.scalars(select(Artifact.id).where(Artifact.job_id == job.id).order_by(Artifact.id))
+        return JobView(job, artifacts=tuple(made))
+
+    def list(
+        self,
+        *,
+        limit: int,
+        cursor: str | None,
+        state: str | None,
+        model: str | None,
+        target: str | None,
+        label: str | None,
+    ) -> tuple[list[JobView], str | None]:
+        """One page of jobs, newest first; `label` is `name:value`."""
+        query = select(Job)
+        for column, wanted in ((Job.state, state), (Job.model_id, model), (Job.target, target)):
+            if wanted is not None:
+                query = query.where(column == wanted)
+        if label is not None:
+            name, colon, value = label.partition(":")
+            if not colon:
+                raise InvalidRequest("Write label as name:value.", code="invalid_value")
+            query = query.where(Job.spec["labels"][name].as_string() == value)
+        with self._database.read() as session:
+            rows, following = page(session, query, Job.id, limit=limit, cursor=cursor)
+            return [self._view(session, job) for job in rows], following
+
+    def cancel(self, job_id: str) -> JobView:
+        """Cancel a queued job at once, or a running one as soon as its child is dead.
+
+        Raises `Conflict` (`job_ended`) when it has ended, a cancel that lost the race included.
+        """
+        with self._database.write() as session:
+            job = self._found(session, job_id)
+            if job.state != JobState.CANCELLING and jobs.request_cancel(session, job_id) is None:
+                session.refresh(job)
+                raise Conflict(f"The job has ended already: {job.state}.", code="job_ended")
+            if job.state == JobState.QUEUED:
+                jobs.forget_steps(session, job_id)
+        return self.get(job_id)
+
+    def delete(self, job_id: str) -> None:
+        """Forget an ended job and its artifacts. Raises `Conflict` (`job_not_ended`)."""
+        with self._database.write() as session:
+            job = self._found(session, job_id)
+            if JobState(job.state) not in ENDED:
+                raise Conflict(
+                    f"The job is {job.state}. Cancel it and wait for its end before deleting it.",
+                    code="job_not_ended",
+                )
+            session.query(Artifact).where(Artifact.job_id == job_id).delete()
+            session.delete(job)
+
+    def log(self, job_id: str) -> str | None:
+        """Where the log of the job's children is in the store; null before it ends."""
+        return self._attached(job_id, "log_blob_id")
+
+    def report(self, job_id: str) -> str:
+        """Where the job's report is in the store. Raises `Conflict` (`report_not_ready`) before it has one."""
+        location = self._attached(job_id, "report_blob_id")
+        if location is None:
+            job = self.get(job_id).job
+            raise Conflict(
+                f"The job is {job.state} and has no report. A job has one once it has succeeded.",
+                code="report_not_ready",
+                retryable=JobState(job.state) not in ENDED,
+            )
+        return location
+
+    def _attached(self, job_id: str, column: str) -> str | None:
+        with self._database.read() as session:
+            blob_id = getattr(self._found(session, job_id), column)
+            return session.get_one(Blob, blob_id).location if blob_id else None

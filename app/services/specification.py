@@ -1,0 +1,296 @@
+"""A job's specification against what is there: every error of a request, found at once."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import ValidationError
+from sqlalchemy.orm import Session
+
+from app.db.tables import Dataset, Model
+from app.domain.fit import fit
+from app.domain.goal import CEILINGS
+from app.domain.job import JobSpec
+from app.domain.measurement import UNITS
+from app.domain.metric import METRICS
+from app.domain.model import TensorSpec
+from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES
+from app.domain.target import fp16_is_native, saturates_int8
+from app.domain.uploads import UploadState
+from app.errors import FieldError, InvalidRequest
+from app.services.targets import Target, known_targets, target_alive
+
+
+@dataclass(slots=True)
+class Checked:
+    """A specification with every default filled in, what is wrong with it, and what is doubtful."""
+
+    spec: JobSpec | None
+    model: Model | None = None
+    datasets: dict[str, Dataset] = field(default_factory=dict)
+    errors: list[FieldError] = field(default_factory=list)
+    doubts: list[str] = field(default_factory=list)
+
+    def raise_errors(self) -> None:
+        """Raises `InvalidRequest` with all of them; its code is that of the first."""
+        if self.errors:
+            first = self.errors[0]
+            detail = first.detail if len(self.errors) == 1 else f"{len(self.errors)} things are wrong: {first.detail}"
+            raise InvalidRequest(detail, code=first.code, errors=self.errors)
+
+
+def check(session: Session, body: Any) -> Checked:
+    """Check a request body as far as it can be checked without opening a file."""
+    checked = Checked(spec=None)
+    if not isinstance(body, dict):
+        checked.errors.append(FieldError("", "invalid_json", "The body must be a JSON object: a job's specification."))
+        return checked
+    if body.get("kind", "optimize") == "optimize" and "recipe" not in body:
+        checked.errors.append(
+            FieldError(
+                "/recipe",
+                "recipe_required",
+                'Name a recipe, such as {"technique": "dynamic_int8"}; GET /v1/techniques lists them all. '
+                "A goal alone does not choose one here.",
+            )
+        )
+    try:
+        checked.spec = JobSpec.model_validate(body)
+    except ValidationError as error:
+        known = {found.pointer for found in checked.errors}
+        checked.errors.extend(found for found in schema_errors(error) if found.pointer not in known)
+    _find_inputs(session, body, checked)
+    if checked.spec is not None:
+        _check_target(session, checked.spec, checked)
+        _check_goal(checked.spec, checked)
+        _check_data(checked.spec, checked)
+    return checked
+
+
+# What pydantic calls a mistake, and what we call it.
+_CODES = {
+    "missing": "field_missing",
+    "extra_forbidden": "unknown_field",
+    "union_tag_invalid": "unknown_technique",
+    "union_tag_not_found": "technique_missing",
+    "literal_error": "not_allowed",
+    "value_error": "contradiction",
+    "json_invalid": "invalid_json",
+}
+
+
+def schema_errors(error: ValidationError, *, root: tuple[str | int, ...] = ()) -> list[FieldError]:
+    """Turn pydantic's findings into field errors with JSON pointers."""
+    return [field_error(found, root) for found in error.errors(include_url=False)]
+
+
+def field_error(found: Mapping[str, Any], root: tuple[str | int, ...] = ()) -> FieldError:
+    """Turn one of pydantic's findings into a field error."""
+    kind = str(found["type"])
+    location = [part for part in (*root, *found["loc"]) if part not in TECHNIQUES]
+    code = _CODES.get(kind, "too_large" if kind.endswith("too_long") else "invalid_value")
+    detail = str(found["msg"]).removeprefix("Value error, ")
+    if code == "unknown_field":
+        detail = f"There is no option {location[-1]!r} here."
+        if near := difflib.get_close_matches(str(location[-1]), _options_of(found), n=2):
+            detail += f" Did you mean {' or '.join(map(repr, near))}?"
+    elif code == "unknown_technique":
+        detail = f"There is no such technique here; choose one of {', '.join(TECHNIQUES)}."
+        location.append("technique")
+    return FieldError(pointer(location), code, detail[:1].upper() + detail[1:])
+
+
+def _options_of(found: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that may stand where an unknown one was found."""
+    names = {name for options in TECHNIQUES.values() for name in options.model_fields}
+    names |= set(JobSpec.model_fields)
+    for part in JobSpec.model_fields.values():
+        names |= set(getattr(part.annotation, "model_fields", {}))
+    return sorted(names)
+
+
+def pointer(parts: list[str | int]) -> str:
+    """An RFC 6901 JSON pointer."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+
+
+def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> None:
+    """Look up what the body names, even where the rest of it is not valid."""
+    bad = {found.pointer for found in checked.errors}
+    if isinstance(model_id := body.get("model"), str) and "/model" not in bad:
+        checked.model = session.get(Model, model_id)
+        checked.errors.extend(_not_ready(checked.model, "model", model_id, "/model"))
+    roles = body.get("datasets")
+    seen: dict[str, str] = {}
+    for role, dataset_id in roles.items() if isinstance(roles, dict) else ():
+        place = f"/datasets/{role}"
+        if not isinstance(dataset_id, str) or place in bad:
+            continue
+        if dataset_id in seen:
+            checked.errors.append(
+                FieldError(
+                    place,
+                    "datasets_overlap",
+                    f"The dataset is given as {seen[dataset_id]} too. Rows that set ranges or guide a search "
+                    "cannot judge the result: give each role rows of its own.",
+                )
+            )
+        seen.setdefault(dataset_id, role)
+        dataset = session.get(Dataset, dataset_id)
+        not_ready = _not_ready(dataset, "dataset", dataset_id, place)
+        checked.errors.extend(not_ready)
+        if dataset is not None and not not_ready:
+            checked.datasets[role] = dataset
+
+
+def _not_ready(row: Model | Dataset | None, noun: str, row_id: str, place: str) -> list[FieldError]:
+    if row is None:
+        return [FieldError(place, f"{noun}_not_found", f"There is no {noun} {row_id}. Upload it first.")]
+    if row.state == UploadState.REJECTED:
+        why = (row.error or {}).get("detail", "")
+        return [FieldError(place, f"{noun}_rejected", f"The {noun} {row_id} cannot be used: {why}")]
+    if row.state != UploadState.READY:
+        return [
+            FieldError(
+                place,
+                f"{noun}_not_ready",
+                f"The {noun} {row_id} is still being inspected. Poll GET /v1/{noun}s/{row_id} until its state is "
+                "ready, then submit again.",
+            )
+        ]
+    return []
+
+
+def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
+    targets = {target.id: target for target in known_targets(session)}
+    names = ", ".join(targets) or "none yet"
+    target: Target | None = targets.get(spec.target)
+    if target is None and spec.target == "local" and len(targets) > 1:
+        checked.errors.append(
+            FieldError("/target", "target_ambiguous", f"There is more than one target; name one of: {names}.")
+        )
+    elif target is None and targets and spec.target != "local":
+        checked.errors.append(
+            FieldError("/target", "target_unknown", f"There is no target {spec.target!r}; known: {names}.")
+        )
+    elif not target_alive(session, spec.target):
+        if spec.if_no_worker == "refuse":
+            checked.errors.append(
+                FieldError(
+                    "/target",
+                    "no_worker",
+                    f"No worker of target {spec.target!r} is alive, and if_no_worker says to refuse. Start one, or "
+                    "submit with if_no_worker: wait.",
+                )
+            )
+        else:
+            checked.doubts.append(f"No worker of target {spec.target!r} is alive: the job would wait for one.")
+    if target is not None:
+        features = tuple(target.fingerprint.get("features", ()))
+        _doubt_technique(spec, features, checked)
+
+
+def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked) -> None:
+    recipe = spec.recipe
+    if recipe.technique == "float16" and not fp16_is_native(features):
+        checked.doubts.append("This target has no native half precision: float16 saves bytes there, not time.")
+    if recipe.technique == "static_int8" and recipe.reduce_range is False and saturates_int8(features):
+        checked.doubts.append(
+            "This target's int8 kernels saturate at 16 bits and reduce_range is false: accuracy may suffer. "
+            "reduce_range: auto would use 7-bit weights."
+        )
+    if recipe.technique == "dynamic_int8" and "Conv" in recipe.op_types:
+        checked.doubts.append("Dynamic int8 convolutions have slow kernels: expect a slower model.")
+
+
+def _check_goal(spec: JobSpec, checked: Checked) -> None:
+    known = sorted({*METRICS, *UNITS})
+    for index, name in enumerate(spec.metrics):
+        if name not in METRICS:
+            checked.errors.append(FieldError(f"/metrics/{index}", "unknown_metric", _no_metric(name, sorted(METRICS))))
+        elif METRICS[name].needs_labels and not _has_labels(checked, "evaluation"):
+            checked.errors.append(_labels_missing(f"/metrics/{index}", name))
+    if spec.goal is None:
+        return
+    floors: dict[str, float] = {}
+    ceilings: dict[str, float] = {}
+    for index, constraint in enumerate(spec.goal.constraints):
+        place = f"/goal/constraints/{index}"
+        name = CEILINGS.get(constraint.metric, constraint.metric)
+        if name not in known:
+            checked.errors.append(FieldError(f"{place}/metric", "unknown_metric", _no_metric(name, known)))
+            continue
+        if name in METRICS and METRICS[name].needs_labels and not _has_labels(checked, "evaluation"):
+            checked.errors.append(_labels_missing(f"{place}/metric", name))
+        if constraint.min is not None:
+            floors[name] = max(floors.get(name, constraint.min), constraint.min)
+        if constraint.max is not None:
+            ceilings[name] = min(ceilings.get(name, constraint.max), constraint.max)
+        if name in floors and name in ceilings and floors[name] > ceilings[name]:
+            checked.errors.append(
+                FieldError(
+                    place,
+                    "contradiction",
+                    f"{name} would have to be at least {floors[name]:g} and at most {ceilings[name]:g}: nothing can.",
+                )
+            )
+
+
+def _has_labels(checked: Checked, role: str) -> bool:
+    dataset = checked.datasets.get(role)
+    fields = (dataset.inspection or {}).get("fields", []) if dataset is not None else []
+    return any(found["name"] == "labels" for found in fields)
+
+
+def _labels_missing(place: str, metric: str) -> FieldError:
+    return FieldError(
+        place,
+        "dataset_labels_missing",
+        f"{metric} compares with labels: give datasets.evaluation a dataset that has an array `labels`.",
+    )
+
+
+def _no_metric(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=2)
+    hint = f" Did you mean {' or '.join(near)}?" if near else f" Known: {', '.join(known)}."
+    return f"There is no metric {name!r}.{hint}"
+
+
+def _check_data(spec: JobSpec, checked: Checked) -> None:
+    if spec.recipe.technique in NEEDS_CALIBRATION and spec.datasets.calibration is None:
+        checked.errors.append(
+            FieldError(
+                "/datasets/calibration",
+                "calibration_missing",
+                f"{spec.recipe.technique} finds ranges from data: give a calibration dataset of a few hundred rows.",
+            )
+        )
+    if spec.datasets.evaluation is None:
+        checked.doubts.append("No evaluation dataset: nothing is held out, so no accuracy constraint can be met.")
+    model = checked.model
+    if model is None or model.state != UploadState.READY:
+        return
+    wanted = (
+        set(spec.metrics) | {constraint.metric for constraint in spec.goal.constraints}
+        if spec.goal
+        else set(spec.metrics)
+    )
+    needs_labels = any(name in METRICS and METRICS[name].needs_labels for name in wanted)
+    found = model.inspection or {}
+    for role, dataset in checked.datasets.items():
+        seen = dataset.inspection or {}
+        fitting = fit(
+            _tensors(found.get("inputs")),
+            _tensors(seen.get("fields")),
+            tuple(seen["label_range"]) if seen.get("label_range") else None,
+            _tensors(found.get("outputs")),
+            needs_labels=needs_labels and role == "evaluation",
+            pointer=f"/datasets/{role}",
+        )
+        checked.errors.extend(fitting.problems)
+        checked.doubts.extend(f"{role}: {note}" for note in fitting.notes)
+
+
+def _tensors(found: list[dict[str, Any]] | None) -> list[TensorSpec]:
+    return [TensorSpec.model_validate(spec) for spec in found or []]

@@ -1,0 +1,51 @@
+"""The sweeper: brings back what a lost message or a lost worker left behind."""
+
+import logging
+
+from app.db.repositories import jobs, leases, workers
+from app.db.session import Database
+from app.queue.names import INSPECTIONS, jobs_queue
+from app.queue.wake_up import WakeUps
+from app.services.blobs import Blobs
+from app.services.targets import ALIVE_SECONDS
+
+log = logging.getLogger(__name__)
+
+
+class Sweeper:
+    """Runs in every server; what it does is safe to do twice or by several at once."""
+
+    def __init__(self, database: Database, wake_ups: WakeUps, blobs: Blobs, *, wake_seconds: float) -> None:
+        self._database = database
+        self._wake_ups = wake_ups
+        self._blobs = blobs
+        self._wake_ms = round(wake_seconds * 1000)
+
+    def sweep(self) -> None:
+        """Take back lapsed leases, fail what waited too long, wake who should work, delete what nobody needs."""
+        with self._database.write() as session:
+            for job_id, state in leases.take_back_jobs(session):
+                log.warning("lease of job %s lapsed: %s", job_id, state)
+                if state != "queued":
+                    jobs.forget_steps(session, job_id)
+            for job_id in leases.expire_queued(session):
+                log.warning("job %s waited too long", job_id)
+                jobs.forget_steps(session, job_id)
+        for queue in self._to_wake():
+            self._wake_ups.send(queue)
+        self._blobs.sweep()
+
+    def _to_wake(self) -> list[str]:
+        with self._database.read() as session:
+            waiting = {jobs_queue(target) for target in jobs.targets_with_waiting(session)}
+            if jobs.inspections_wait(session):
+                waiting.add(INSPECTIONS)
+            known = {worker.queue for worker, _ in workers.all_workers(session, within_ms=ALIVE_SECONDS * 1000)}
+        # Idle queues are woken too, seldom: a task that runs is the only proof that a worker lives.
+        pulse = dict.fromkeys(known, ALIVE_SECONDS * 1000 // 3)
+        with self._database.write() as session:
+            return [
+                queue
+                for queue, every_ms in {**pulse, **dict.fromkeys(waiting, self._wake_ms)}.items()
+                if workers.may_wake(session, queue, every_ms=every_ms)
+            ]

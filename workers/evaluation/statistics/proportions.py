@@ -1,0 +1,147 @@
+"""Intervals of shares: of one share, and of the drop between two shares of the same rows.
+
+Every bound here is one-sided at `confidence`; a two-sided interval takes both at (1 + confidence) / 2.
+The paired ones are score intervals: all drops that a score test does not reject, its variance taken
+at the drop under test. That is why they hold for few rows and for no disagreement at all, where the
+usual (Wald) interval has no width.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import binomtest, norm
+
+_EDGE = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """The same rows judged twice: by the original and by the artifact.
+
+    `both` right, `lost` (only the original was right), `gained` (only the artifact), `neither`.
+    """
+
+    both: int
+    lost: int
+    gained: int
+    neither: int
+
+    @property
+    def rows(self) -> int:
+        return self.both + self.lost + self.gained + self.neither
+
+    @property
+    def drop(self) -> float:
+        """By how much the artifact's share is below the original's."""
+        return (self.lost - self.gained) / self.rows
+
+    @property
+    def original(self) -> float:
+        """The original's share."""
+        return (self.both + self.lost) / self.rows
+
+    def scaled(self, factor: float) -> "Pairs":
+        """The counts to expect of `factor` times as many rows at the same rates."""
+        both, lost, gained = (round(count * factor) for count in (self.both, self.lost, self.gained))
+        return Pairs(both, lost, gained, max(round(self.rows * factor) - both - lost - gained, 0))
+
+
+def count_pairs(original: NDArray[np.bool_], artifact: NDArray[np.bool_]) -> Pairs:
+    """Count the four outcomes; both arrays say of the same rows which were right, shape [rows]."""
+    return Pairs(
+        both=int(np.sum(original & artifact)),
+        lost=int(np.sum(original & ~artifact)),
+        gained=int(np.sum(~original & artifact)),
+        neither=int(np.sum(~original & ~artifact)),
+    )
+
+
+def share_bounds(right: int, rows: int, confidence: float) -> tuple[float, float]:
+    """Lower and upper bound of a share, each one-sided.
+
+    Wilson's score interval (1927), by scipy.
+    """
+    # A two-sided interval at 2c - 1 has one-sided ends at c; SciPy takes no confidence below 0.
+    test = binomtest(right, rows)
+    interval = test.proportion_ci(confidence_level=2 * confidence - 1, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def drop_bounds(pairs: Pairs, confidence: float) -> tuple[float, float]:
+    """Lower and upper bound of the drop between two shares of the same rows, each one-sided.
+
+    T. Tango, "Equivalence test and confidence interval for the difference in proportions for the
+    paired-sample design", Statistics in Medicine 17 (1998).
+    """
+    quantile = float(norm.ppf(confidence))
+    seen = pairs.drop
+    lower = _crossing(lambda drop: drop_score(pairs, drop) - quantile, -1 + _EDGE, seen)
+    upper = _crossing(lambda drop: drop_score(pairs, drop) + quantile, seen, 1 - _EDGE)
+    return lower, upper
+
+
+def drop_score(pairs: Pairs, drop: float) -> float:
+    """Tango's standardised distance between the drop seen and a supposed one; falls as `drop` grows."""
+    rows, lost, gained = pairs.rows, pairs.lost, pairs.gained
+    # The most likely rate of gained rows, if the drop were `drop`: the larger root of a quadratic.
+    half = 2 * rows
+    linear = -lost - gained + (2 * rows - lost + gained) * drop
+    constant = -gained * drop * (1 - drop)
+    rate = (math.sqrt(max(linear * linear - 4 * half * constant, 0.0)) - linear) / (2 * half)
+    return _standardised(lost - gained - rows * drop, rows * (2 * rate + drop * (1 - drop)))
+
+
+def relative_drop_bounds(pairs: Pairs, confidence: float) -> tuple[float, float]:
+    """Lower and upper bound of the drop as a share of the original's share, each one-sided.
+
+    The score interval of a ratio of paired proportions: J. Nam and W. Blackwelder, "Analysis of the
+    ratio of marginal probabilities in a matched-pair setting", Statistics in Medicine 21 (2002).
+    Raises ValueError where the original was never right: there is nothing to be relative to.
+    """
+    right = pairs.both + pairs.lost
+    if right == 0:
+        raise ValueError("the original was never right")
+    quantile = float(norm.ppf(confidence))
+    seen = (pairs.lost - pairs.gained) / right
+    least = -1.0
+    while relative_drop_score(pairs, least) < quantile:  # a ratio has no upper end of its own
+        least *= 2
+    lower = _crossing(lambda drop: relative_drop_score(pairs, drop) - quantile, least, seen)
+    upper = _crossing(lambda drop: relative_drop_score(pairs, drop) + quantile, seen, 1 - _EDGE)
+    return lower, upper
+
+
+def relative_drop_score(pairs: Pairs, drop: float) -> float:
+    """The standardised distance between the relative drop seen and a supposed one; falls as `drop` grows."""
+    rows, ratio = pairs.rows, 1 - drop
+    original, artifact = pairs.both + pairs.lost, pairs.both + pairs.gained
+    known = (rows - pairs.neither) / rows  # what the other three rates add up to
+    # The most likely rate t of lost rows, if artifact = ratio · original, maximises
+    # both·ln(known - (1 + ratio)t) + lost·ln t + gained·ln(t - (1 - ratio)known): again a quadratic.
+    square = (1 + ratio) * rows
+    linear = original * (1 - ratio * ratio) + pairs.lost + pairs.gained
+    constant = pairs.lost * (1 - ratio) * known
+    rate = (linear + math.sqrt(max(linear * linear - 4 * square * constant, 0.0))) / (2 * square)
+    variance = (1 + ratio) * rate - (1 - ratio) * known
+    return _standardised(ratio * original - artifact, rows * variance)
+
+
+def _standardised(distance: float, variance: float) -> float:
+    if variance <= 0:
+        return math.copysign(math.inf, distance) if distance else 0.0
+    return distance / math.sqrt(variance)
+
+
+def _crossing(excess: Callable[[float], float], low: float, high: float) -> float:
+    """Where a falling function crosses zero; the nearer end where it does not."""
+    if low >= high:  # what was seen lies at the end of the scale
+        return max(low, high, key=abs)
+    if excess(low) <= 0:
+        return low
+    if excess(high) >= 0:
+        return high
+    return float(brentq(excess, low, high, xtol=1e-10))

@@ -1,0 +1,151 @@
+"""Timing calls inside one process: warm up until the drift stops, then alternate blocks of calls.
+
+Everything takes the call to be timed and the clock as arguments, so that it can be tested on invented
+clocks. Times are nanoseconds inside, milliseconds (to the nanosecond) where they leave.
+"""
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+Call = Callable[[int], object]
+"""Runs the model on the feed of that index; the caller cycles through its feeds."""
+
+Clock = Callable[[], int]
+"""A monotonic count of nanoseconds."""
+
+CALLS_A_BLOCK = 20
+"""The least a block holds. Alternating single calls of two multi-threaded sessions measured 12 ms on
+2 cores where each alone takes 10: what the one left behind disturbs the other's first calls."""
+
+_LEAD_IN = 2  # calls at the head of a block that are not counted, for that reason
+_BLOCK_MS = 4.0  # a shorter block of a cheap model would be mostly head
+_MOST_CALLS_A_BLOCK = 100
+_LONGEST_BLOCK_MS = 5_000.0  # only a model slower than a quarter of a second a call gets smaller blocks
+_LEAST_CALLS = 3
+_MOST_SAMPLES = 2_000  # of one session in one comparison: 20 beyond the p99
+
+_STEADY = 0.02  # three windows in a row this close have stopped drifting
+_WINDOW_MS = 5.0
+_MOST_CALLS_A_WINDOW = 50
+
+
+@dataclass(frozen=True, slots=True)
+class WarmUp:
+    """How a session was warmed up. `call_ms` is the median of the last calls; `settled` tells whether
+    the drift stopped before time was up."""
+
+    calls: int
+    seconds: float
+    call_ms: float
+    settled: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How two sessions are compared: `rounds` of one block of `calls` each."""
+
+    rounds: int
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Samples in ms of two sessions, one list a block; blocks of the same round stand at the same place."""
+
+    first: list[list[float]]
+    second: list[list[float]]
+
+
+def warm_up(call: Call, *, seconds: float, clock: Clock = time.perf_counter_ns) -> WarmUp:
+    """Call until three windows in a row have medians within 2 %, at most `seconds` long.
+
+    At least three calls are made whatever they take.
+    """
+    begun = clock()
+    calls = 0
+    medians: list[float] = []
+
+    def window(size: int) -> float:
+        nonlocal calls
+        samples = []
+        for _ in range(size):
+            started = clock()
+            call(calls)
+            samples.append((clock() - started) / 1e6)
+            calls += 1
+        return statistics.median(samples)
+
+    call_ms = window(_LEAST_CALLS)
+    while (clock() - begun) / 1e9 < seconds:
+        size = min(max(_LEAST_CALLS, math.ceil(_WINDOW_MS / max(call_ms, 1e-6))), _MOST_CALLS_A_WINDOW)
+        call_ms = window(size)
+        medians.append(call_ms)
+        last = medians[-3:]
+        if len(last) == 3 and max(last) <= min(last) * (1 + _STEADY):
+            return WarmUp(calls, (clock() - begun) / 1e9, call_ms, settled=True)
+    return WarmUp(calls, (clock() - begun) / 1e9, call_ms, settled=False)
+
+
+def plan_blocks(first_ms: float, second_ms: float, seconds: float) -> Plan:
+    """Fit blocks into about `seconds`: fewer rounds of a slow model, but blocks of at least 20 calls.
+
+    One round is always made, however long it takes. More come in even number, so that each order comes
+    as often as the other.
+    """
+    slower, both = max(first_ms, second_ms, 1e-6), max(first_ms + second_ms, 1e-6)
+    calls = min(max(CALLS_A_BLOCK, math.ceil(_BLOCK_MS / slower)), _MOST_CALLS_A_BLOCK)
+    calls = max(min(calls, int(_LONGEST_BLOCK_MS / slower)), _LEAST_CALLS)
+    rounds = int(seconds * 1000 / ((calls + _LEAD_IN) * both))
+    rounds = min(max(rounds, 1), max(_MOST_SAMPLES // calls, 1))
+    return Plan(rounds - rounds % 2 if rounds > 1 else 1, calls)
+
+
+def alternate(
+    first: Call,
+    second: Call,
+    plan: Plan,
+    *,
+    second_leads: bool = False,
+    clock: Clock = time.perf_counter_ns,
+    around: Callable[[int], None] = lambda session: None,
+) -> Blocks:
+    """Time two sessions in alternating blocks, the order reversed each round.
+
+    In a round both get the same feeds. `second_leads` says who begins the first round. `around` is
+    called before and after each block's counted calls with 0 or 1 for the session.
+    """
+    blocks = Blocks([], [])
+    sessions = ((0, first, blocks.first), (1, second, blocks.second))
+    for number in range(plan.rounds):
+        order = reversed(sessions) if (number % 2 == 0) == second_leads else sessions
+        for session, call, samples in order:
+            feed = number * plan.calls
+            for lead in range(_LEAD_IN):
+                call(feed + lead)
+            around(session)
+            block = []
+            for index in range(feed, feed + plan.calls):
+                started = clock()
+                call(index)
+                block.append(clock() - started)
+            around(session)
+            samples.append([round(taken / 1e6, 6) for taken in block])
+    return blocks
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep the interpreter's collector out of the samples."""
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

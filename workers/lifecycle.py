@@ -1,0 +1,147 @@
+"""What happens when a worker starts, forks and stops: Celery's signals, all in one place."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from celery import signals
+from sqlalchemy.exc import ProgrammingError
+
+from app import wiring
+from app.errors import Unavailable
+from app.queue.names import jobs_queue
+from app.queue.wake_up import WakeUps
+from app.services import Services
+from app.settings import Settings
+from workers.sandbox.identity import die_with
+from workers.sandbox.limits import SandboxLimits
+from workers.sandbox.scratch import remove_scratch
+from workers.tasks.station import Station, probe_machine, worker_name
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 60.0
+"""How long a starting worker waits for the database and its schema."""
+
+# Shared with the forked process that runs the tasks: the main one alone hears that it should stop.
+_stopping = multiprocessing.get_context("fork").Event()
+_station: Station | None = None
+_queues: list[str] = []
+
+
+def station() -> Station:
+    """This process's station. Only the forked process that runs tasks has one."""
+    assert _station is not None, "tasks run in a process that was started by connect()"
+    return _station
+
+
+def connect(settings: Settings) -> None:
+    """Attach to Celery's signals."""
+
+    @signals.celeryd_after_setup.connect(weak=False)
+    def on_setup(instance: Any, **_: Any) -> None:
+        _queues.extend(instance.app.amqp.queues.consume_from)
+
+    @signals.worker_process_init.connect(weak=False)
+    def on_fork(**_: Any) -> None:
+        global _station
+        # Without its main process nobody would hear of this one again.
+        die_with(os.getppid())
+        try:
+            _station = open_station(settings, _queues[0] if _queues else jobs_queue(settings.target))
+        except Exception:
+            # A worker that takes messages and can do nothing is worse than none: whoever runs us starts us again.
+            log.exception("this worker cannot start")
+            os.kill(os.getppid(), signal.SIGTERM)
+            raise
+
+    @signals.worker_ready.connect(weak=False)
+    def on_ready(**_: Any) -> None:
+        # Rows may have waited since before this worker was there.
+        wake_ups = WakeUps(wiring.broker_url(settings))
+        for queue in _queues:
+            wake_ups.send(queue)
+        wake_ups.close()
+
+    @signals.worker_shutting_down.connect(weak=False)
+    def on_stop(**_: Any) -> None:
+        _stopping.set()
+
+    @signals.worker_process_shutdown.connect(weak=False)
+    def on_exit(**_: Any) -> None:
+        if _station is not None:
+            _station.services.targets.leave(_station.worker_id)
+            _station.services.close()
+
+    @signals.setup_logging.connect(weak=False)
+    def on_logging(**_: Any) -> None:
+        logging.basicConfig(
+            level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+
+
+def open_station(settings: Settings, queue: str) -> Station:
+    """Make a process ready to work: services, this machine's fingerprint, the limits of its children."""
+    services = wiring.build(settings)
+    await_schema(services)
+    worker_id = worker_name(queue)
+    root = own_scratch(wiring.scratch_dir(settings), queue)
+    limits = SandboxLimits(
+        memory_bytes=settings.sandbox_memory_bytes or default_memory(), disk_bytes=settings.sandbox_disk_bytes
+    )
+    fingerprint, confinement = probe_machine(root, limits, settings.sandbox_uid)
+    made = Station(
+        worker_id=worker_id,
+        queue=queue,
+        target=settings.target,
+        services=services,
+        scratch_root=root,
+        limits=limits,
+        uid=settings.sandbox_uid,
+        allow_weak_sandbox=settings.allow_weak_sandbox,
+        fingerprint=fingerprint,
+        sandbox=confinement,
+        stopping=_stopping.is_set,
+        max_unpacked_bytes=settings.max_unpacked_bytes,
+        inspect_seconds=settings.inspect_seconds,
+        replicates=settings.replicates,
+        measure_seconds=settings.measure_seconds,
+    )
+    services.targets.register(worker_id, queue, settings.target, fingerprint, confinement)
+    log.info("serving %s on %s", queue, fingerprint.get("model_name"))
+    return made
+
+
+def await_schema(services: Services) -> None:
+    """Wait until the database answers and has its tables. Raises `Unavailable` when it takes too long."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            services.targets.all()
+            return
+        except (Unavailable, ProgrammingError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
+def own_scratch(root: Path, queue: str) -> Path:
+    """A scratch folder for this worker; what killed ones of the same queue left is removed."""
+    for left in root.glob(f"{queue}-*"):
+        owner = left.name.rpartition("-")[2]
+        if owner == str(os.getppid()) or not (owner.isdigit() and psutil.pid_exists(int(owner))):
+            remove_scratch(left)
+    folder = root / f"{queue}-{os.getppid()}"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o711)
+    return folder
+
+
+def default_memory() -> int:
+    """Three quarters of the machine's memory, in bytes."""
+    return int(psutil.virtual_memory().total * 3 // 4)

@@ -1,0 +1,138 @@
+"""What quantization needs of a graph as such: nested bodies, order, names, and files of any size."""
+
+from pathlib import Path
+
+import onnx
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, numpy_helper
+
+from workers.formats.onnx.graph import all_tensors, bodies_of
+
+PROTOBUF_LIMIT = 2_000_000_000
+"""Bytes of weights above which a model cannot be one protobuf file (its limit is 2 GiB)."""
+
+_ASIDE_FROM = 4096
+"""Tensors smaller than this stay where shape inference can read them (shapes, axes, scales)."""
+
+
+def defined(graph: GraphProto) -> set[str]:
+    """Names that come into being in this graph itself."""
+    names = {value.name for value in graph.input}
+    names.update(tensor.name for tensor in graph.initializer)
+    names.update(tensor.values.name for tensor in graph.sparse_initializer)
+    for node in graph.node:
+        names.update(name for name in node.output if name)
+    return names
+
+
+def captured(node: NodeProto) -> set[str]:
+    """Names that a node's nested bodies take from outside; no node lists them among its inputs."""
+    names: set[str] = set()
+    for body in bodies_of(node.attribute):
+        wanted = {value.name for value in body.output}
+        for inner in body.node:
+            wanted.update(name for name in inner.input if name)
+            wanted |= captured(inner)
+        names |= wanted - defined(body)
+    return names
+
+
+def sort_nodes(graph: GraphProto) -> None:
+    """Put nodes after what they need, nested bodies' needs included; else keep their order.
+
+    onnxruntime's own sort knows nothing of captured names. Raises ValueError on a cycle.
+    """
+    for node in graph.node:
+        for body in bodies_of(node.attribute):
+            sort_nodes(body)
+    producers = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    needs = [
+        sorted({producers[name] for name in (*node.input, *captured(node)) if name in producers}) for node in graph.node
+    ]
+    order: list[int] = []
+    state = [0] * len(needs)
+    for first in range(len(needs)):
+        stack = [first]
+        while stack:
+            index = stack[-1]
+            if state[index] == 2:
+                stack.pop()
+                continue
+            state[index] = 1
+            missing = [need for need in needs[index] if state[need] != 2]
+            if not missing:
+                state[index] = 2
+                order.append(stack.pop())
+            elif any(state[need] == 1 for need in missing):
+                raise ValueError("the graph has a cycle")
+            else:
+                stack.extend(reversed(missing))
+    if order != list(range(len(order))):
+        nodes = [graph.node[index] for index in order]
+        copies = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
+
+
+def set_weights_aside(model: ModelProto) -> dict[str, bytes]:
+    """Take large tensors out of the model, so that tools which copy it as one message can.
+
+    The tensors stay as references to external data of made-up places; `put_weights_back` undoes it.
+    onnx's converter and shape inference keep such references (seen with onnx 1.23).
+    """
+    aside: dict[str, bytes] = {}
+    for tensor in all_tensors(model):
+        if not tensor.HasField("raw_data") and len(tensor.float_data) * 4 >= _ASIDE_FROM:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor), tensor.name))
+        if len(tensor.raw_data) < _ASIDE_FROM:
+            continue
+        place = f"aside-{len(aside)}"
+        aside[place] = tensor.raw_data
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=place)
+    return aside
+
+
+def put_weights_back(model: ModelProto, aside: dict[str, bytes]) -> None:
+    """Undo `set_weights_aside`, on the model or on what a tool made of it."""
+    for tensor in all_tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.raw_data = aside[tensor.external_data[0].value]
+            tensor.ClearField("data_location")
+            tensor.ClearField("external_data")
+
+
+def weight_bytes(model: ModelProto) -> int:
+    """Bytes of all stored tensors."""
+    return sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in all_tensors(model))
+
+
+def uses_external_data(path: Path) -> bool:
+    """Tell whether a model file keeps tensors in other files."""
+    model = onnx.load(path, load_external_data=False)
+    return any(external_data_helper.uses_external_data(tensor) for tensor in all_tensors(model))
+
+
+def save(model: ModelProto, path: Path, *, external: bool = False) -> bool:
+    """Write a model, with its weights in `<name>.data` beside it if asked or too large for one file.
+
+    Returns whether they lie beside it. The same model gives the same bytes.
+    """
+    external = external or weight_bytes(model) > PROTOBUF_LIMIT
+    data = path.with_name(path.name + ".data")
+    # onnx appends to a data file that is there already.
+    path.unlink(missing_ok=True)
+    data.unlink(missing_ok=True)
+    if external:
+        onnx.save(
+            model,
+            path,
+            save_as_external_data=True,
+            all_tensors_to_one_file=True,
+            location=data.name,
+            size_threshold=1024,
+            convert_attribute=False,
+        )
+    else:
+        onnx.save(model, path)
+    return external and data.exists()

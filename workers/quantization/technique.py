@@ -1,0 +1,71 @@
+"""What every technique is given and gives back, and the way from a recipe to its technique."""
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from app.domain.recipe import DynamicInt8, Float16, StaticInt8
+from app.domain.target import saturates_int8
+from app.errors import StepError
+
+AnyRecipe = DynamicInt8 | StaticInt8 | Float16
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a technique may need beside the model and its options.
+
+    `features` are the target's instruction-set features, `ranges` the file that calibration wrote,
+    `work` an empty folder for what is only needed on the way.
+    """
+
+    work: Path
+    features: frozenset[str] = frozenset()
+    ranges: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Produced:
+    """A quantized model: its file (external data lie beside it), the session options that it requires
+    wherever it runs, and notes for the report."""
+
+    file: Path
+    session_options: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:
+    """Replace what `auto` stands for on a processor with these features."""
+    if isinstance(recipe, Float16) or recipe.reduce_range != "auto":
+        return recipe
+    return recipe.model_copy(update={"reduce_range": saturates_int8(features)})
+
+
+def quantize(model_path: Path, out_path: Path, recipe: AnyRecipe, context: Context) -> Produced:
+    """Make the artifact that a resolved recipe describes.
+
+    Raises StepError; `quantization_failed` is what onnxruntime's tools did not foresee.
+    """
+    module = importlib.import_module(f"workers.quantization.techniques.{recipe.technique}")
+    technique: Callable[[Path, Path, AnyRecipe, Context], Produced] = module.quantize
+    return technique(model_path, out_path, recipe, context)
+
+
+def tool_failure(technique: str, error: Exception) -> StepError:
+    """The failure of a library's quantizer as a step's: its class and its first 300 characters."""
+    text = " ".join(str(error).split())[:300]
+    return StepError(
+        f"{technique} cannot quantize this model ({type(error).__name__}: {text}). "
+        "Name the node or operator type at fault in keep_float, or choose another technique.",
+        code="quantization_failed",
+    )
+
+
+def nothing_to_quantize(technique: str, wanted: str) -> StepError:
+    """The error for a model, or a choice of nodes, in which a technique finds no work."""
+    return StepError(
+        f"{technique} finds nothing to quantize: {wanted}. Choose other op_types, keep less in float, "
+        "or take another technique.",
+        code="nothing_to_quantize",
+    )

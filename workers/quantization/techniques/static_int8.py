@@ -1,0 +1,147 @@
+"""Weights and activations as 8-bit integers in QDQ form (onnxruntime's QDQQuantizer)."""
+
+from pathlib import Path
+
+from onnx import ModelProto
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
+
+from app.domain.recipe import StaticInt8
+from app.errors import StepError
+from workers.formats.onnx.graph import bodies_of
+from workers.quantization.calibration import Ranges
+from workers.quantization.finishing import finish
+from workers.quantization.graph import save
+from workers.quantization.preparation import Prepared, prepare, quantized_operators
+from workers.quantization.selection import select_op_types
+from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
+
+OP_TYPES = (
+    # Fused with the QDQ nodes around them into integer kernels, or into none at all where they only
+    # move values (core/optimizer/qdq_transformer of onnxruntime 1.32, CPU).
+    "Conv",
+    "MatMul",
+    "Gemm",
+    "Add",
+    "Mul",
+    "AveragePool",
+    "GlobalAveragePool",
+    "LeakyRelu",
+    "Sigmoid",
+    "Softmax",
+    "Where",
+    "Concat",
+    "Split",
+    "MaxPool",
+    "Resize",
+    "Gather",
+    "Reshape",
+    "Transpose",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "ArgMax",
+    # Folded into the range of what they follow.
+    "Relu",
+    "Clip",
+)
+"""Operator types that onnxruntime's CPU provider computes in integers, the default choice."""
+
+_ALSO = (
+    "ConvTranspose",
+    "Slice",
+    "Pad",
+    "GatherElements",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "BatchNormalization",
+    "TopK",
+)
+"""Operator types that can be quantized when asked for, but are computed in float between QDQ nodes."""
+
+_LEAST_OPSET = 13  # QuantizeLinear and DequantizeLinear with an axis
+
+
+def chosen_op_types(options: StaticInt8) -> list[str]:
+    """The operator types that a recipe quantizes.
+
+    Raises StepError `op_type_not_quantizable`.
+    """
+    if not options.op_types:
+        return list(OP_TYPES)
+    return select_op_types(options.op_types, OP_TYPES + _ALSO, "static_int8")
+
+
+def prepare_for(model_path: Path, options: StaticInt8) -> Prepared:
+    """The model as calibration and quantization both see it, so that tensor names agree.
+
+    Raises StepError as `workers.quantization.preparation.prepare` does, and `nothing_to_quantize`.
+    """
+    op_types = chosen_op_types(options)
+    if options.activation_type == "int8" and options.weight_type == "uint8":
+        raise StepError(
+            "onnxruntime has no kernels for int8 activations with uint8 weights; "
+            "take uint8 activations, or int8 weights.",
+            code="unsupported_combination",
+        )
+    prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True)
+    if not any(
+        node.op_type in op_types and node.name not in prepared.kept and not _only_moves(node.op_type)
+        for node in prepared.model.graph.node
+    ):
+        raise nothing_to_quantize(
+            "static_int8", "outside of nested bodies, the model has no operator to quantize that is not kept in float"
+        )
+    return prepared
+
+
+def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Context) -> Produced:
+    """Insert QuantizeLinear and DequantizeLinear around the chosen operators, with `context.ranges`.
+
+    `options.reduce_range` is resolved. Raises StepError `nothing_to_quantize`, `already_quantized`,
+    `keep_float_matches_nothing`, `op_type_not_quantizable`, `unsupported_combination`,
+    `calibration_missing` or `quantization_failed`.
+    """
+    if context.ranges is None or not context.ranges.exists():
+        raise StepError("static_int8 needs the ranges that the calibrate step finds.", code="calibration_missing")
+    prepared = prepare_for(model_path, options)
+    ranges = Ranges.read(context.ranges)
+    model = prepared.model
+    add_infer_metadata(model)
+    try:
+        quantizer = QDQQuantizer(
+            model,
+            options.per_channel,
+            bool(options.reduce_range),
+            QuantType.QInt8 if options.weight_type == "int8" else QuantType.QUInt8,
+            QuantType.QInt8 if options.activation_type == "int8" else QuantType.QUInt8,
+            ranges.for_onnxruntime(),
+            [],
+            sorted(prepared.kept),
+            chosen_op_types(options),
+            {
+                # A body that captures the output of a Relu would lose it with the Relu.
+                "QDQKeepRemovableActivations": _has_bodies(model),
+            },
+        )
+        quantizer.quantize_model()
+    except Exception as error:
+        raise tool_failure("static_int8", error) from error
+    model = quantizer.model.model
+    if not quantized_operators(model):
+        raise nothing_to_quantize("static_int8", "none of the chosen operators has float tensors of known type")
+    finish(model)
+    save(model, out_path, external=prepared.external)
+    return Produced(out_path, notes=prepared.notes)
+
+
+def _only_moves(op_type: str) -> bool:
+    """Whether an operator gives values on as they are: alone it leaves nothing to quantize."""
+    return op_type in {
+        "Relu", "Clip", "MaxPool", "Resize", "Gather", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten",
+        "ArgMax", "Slice", "Pad", "Split", "GatherElements", "TopK",
+    }  # fmt: skip
+
+
+def _has_bodies(model: ModelProto) -> bool:
+    return any(True for node in model.graph.node for _ in bodies_of(node.attribute))

@@ -1,0 +1,169 @@
+"""Run a model over rows and keep what it puts out, without holding it all in memory."""
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from app.errors import StepError
+from workers.runtimes.session import Array, Port, Session
+from workers.steps.requests import Progress
+from workers.steps.rows import Rows
+
+MOST_BYTES = 256 * 2**20
+"""Outputs kept of one model; of larger ones only the first rows are kept and compared."""
+
+_REPORTS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was kept of a model's outputs over some rows.
+
+    `rows` are the first rows of the source. `file` is an `.npz` with one float32 array [rows, …] an
+    output. `unusual` counts the rows with a value that is infinite or not a number, by output.
+    """
+
+    file: Path
+    rows: int
+    names: tuple[str, ...]
+    unusual: dict[str, int]
+    notes: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Column:
+    """One output on its way to disk."""
+
+    name: str
+    path: Path
+    shape: tuple[int, ...]
+    values: Array
+    unusual: int = 0
+    position: int = field(default=0)
+
+    def add(self, rows: Array) -> None:
+        self.values[self.position : self.position + len(rows)] = rows
+        self.unusual += int((~np.isfinite(rows).reshape(len(rows), -1)).any(axis=1).sum())
+        self.position += len(rows)
+
+
+def run_over(
+    session: Session,
+    rows: Rows,
+    file: Path,
+    progress: Progress,
+    *,
+    batch: int = 1,
+    wanted: Sequence[str] | None = None,
+    most_bytes: int = MOST_BYTES,
+) -> Kept:
+    """Run over the rows, `batch` at a time where the model allows it, and keep the outputs as `file`.
+
+    Only as many rows are run as are kept. Outputs that are no tensors of numbers, or whose shape
+    changes from row to row, are left out with a note. Raises StepError `model_does_not_run`, or
+    `no_usable_output` where nothing can be kept.
+    """
+    if rows.count == 0:
+        raise StepError(f"The {rows.source} dataset has no rows.", code="dataset_empty")
+    notes: list[str] = []
+    ports = [port for port in session.outputs if wanted is None or port.name in wanted]
+    usable = [port for port in ports if port.is_tensor and port.dtype != "string"]
+    if len(usable) < len(ports):
+        left = [port.name for port in ports if port not in usable]
+        notes.append(f"Outputs that are no tensors of numbers are not compared: {', '.join(left)}.")
+
+    size = rows.size(batch)
+    if size == batch and not all(_by_row(port) for port in usable):
+        size = rows.size(1)
+    columns: dict[str, _Column] = {}
+    kept = rows.count
+    done = 0
+    for feeds in rows.feeds(size):
+        if done >= kept or not usable:
+            break
+        count = min(size, rows.count - done)
+        outputs = session.run(feeds, [port.name for port in usable])
+        found = {port.name: _rows(output, size, count) for port, output in zip(usable, outputs, strict=True)}
+        if not columns:
+            bytes_a_row = sum(4 * int(np.prod(values.shape[1:])) for values in found.values())
+            kept = min(rows.count, max(1, most_bytes // max(1, bytes_a_row)))
+            columns = {
+                name: _column(file, index, name, kept, values.shape[1:])
+                for index, (name, values) in enumerate(found.items())
+            }
+        for port in list(usable):
+            column, values = columns[port.name], found[port.name]
+            if values.shape[1:] != column.shape:
+                usable.remove(port)
+                _forget(columns.pop(port.name))
+                notes.append(f"The shape of the output {port.name} changes from row to row, so it is not compared.")
+            else:
+                column.add(values[: kept - done])
+        done = min(done + count, kept)
+        if done % max(1, kept // _REPORTS) < count:
+            progress(done / kept, f"{done} of {kept} rows")
+    if not columns:
+        raise StepError(
+            "The model has no output that can be compared: a tensor of numbers with one shape for every row.",
+            code="no_usable_output",
+        )
+    if kept < rows.count:
+        notes.append(
+            f"The outputs are large: the first {kept} of {rows.count} rows were run and compared "
+            f"({most_bytes // 2**20} MB)."
+        )
+    _pack(file, columns)
+    return Kept(
+        file=file,
+        rows=kept,
+        names=tuple(columns),
+        unusual={column.name: column.unusual for column in columns.values() if column.unusual},
+        notes=tuple(notes),
+    )
+
+
+def _by_row(port: Port) -> bool:
+    """Whether an output's first axis can be the batch: neither missing nor of fixed length."""
+    return bool(port.shape) and not isinstance(port.shape[0], int)
+
+
+def _rows(output: Array, size: int, count: int) -> Array:
+    """An output as float32 rows [count, …]. What a call of one row put out is a row whatever its shape."""
+    if output.ndim and output.shape[0] in (size, count):
+        rows = output[:count]
+    elif size == 1:
+        rows = output[np.newaxis]
+    else:
+        raise StepError(
+            f"With {size} rows a call, an output has {output.shape[0] if output.ndim else 'no'} rows; "
+            "set measure.batch to [1].",
+            code="output_mixes_rows",
+        )
+    return rows.astype(np.float32)
+
+
+def _column(file: Path, index: int, name: str, rows: int, shape: tuple[int, ...]) -> _Column:
+    path = file.with_name(f"{file.stem}-{index}.npy")
+    return _Column(name, path, shape, open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, *shape)))
+
+
+def _forget(column: _Column) -> None:
+    column.values = np.empty(0, np.float32)
+    column.path.unlink()
+
+
+def _pack(file: Path, columns: dict[str, _Column]) -> None:
+    """Put the columns into one uncompressed `.npz`; NumPy's own `savez` wants them in memory."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for column in columns.values():
+            column.values.flush()  # type: ignore[attr-defined]
+            # A fixed time, so that the same outputs give the same bytes.
+            entry = zipfile.ZipInfo(f"{column.name}.npy", (1980, 1, 1, 0, 0, 0))
+            with column.path.open("rb") as source, archive.open(entry, "w", force_zip64=True) as target:
+                while block := source.read(2**20):
+                    target.write(block)
+            _forget(column)

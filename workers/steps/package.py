@@ -1,0 +1,177 @@
+"""Put the artifact, its manifest and the report where the parent fetches them."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.errors import StepError
+from workers.runtimes.session import load
+from workers.steps.artifact import pack, sha256_of
+from workers.steps.candidates import Candidate, CandidatesResult
+from workers.steps.requests import PackageRequest, Progress, read_result
+from workers.steps.rows import rows_of
+from workers.steps.snippet import snippet
+
+MANIFEST, REPORT = "manifest.json", "report.json"
+
+
+class PackagedArtifact(BaseModel):
+    """One artifact as it will be downloaded; `file` is relative to the step's folder."""
+
+    candidate: str
+    file: str
+    file_name: str
+    bytes: int
+    sha256: str
+
+
+class PackageResult(BaseModel):
+    """What the parent stores."""
+
+    artifacts: tuple[PackagedArtifact, ...]
+    manifest: str = MANIFEST
+    report: str = REPORT
+
+
+def run(request: PackageRequest, scratch: Path, folder: Path, progress: Progress) -> PackageResult:
+    """Copy or pack the artifacts, and write `manifest.json` and `report.json`."""
+    made = read_result(CandidatesResult, scratch, request.candidates)
+    judged = _document(scratch, request.gate)
+    chosen = _shown(made, judged)
+    artifacts = []
+    for index, candidate in enumerate(made.candidates):
+        progress(index / (len(made.candidates) + 1), f"packing {candidate.id}")
+        artifacts.append(_artifact(candidate, request, scratch / request.candidates, folder))
+    progress(0.9, "writing manifest and report")
+    _write(folder / REPORT, _report(request, scratch, made, judged, artifacts))
+    artifact = next(entry for entry in artifacts if entry.candidate == chosen.id)
+    _write(folder / MANIFEST, _manifest(request, scratch, folder, chosen, judged, artifact))
+    return PackageResult(artifacts=tuple(artifacts))
+
+
+def _shown(made: CandidatesResult, judged: dict[str, Any]) -> Candidate:
+    """The candidate that the manifest is about: the one chosen, or the first where fp32 is kept."""
+    if not made.candidates:
+        raise StepError("There is no candidate to package.", code="nothing_to_package")
+    return next((entry for entry in made.candidates if entry.id == judged.get("chosen")), made.candidates[0])
+
+
+def _artifact(candidate: Candidate, request: PackageRequest, made: Path, folder: Path) -> PackagedArtifact:
+    several = len(candidate.files) > 1
+    suffix = ".zip" if several else ".onnx"
+    target = folder / f"{candidate.id}{suffix}"
+    source = made / candidate.file
+    if several:
+        pack(candidate.files, source.parent, target)
+    else:
+        shutil.copyfile(source, target)
+    stem = re.sub(r"\.(onnx|zip|tar|tgz|gz)\b", "", request.source.name, flags=re.IGNORECASE)
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "model"
+    return PackagedArtifact(
+        candidate=candidate.id,
+        file=target.name,
+        file_name=f"{stem[:80]}-{candidate.recipe['technique']}{suffix}",
+        bytes=target.stat().st_size,
+        sha256=sha256_of(target),
+    )
+
+
+def _manifest(
+    request: PackageRequest,
+    scratch: Path,
+    folder: Path,
+    candidate: Candidate,
+    judged: dict[str, Any],
+    artifact: PackagedArtifact,
+) -> dict[str, Any]:
+    session = load(
+        scratch / request.candidates / candidate.file, session_options=candidate.session_options
+    )
+    rows = rows_of(request, scratch, session)
+    threads = request.spec.measure.threads[0]
+    versions = request.fingerprint.get("versions", {})
+    main = candidate.files[0].name
+    return {
+        "job": request.job,
+        "artifact": {
+            "candidate": candidate.id,
+            "file_name": artifact.file_name,
+            "bytes": artifact.bytes,
+            "sha256": artifact.sha256,
+            "files": [file.model_dump() for file in candidate.files],
+        },
+        "model": request.source.model_dump(exclude={"rows"}),
+        "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
+        "recipe": candidate.recipe,
+        "session_options": candidate.session_options,
+        "inputs": [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in session.inputs],
+        "outputs": [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in session.outputs],
+        "versions": versions,
+        "target": request.fingerprint,
+        "measurements": _measurements(candidate, judged),
+        "report": {"sha256": sha256_of(folder / REPORT)},
+        "snippet": snippet(
+            artifact.file_name,
+            main if len(candidate.files) > 1 else artifact.file_name,
+            feeds=next(iter(rows.feeds(rows.size(1)))),
+            inputs=session.inputs,
+            session_options=candidate.session_options,
+            threads=threads,
+            version=str(session.conditions["version"]),
+        ),
+    }
+
+
+def _measurements(candidate: Candidate, judged: dict[str, Any]) -> list[Any]:
+    """What the gate combined, which has latency and memory too; else what the step itself measured."""
+    for entry in judged.get("candidates", []):
+        if entry.get("id") == candidate.id:
+            return list(entry.get("measurements", []))
+    return [measurement.model_dump(mode="json") for measurement in candidate.measurements]
+
+
+def _report(
+    request: PackageRequest,
+    scratch: Path,
+    made: CandidatesResult,
+    judged: dict[str, Any],
+    artifacts: list[PackagedArtifact],
+) -> dict[str, Any]:
+    found = {name: _document(scratch, getattr(request, name)) for name in ("inspect", "baseline", "calibrate")}
+    by_id = {entry.get("id"): entry for entry in judged.get("candidates", [])}
+    notes = [note for document in (*found.values(), judged) for note in document.get("notes", [])]
+    notes += [note for candidate in made.candidates for note in candidate.notes]
+    return {
+        "job": request.job,
+        "spec": request.spec.model_dump(mode="json"),
+        "model": request.source.model_dump(exclude={"rows"}),
+        "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
+        "target": request.fingerprint,
+        "rows": found["inspect"].get("rows", {}),
+        "baseline": {**found["baseline"], "measurements": judged.get("baseline", found["baseline"].get("measurements", []))},
+        "calibration": found["calibrate"],
+        "candidates": [
+            {**candidate.model_dump(mode="json"), **by_id.get(candidate.id, {})} for candidate in made.candidates
+        ],
+        "chosen": judged.get("chosen"),
+        "gate": judged.get("gate"),
+        "verdicts": judged.get("verdicts", []),
+        "conclusion": judged.get("conclusion"),
+        "notes": list(dict.fromkeys(notes)),
+        "artifacts": [artifact.model_dump(exclude={"file"}) for artifact in artifacts],
+        "samples": {name: _document(scratch, name) for name in request.measurements},
+        "steps": [step.model_dump() for step in request.steps],
+    }
+
+
+def _document(scratch: Path, folder: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((scratch / folder / "result.json").read_bytes())
+    return document
+
+
+def _write(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -1,0 +1,134 @@
+"""What the steps are asked: the types of `request.json` that more than one step shares.
+
+Every path is relative to the scratch folder, which is all that a child may touch.
+"""
+
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from app.domain.job import JobSpec, Role
+
+Result = TypeVar("Result", bound=BaseModel)
+
+Progress = Callable[[float, str], None]
+"""Told how far a step is, from 0 to 1, and what it does."""
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path)
+    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
+        raise ValueError("a path is relative to the scratch folder and stays inside it")
+    return path
+
+
+ScratchPath = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
+"""A path inside the scratch folder, relative to it."""
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+
+
+class DatasetFile(_Request):
+    """An uploaded dataset as it lies in scratch."""
+
+    path: ScratchPath
+    file_name: str
+    """The name that it was uploaded under; its suffix tells the format."""
+    preprocess: dict[str, Any] | None = None
+    """For images: how pixels become inputs."""
+
+
+class ModelFile(_Request):
+    """A model file and what its session needs."""
+
+    path: ScratchPath
+    session_options: dict[str, str] = Field(default_factory=dict)
+
+
+class RowSource(_Request):
+    """The rows that a model is run on: a dataset's, or seeded random ones where there is none."""
+
+    dataset: DatasetFile | None = None
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Shapes of inputs with dynamic axes, batch axis included, for random rows."""
+    seed: int = 0
+
+
+class JobRequest(_Request):
+    """What every step of a job is told."""
+
+    spec: JobSpec
+    """The job's specification with every default filled in."""
+    model: ScratchPath
+    """The model's `.onnx` file; its external data lie beside it."""
+    datasets: dict[Role, DatasetFile] = Field(default_factory=dict)
+    fingerprint: dict[str, Any] = Field(default_factory=dict)
+    """The hardware fingerprint of the worker."""
+
+
+class InspectRequest(JobRequest):
+    """Do the data fit the model, and are the roles disjoint?"""
+
+
+class BaselineRequest(JobRequest):
+    """Run the original."""
+
+
+class CalibrateRequest(JobRequest):
+    """Find the ranges of activations."""
+
+
+class CandidatesRequest(JobRequest):
+    """Make the artifact and run it over the rows of the baseline."""
+
+    candidate: str | None = Field(default=None, pattern=r"^cnd_[0-9a-z]{26}$")
+    """The candidate's id; left out, it follows from the model and the recipe."""
+    baseline: ScratchPath = "baseline"
+    """Folder of the baseline step."""
+    calibrate: ScratchPath = "calibrate"
+    """Folder of the calibrate step."""
+
+
+class StepLog(_Request):
+    """How long a step took, for the report."""
+
+    step: str
+    seconds: float
+    attempt: int = 1
+
+
+class SourceFile(_Request):
+    """An uploaded model or dataset by name, as the manifest states it."""
+
+    id: str
+    name: str
+    sha256: str
+    bytes: int
+    rows: int | None = None
+    """Datasets only."""
+
+
+class PackageRequest(JobRequest):
+    """Write the artifact, its manifest and the report."""
+
+    job: str
+    source: SourceFile
+    """The model that was optimized."""
+    data: dict[Role, SourceFile] = Field(default_factory=dict)
+    inspect: ScratchPath = "inspect"
+    baseline: ScratchPath = "baseline"
+    calibrate: ScratchPath = "calibrate"
+    candidates: ScratchPath = "candidates"
+    gate: ScratchPath = "gate"
+    measurements: tuple[ScratchPath, ...] = ()
+    """Folders of the measuring children, whose results hold the raw samples."""
+    steps: tuple[StepLog, ...] = ()
+
+
+def read_result(kind: type[Result], scratch: Path, folder: str) -> Result:
+    """Read what an earlier step of this job found."""
+    return kind.model_validate_json((scratch / folder / "result.json").read_bytes())

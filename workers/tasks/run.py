@@ -1,0 +1,302 @@
+"""One attempt at a job: inputs into scratch, step after step in confined children, results into the store."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from app.errors import BitpressError, StepError
+from app.services.blobs import Received
+from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, LeaseLost, MadeArtifact
+from workers.tasks.crew import Crew
+from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
+from workers.tasks.heartbeat import Heartbeat
+from workers.tasks.plan import Step, measuring_steps, progress_at
+from workers.tasks.station import Station
+
+log = logging.getLogger(__name__)
+
+LOG_BYTES = 1 << 20
+"""The end of a longer log is what is kept."""
+
+
+class WorkerStopping(Exception):
+    """The worker was asked to stop: the job goes back into the queue."""
+
+
+class JobRun:
+    """Runs one claimed job to an end that is recorded once, whatever happens on the way."""
+
+    def __init__(self, station: Station, job: ClaimedJob, scratch: Path) -> None:
+        self._station = station
+        self._job = job
+        self._scratch = scratch
+        self._log_file = scratch.with_name(scratch.name + ".log")
+        self._aside = scratch.with_name(scratch.name + ".aside")
+        self._work = station.services.work
+        self._blobs = station.services.blobs
+        self._fingerprint = str(station.fingerprint.get("id", ""))
+        self._boot_id = str(station.fingerprint.get("boot_id", ""))
+        self._deadline = time.monotonic() + job.spec.limits.run_seconds
+        self._measuring = False
+        self._results: dict[str, dict[str, Any]] = {}
+        self._seconds: dict[str, float] = {}
+        self._heartbeat = Heartbeat(self._beat, every_seconds=min(0.5, self._work.lease_seconds / 4))
+
+    def run(self) -> None:
+        """Run the job; every outcome but a lost lease is written to its row."""
+        self._scratch.mkdir(parents=True)
+        self._aside.mkdir(parents=True)
+        try:
+            with self._heartbeat:
+                end = self._attempt()
+            end()
+        except LeaseLost:
+            log.warning("job %s: others have given up attempt %d", self._job.id, self._job.attempt)
+        except CancelRequested:
+            # The cancel came after the last beat and won; the child is dead already.
+            self._work.cancelled(self._job, log=self._kept_log())
+        finally:
+            self._log_file.unlink(missing_ok=True)
+            for path in self._aside.iterdir():
+                path.unlink()
+            self._aside.rmdir()
+
+    def _attempt(self) -> Callable[[], object]:
+        """Do the work; returns what will record its end once the heartbeat has stopped."""
+        work, job = self._work, self._job
+        failure: BitpressError
+        try:
+            outcome, gate, artifacts, report = self._work_through()
+            kept_log = self._kept_log()
+            return lambda: work.succeed(
+                job, outcome=outcome, gate=gate, artifacts=artifacts, report=report, log=kept_log
+            )
+        except CancelRequested:
+            return lambda: work.cancelled(job, log=self._kept_log())
+        except WorkerStopping:
+            return lambda: work.give_back(job)
+        except LeaseLost:
+            raise
+        except BitpressError as error:
+            failure = error
+            log.warning("job %s failed: %s: %s", job.id, error.code, error.detail)
+        except Exception:
+            log.exception("job %s failed unexpectedly", job.id)
+            failure = StepError(
+                "Something went wrong inside the worker; its log has the details. Trying again may help.",
+                code="internal_error",
+                retryable=True,
+            )
+        return lambda: work.fail(job, failure, log=self._kept_log())
+
+    def _work_through(self) -> tuple[dict[str, Any], str | None, list[MadeArtifact], Received]:
+        """Every step, then the artifacts and the report into the store."""
+        self._show("inspect", 0.0, "fetching the model and the data")
+        self._fetch_inputs()
+        self._restore_finished()
+        with self._crew() as crew:
+            for name in ("inspect", "baseline", "calibrate", "candidates"):
+                self._step(crew, Step(name, name, name, self._request()))
+        # That child is gone: it would take processor and memory from those that measure.
+        measured = self._measure()
+        with self._crew() as crew:
+            request = self._request() | {"measurements": measured}
+            gate = self._step(crew, Step("gate", "gate", "gate", request))
+            package = self._step(crew, Step("package", "package", "package", request | self._sources()))
+            manifest = self._keep("package", package["manifest"])
+            artifacts = [
+                MadeArtifact(made["candidate"], made["file_name"], self._keep("package", made["file"]), manifest)
+                for made in package["artifacts"]
+            ]
+            report = self._keep("package", package["report"])
+        return self._outcome(gate), gate.get("gate"), artifacts, report
+
+    # One step
+
+    def _step(self, crew: Crew, step: Step) -> dict[str, Any]:
+        """Run a step unless an earlier attempt finished it, and record it with its files."""
+        if (known := self._results.get(step.folder)) is not None:
+            return known
+        begun = time.monotonic()
+        seconds = self._deadline - begun
+        if seconds <= 0:
+            raise StepError(
+                "The job ran longer than its limits.run_seconds. Allow it more, or give it less data.",
+                code="time_limit_exceeded",
+            )
+        self._show(step.stage, 0.0, None)
+        try:
+            result = crew.run(
+                step, seconds=seconds, on_progress=lambda share, text: self._show(step.stage, share, text)
+            )
+        except BitpressError as error:
+            error.stage = step.stage
+            raise
+        self._results[step.folder] = result
+        self._seconds[step.folder] = round(time.monotonic() - begun, 3)
+        # What the last step leaves becomes the job's artifacts; only a takeover needs the others.
+        if step.name != "package":
+            besides = ("request.json", "result.json")
+            files = {
+                path: self._keep(step.folder, path)
+                for path in regular_files(self._scratch / step.folder, besides=besides)
+            }
+            finished = FinishedStep(step.folder, result, self._seconds[step.folder])
+            self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
+        return result
+
+    def _measure(self) -> list[str]:
+        """Measure in fresh children while no other worker of this machine does; returns their folders."""
+        common = self._request()
+        options = {"path": common["model"], "session_options": {}}
+        candidates = [
+            {
+                "id": found["id"],
+                "path": f"candidates/{found['file']}",
+                "session_options": found["session_options"],
+            }
+            for found in self._results["candidates"]["candidates"]
+        ]
+        steps = measuring_steps(
+            options,
+            candidates,
+            common,
+            replicates=self._station.replicates,
+            seconds=self._station.measure_seconds,
+        )
+        with self._machine_alone():
+            for number, step in enumerate(steps):
+                self._show("candidates", number / len(steps), f"measuring, {number + 1} of {len(steps)}")
+                with self._crew() as crew:
+                    self._step(crew, step)
+        return [step.folder for step in steps]
+
+    @contextmanager
+    def _machine_alone(self) -> Iterator[None]:
+        """Hold the machine's measuring lock; the heartbeat extends it."""
+        targets, holder = self._station.services.targets, f"{self._job.id}-{self._job.attempt}"
+        seconds = self._work.lease_seconds
+        while not targets.take_measuring_lock(self._boot_id, holder, lease_seconds=seconds):
+            self._show("candidates", 0.0, "waiting until the machine is free to measure")
+            self._tick()
+            time.sleep(0.2)
+        self._measuring = True
+        try:
+            yield
+        finally:
+            self._measuring = False
+            targets.give_back_measuring_lock(self._boot_id, holder)
+
+    def _crew(self) -> Crew:
+        return Crew(self._station, self._scratch, self._log_file, self._tick)
+
+    def _tick(self) -> None:
+        self._heartbeat.check()
+        if self._station.stopping():
+            raise WorkerStopping
+
+    def _beat(self, **changes: Any) -> None:
+        self._work.renew(self._job, **changes)
+        if self._measuring:
+            self._station.services.targets.take_measuring_lock(
+                self._boot_id, f"{self._job.id}-{self._job.attempt}", lease_seconds=self._work.lease_seconds
+            )
+
+    def _show(self, stage: Any, share: float, text: str | None) -> None:
+        progress = progress_at(stage, share, measuring=self._measuring)
+        self._heartbeat.show(stage=stage, progress=progress, message=text[:300] if text else None)
+
+    # Files
+
+    def _fetch_inputs(self) -> None:
+        fetch(self._blobs, self._job.model, self._scratch / self._model_path())
+        for role, dataset in self._job.datasets.items():
+            fetch(self._blobs, dataset, self._scratch / "inputs" / role)
+        self._tick()
+
+    def _restore_finished(self) -> None:
+        """Lay out what an earlier attempt left, so that the next step finds it where it expects it."""
+        for folder, step in self._job.finished.items():
+            for path, kept in step.files.items():
+                fetch(self._blobs, kept, self._scratch / folder / path)
+            write_json(self._scratch / folder / "result.json", step.result)
+            self._results[folder] = step.result
+            self._seconds[folder] = step.seconds
+            self._tick()
+
+    def _model_path(self) -> str:
+        return "inputs/model/" + Path(self._job.model.file_name).name
+
+    def _keep(self, folder: str, path: str) -> Received:
+        return keep(self._blobs, self._scratch, folder, path, self._aside)
+
+    def _kept_log(self) -> Received | None:
+        """The end of the children's output, in the store."""
+        if not self._log_file.exists() or self._log_file.stat().st_size == 0:
+            return None
+        try:
+            return keep_log(self._blobs, self._log_file, self._aside, LOG_BYTES)
+        except BitpressError as error:
+            log.warning("log of job %s not kept: %s", self._job.id, error.detail)
+            return None
+
+    # Requests and results
+
+    def _request(self) -> dict[str, Any]:
+        """What every step is told."""
+        model = self._results.get("inspect", {}).get("model") or self._model_path()
+        return {
+            "spec": self._job.spec.model_dump(mode="json"),
+            "model": model,
+            "datasets": {
+                role: {"path": f"inputs/{role}", "file_name": found.file_name, "preprocess": found.preprocess}
+                for role, found in self._job.datasets.items()
+            },
+            "fingerprint": self._station.fingerprint,
+            "unpacked_bytes": self._station.max_unpacked_bytes,
+        }
+
+    def _sources(self) -> dict[str, Any]:
+        """What the manifest says about where the artifact comes from."""
+        rows = self._results["inspect"].get("rows", {})
+        return {
+            "job": self._job.id,
+            "source": _source(self._job.model),
+            "data": {role: _source(found) | {"rows": rows.get(role)} for role, found in self._job.datasets.items()},
+            "steps": [
+                {"step": folder, "seconds": seconds, "attempt": self._job.attempt}
+                for folder, seconds in self._seconds.items()
+            ],
+        }
+
+    def _outcome(self, gate: dict[str, Any]) -> dict[str, Any]:
+        """What the job's row says: the numbers, not the samples behind them."""
+        made = {found["id"]: found for found in self._results["candidates"]["candidates"]}
+        notes = [
+            note
+            for folder in ("inspect", "baseline", "calibrate", "candidates", "gate")
+            for note in self._results[folder].get("notes", [])
+        ]
+        return {
+            "baseline": {"measurements": gate["baseline"]},
+            "candidates": [
+                {
+                    "recipe": made[judged["id"]]["recipe"],
+                    "session_options": made[judged["id"]].get("session_options", {}),
+                    "notes": made[judged["id"]].get("notes", []),
+                    **judged,
+                }
+                for judged in gate["candidates"]
+            ],
+            "chosen": gate.get("chosen"),
+            "verdicts": gate.get("verdicts", []),
+            "conclusion": gate.get("conclusion"),
+            "notes": list(dict.fromkeys(notes)),
+        }
+
+
+def _source(found: Input) -> dict[str, Any]:
+    return {"id": found.id, "name": found.name, "sha256": found.sha256, "bytes": found.bytes}
