@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from make_data import SOURCE, Images, split
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
-
-from make_data import SOURCE, Images, split
 
 SEED = 20_260_101
 THREADS = 2
@@ -61,12 +60,13 @@ def mobilenet() -> nn.Module:
         *convolution(1, 16, kernel=3, stride=2),
         InvertedResidual(16, 24, stride=1, expansion=2),
         InvertedResidual(24, 40, stride=2, expansion=3),
-        InvertedResidual(40, 40, stride=1, expansion=3),
         InvertedResidual(40, 40, stride=1, expansion=4),
-        *convolution(40, 160, kernel=1),
+        InvertedResidual(40, 40, stride=1, expansion=4),
+        InvertedResidual(40, 48, stride=1, expansion=4),
+        *convolution(48, 192, kernel=1),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(160, CLASSES),
+        nn.Linear(192, CLASSES),
     )
 
 
@@ -74,8 +74,8 @@ def dense() -> nn.Module:
     """Two wide dense layers: at batch 1 its speed is that of reading 3.7 MB of weights, which int8 quarters."""
     return nn.Sequential(
         nn.Flatten(),
-        *(nn.Linear(28 * 28, 640), nn.ReLU(inplace=True), nn.Dropout(0.3)),
-        *(nn.Linear(640, 640), nn.ReLU(inplace=True), nn.Dropout(0.3)),
+        *(nn.Linear(28 * 28, 640), nn.ReLU(inplace=True), nn.Dropout(0.2)),
+        *(nn.Linear(640, 640), nn.ReLU(inplace=True), nn.Dropout(0.2)),
         nn.Linear(640, CLASSES),
     )
 
@@ -92,7 +92,7 @@ class Plan:
 
 # Rates, epochs and widths were chosen on the 5,000 held-out images of the training split.
 PLANS = {
-    "mobilenet": Plan(mobilenet, epochs=10, learning_rate=1e-2, shift=1),
+    "mobilenet": Plan(mobilenet, epochs=8, learning_rate=1e-2, shift=1),
     "dense": Plan(dense, epochs=20, learning_rate=2e-3, shift=0),
 }
 
@@ -113,29 +113,33 @@ def fit(plan: Plan, images: Images) -> nn.Module:
     model = plan.build().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     inputs, labels = torch.from_numpy(images.tensor()), torch.from_numpy(images.labels)
     steps = len(inputs) // BATCH
-    optimizer = torch.optim.AdamW(model.parameters(), plan.learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(model.parameters(), plan.learning_rate)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, plan.learning_rate, total_steps=plan.epochs * steps, pct_start=0.2
     )
     for epoch in range(plan.epochs):
         total = 0.0
-        for rows in torch.randperm(len(inputs), generator=generator)[: steps * BATCH].split(BATCH):
+        order = torch.randperm(len(inputs), generator=generator)
+        for step in range(steps):
+            rows = order[step * BATCH : (step + 1) * BATCH]
             batch = augment(inputs[rows], plan.shift, generator).contiguous(memory_format=torch.channels_last)
             loss = F.cross_entropy(model(batch), labels[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             total += loss.item()
         print(f"  epoch {epoch + 1}/{plan.epochs}: training loss {total / steps:.3f}", flush=True)
-    return model.eval().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload,no-any-return]
+    return model.eval().to(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
 def top1(model: nn.Module, images: Images) -> float:
     """The share of images whose largest logit is that of their class."""
-    inputs, labels = torch.from_numpy(images.tensor()), torch.from_numpy(images.labels)
-    right = sum(int((model(x).argmax(1) == y).sum()) for x, y in zip(inputs.split(500), labels.split(500), strict=True))
+    right = 0
+    for start in range(0, len(images), BATCH):
+        rows = images.take(slice(start, start + BATCH))
+        right += int((model(torch.from_numpy(rows.tensor())).argmax(1).numpy() == rows.labels).sum())
     return right / len(images)
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
@@ -32,19 +32,25 @@ class Database:
                 connect_args={"timeout": 30, "check_same_thread": False},
             )
             _teach_sqlite(self.engine)
-            self._reader = self.engine.execution_options(bitpress_read=True)
+            self._reader: Engine = self.engine.execution_options(bitpress_read=True)
         else:
-            self.engine = create_engine(
+            options: dict[str, Any] = {
+                "pool_recycle": 1800,
+                "pool_timeout": 15,
+                "connect_args": {"connect_timeout": 5},
+            }
+            self.engine = create_engine(self.url, pool_size=pool_size, max_overflow=4, **options)
+            # Reads are single statements: without BEGIN and ROLLBACK around it each takes one round trip, not
+            # three. They have connections of their own, since switching one to and fro costs round trips too.
+            self._reader = create_engine(
                 self.url,
                 pool_size=pool_size,
                 max_overflow=4,
-                pool_pre_ping=False,
-                pool_recycle=1800,
-                pool_timeout=15,
-                connect_args={"connect_timeout": 5},
+                isolation_level="AUTOCOMMIT",
+                skip_autocommit_rollback=True,
+                pool_reset_on_return=None,
+                **options,
             )
-            # Reads are single statements: without BEGIN and ROLLBACK they take one round trip, not three.
-            self._reader = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._read_session = sessionmaker(self._reader, expire_on_commit=False)
         self._write_session = sessionmaker(self.engine, expire_on_commit=False)
 
@@ -53,6 +59,12 @@ class Database:
         """Open a session for reading; nothing is committed."""
         with _mapped_errors(), self._read_session() as session:
             yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Open a bare connection for reading: a third of the cost of a session, for what is asked all the time."""
+        with _mapped_errors(), self._reader.connect() as connection:
+            yield connection
 
     @contextmanager
     def write(self) -> Iterator[Session]:
@@ -72,6 +84,7 @@ class Database:
     def dispose(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+        self._reader.dispose()
 
 
 def _teach_sqlite(engine: Engine) -> None:

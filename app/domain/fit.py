@@ -94,8 +94,8 @@ def _shape_problem(wanted: TensorSpec, have: TensorSpec) -> str | None:
     if isinstance(batch, int) and batch != 1:
         return (
             f"The model's input {wanted.name!r} has the shape {shape_text(wanted.shape)}: its first axis is fixed at "
-            f"{batch}, and rows are fed one by one or in batches of any size. Export the model with a dynamic first axis, "
-            "or with 1."
+            f"{batch}, and rows are fed one by one or in batches of any size. Export the model with a dynamic first "
+            "axis, or with 1."
         )
     if len(row) == len(have.shape) and all(map(_same_size, row, have.shape)):
         return None

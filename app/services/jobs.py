@@ -133,10 +133,18 @@ class Jobs:
 
     def get_unless(self, job_id: str, etag: str | None) -> JobView | None:
         """The job, or null while its entity tag is still `etag`: then its content is not read at all."""
-        with self._database.read() as session:
-            if etag is not None and self.current_etags(session, [job_id]).get(job_id) == etag:
+        with self._database.reading() as connection:
+            sign = jobs.sign(connection, job_id) if etag is not None else None
+            if sign is not None and sign[1] != JobState.QUEUED and make_etag(sign[0], None, None) == etag:
                 return None
-            return self._view(session, self._found(session, job_id))
+            found = jobs.with_artifacts(connection, job_id)
+        if found is None:
+            raise _no_such_job(job_id)
+        job, artifacts = found
+        if job.state == JobState.QUEUED:
+            view = self.get(job_id)
+            return None if view.etag == etag else view
+        return JobView(job, artifacts=artifacts if job.state == JobState.SUCCEEDED else ())
 
     def etags(self, job_ids: list[str]) -> dict[str, str]:
         """The present entity tag of each job that exists."""
@@ -157,7 +165,7 @@ class Jobs:
     def _found(self, session: Session, job_id: str) -> Job:
         job = session.get(Job, job_id)
         if job is None:
-            raise NotFound(f"There is no job {job_id}.", code="job_not_found")
+            raise _no_such_job(job_id)
         return job
 
     def _view(self, session: Session, job: Job) -> JobView:
@@ -245,3 +253,7 @@ class Jobs:
         with self._database.read() as session:
             blob_id = getattr(self._found(session, job_id), column)
             return session.get_one(Blob, blob_id).location if blob_id else None
+
+
+def _no_such_job(job_id: str) -> NotFound:
+    return NotFound(f"There is no job {job_id}.", code="job_not_found")

@@ -33,7 +33,14 @@ class Uploads(Generic[Uploaded]):
     """Finds a job that uses an upload."""
 
     def __init__(
-        self, database: Database, blobs: Blobs, wake_ups: WakeUps, *, max_bytes: int, source_buckets: Sequence[str], s3: S3Options
+        self,
+        database: Database,
+        blobs: Blobs,
+        wake_ups: WakeUps,
+        *,
+        max_bytes: int,
+        source_buckets: Sequence[str],
+        s3: S3Options,
     ) -> None:
         self._database = database
         self._blobs = blobs

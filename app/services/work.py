@@ -299,7 +299,11 @@ class Work:
         state = UploadState.READY if error is None else UploadState.REJECTED
         with self._database.write() as session:
             table: leases.UploadTable = Model if upload.is_model else Dataset
-            values: dict[str, Any] = {"state": state, "inspection": inspection, "error": error.as_dict() if error else None}
+            values: dict[str, Any] = {
+                "state": state,
+                "inspection": inspection,
+                "error": error.as_dict() if error else None,
+            }
             if not leases.end_upload(session, table, upload.id, upload.attempt, **values):
                 raise LeaseLost(upload.id)
 

@@ -13,6 +13,9 @@ from app.errors import BitpressError, NotFound, StorageFull, Unavailable
 # folder, HTTP 507, and the S3 error codes of Ceph, MinIO and others.
 _FULL = re.compile(r"os error (27|28|122)\b|\b507 Insufficient Storage\b|QuotaExceeded|StorageFull|InsufficientStorage")
 
+# Likewise EPERM (1), EACCES (13) and EROFS (30): at the end of an upload obstore forgets its classes.
+_REFUSED = re.compile(r"os error (1|13|30)\b|status code: (401 Unauthorized|403 Forbidden)")
+
 
 @contextlib.contextmanager
 def translated(*, writing: bool = False) -> Iterator[None]:
@@ -36,7 +39,7 @@ def translation(error: Exception, *, writing: bool = False) -> BitpressError:
         return StorageFull("No room is left to store this; free some space, then try again.")
     if isinstance(error, FileNotFoundError) and not writing and "NoSuchBucket" not in text:
         return NotFound("The object store does not hold this object (any more).")
-    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError):
+    if isinstance(error, PermissionDeniedError | UnauthenticatedError | PermissionError) or _REFUSED.search(text):
         return Unavailable(
             "The object store refuses the service; its operator must check the keys and the rights "
             "to the bucket or folder.",

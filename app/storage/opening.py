@@ -49,7 +49,7 @@ def open_store(url: str, s3: S3Options | None = None) -> ObjectStore:
     parts = urlsplit(url)
     if parts.scheme == "memory":
         return ObjectStore(MemoryStore(), LOCAL_TRANSFER)
-    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path.startswith("/"):
         folder = Path(unquote(parts.path))
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         return ObjectStore(LocalStore(folder), LOCAL_TRANSFER, folder)

@@ -150,7 +150,10 @@ def transformer(*, words: int = 50, width: int = 16) -> ModelProto:
             weights("table", words, width, spread=1.0),
             tensor("ln_g", np.ones(width)),
             tensor("ln_b", np.zeros(width)),
-            *(weights(name, width, width, seed=index, spread=0.4) for index, name in enumerate(("wq", "wk", "wv", "wo"))),
+            *(
+                weights(name, width, width, seed=index, spread=0.4)
+                for index, name in enumerate(("wq", "wk", "wv", "wo"))
+            ),
             scale,
             tensor("one", 1.0),
             tensor("low", -1e4),
@@ -273,4 +276,6 @@ def function_model() -> ModelProto:
 
 def no_weights() -> ModelProto:
     """Nothing but a ReLU: (b, 4) → (b, 4)."""
-    return model([helper.make_node("Relu", ["x"], ["y"], name="relu")], [value("x", ["batch", 4])], [value("y", ["batch", 4])])
+    return model(
+        [helper.make_node("Relu", ["x"], ["y"], name="relu")], [value("x", ["batch", 4])], [value("y", ["batch", 4])]
+    )

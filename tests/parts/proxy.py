@@ -93,7 +93,8 @@ class Proxy:
         if fault.kind == "delay":
             await asyncio.sleep(fault.seconds)
         elif fault.kind == "stall":
-            while self._fault is fault:
+            # Looked at rather than waited for: the fault is set from another thread.
+            while self._fault is fault:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
         else:
             self._fault = None

@@ -22,7 +22,9 @@ from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
 START_SECONDS = 60.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 3.0
+
+_LISTENERS = [f"{part}.port{kind}" for part in ("s3", "master", "volume", "filer", "admin") for kind in ("", ".grpc")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,20 +76,7 @@ def start_seaweedfs(folder: Path, *, bucket: str = "bitpress") -> Iterator[S3Ser
     """
     folder.mkdir(parents=True, exist_ok=True)
     key, secret = "test-" + secrets.token_hex(6), secrets.token_urlsafe(24)
-    ports = _free_ports(10)
-    s3_port = ports[0]
-    names = [
-        "s3.port",
-        "s3.port.grpc",
-        "master.port",
-        "master.port.grpc",
-        "volume.port",
-        "volume.port.grpc",
-        "filer.port",
-        "filer.port.grpc",
-        "admin.port",
-        "admin.port.grpc",
-    ]
+    ports = dict(zip(_LISTENERS, _free_ports(len(_LISTENERS)), strict=True))
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -97,7 +86,7 @@ def start_seaweedfs(folder: Path, *, bucket: str = "bitpress") -> Iterator[S3Ser
                 # Without both, it announces and binds the machine's outer address.
                 "-ip=127.0.0.1",
                 "-ip.bind=127.0.0.1",
-                *(f"-{name}={port}" for name, port in zip(names, ports, strict=True)),
+                *(f"-{name}={port}" for name, port in ports.items()),
                 "-webdav=false",
                 "-admin.ui=false",
                 "-s3.port.iceberg=0",
@@ -118,13 +107,13 @@ def start_seaweedfs(folder: Path, *, bucket: str = "bitpress") -> Iterator[S3Ser
             stderr=subprocess.STDOUT,
         )
     server = S3Server(
-        endpoint=f"http://127.0.0.1:{s3_port}",
+        endpoint=f"http://127.0.0.1:{ports['s3.port']}",
         access_key_id=key,
         secret_access_key=secret,
         bucket=bucket,
         region="us-east-1",
         process=process,
-        filer=f"http://127.0.0.1:{ports[names.index('filer.port')]}",
+        filer=f"http://127.0.0.1:{ports['filer.port']}",
     )
     try:
         _wait_until_ready(server, folder / "log")
@@ -132,7 +121,7 @@ def start_seaweedfs(folder: Path, *, bucket: str = "bitpress") -> Iterator[S3Ser
     finally:
         _stop(process)
         # It leaves some of the sockets by which its parts talk to each other.
-        for port in ports:
+        for port in ports.values():
             for left in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
                 left.unlink(missing_ok=True)
 

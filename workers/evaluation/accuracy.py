@@ -44,9 +44,7 @@ def metrics_for(requested: Sequence[str], *, has_labels: bool) -> tuple[str, ...
     """
     unknown = [name for name in requested if name not in METRICS]
     if unknown:
-        raise StepError(
-            f"There is no metric {unknown[0]!r}; there are {', '.join(METRICS)}.", code="unknown_metric"
-        )
+        raise StepError(f"There is no metric {unknown[0]!r}; there are {', '.join(METRICS)}.", code="unknown_metric")
     asked = tuple(requested) or (("top1",) if has_labels else ())
     return tuple(name for name in METRICS if name in asked or name in ALWAYS)
 

@@ -8,6 +8,9 @@ from workers.evaluation.contention import Context
 
 Subject = Literal["original", "artifact"]
 
+ZERO, ORIGINAL = "zero", "original"
+"""What a memory child held if no candidate: a one-node model, or the model as it was uploaded."""
+
 
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from onnx import ModelProto
 from onnxruntime.quantization.calibrate import (
     CalibraterBase,
-    CalibrationDataReader,
     CalibrationMethod,
     EntropyCalibrater,
     MinMaxCalibrater,
@@ -122,7 +122,7 @@ def collect(
         raise
     except Exception as error:
         raise tool_failure("static_int8", error) from error
-    return _ranges(found, options.method, samples)
+    return _ranges(found, prepared.model, options.method, samples)
 
 
 def _calibrator(
@@ -145,10 +145,14 @@ def _calibrator(
     return calibrator
 
 
-def _ranges(found: TensorsData, method: Method, samples: int) -> Ranges:
+def _ranges(found: TensorsData, model: ModelProto, method: Method, samples: int) -> Ranges:
     tensors: dict[str, tuple[float, float]] = {}
     dtypes: dict[str, str] = {}
-    for name, data in found.items():
+    # In the order of computation, so that the first tensor to go wrong is the one that is named.
+    inputs = [value.name for value in model.graph.input]
+    outputs = [name for node in model.graph.node for name in node.output]
+    for name in (name for name in (*inputs, *outputs) if name in found):
+        data = found[name]
         low, high = (np.asarray(value).reshape(-1)[0] for value in data.range_value)
         if not (np.isfinite(low) and np.isfinite(high)):
             raise StepError(
@@ -161,7 +165,7 @@ def _ranges(found: TensorsData, method: Method, samples: int) -> Ranges:
     return Ranges(method=method, samples=samples, tensors=tensors, dtypes=dtypes)
 
 
-class _Reader(CalibrationDataReader):  # type: ignore[misc]
+class _Reader:
     """onnxruntime's way of asking for rows: one at a time, None at the end."""
 
     def __init__(self, rows: Iterator[Mapping[str, Array]]) -> None:

@@ -112,7 +112,7 @@ def open_result_file(scratch: Path, folder: str, relative: str) -> BinaryIO:
     change it: hash what is read, do not trust a digest from the result. Raises ResultInvalid.
     """
     components = [folder, *relative.split("/")]
-    if any(part in ("", ".", "..") or "\0" in part for part in components) or "/" in folder:
+    if any(part in ("", ".", "..") for part in components) or "/" in folder:
         raise _not_usable(relative)
     with contextlib.ExitStack() as opened:
         try:
@@ -124,14 +124,13 @@ def open_result_file(scratch: Path, folder: str, relative: str) -> BinaryIO:
             # Non-blocking, because a FIFO without a writer would hold the parent here.
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             fd = os.open(components[-1], flags, dir_fd=fd)
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that is no file name
             raise _not_usable(relative) from None
-    file = open(fd, "rb")  # noqa: SIM115 - the caller closes it
     status = os.fstat(fd)
     if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1:
-        file.close()
+        os.close(fd)
         raise _not_usable(relative)
-    return file
+    return open(fd, "rb")
 
 
 def _not_usable(name: str) -> ResultInvalid:

@@ -4,9 +4,11 @@ import hashlib
 import zipfile
 from pathlib import Path
 
+import onnx
 from pydantic import BaseModel
 
 from app.domain.measurement import UNITS, Measurement
+from workers.formats.onnx.weights import external_files
 
 _BLOCK = 2**20
 
@@ -26,6 +28,16 @@ def describe(main: Path) -> tuple[StoredFile, ...]:
         StoredFile(name=path.relative_to(main.parent).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
         for path in (main, *others)
     )
+
+
+def describe_model(main: Path) -> tuple[StoredFile, ...]:
+    """The files of an original: the model and the data files that it names, whatever else lies there."""
+    names = external_files(onnx.load(main, load_external_data=False))
+    return tuple(_stored(main.parent / name, main.parent) for name in (main.name, *names))
+
+
+def _stored(path: Path, folder: Path) -> StoredFile:
+    return StoredFile(name=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
 
 
 def sha256_of(path: Path) -> str:

@@ -5,26 +5,31 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 from pydantic import BaseModel
 
 from app.domain.ids import derived_id
 from app.domain.measurement import Measurement
-from workers.quantization.technique import AnyRecipe, Context, quantize, resolve
+from app.errors import StepError
+from workers.evaluation.accuracy import save_scores
+from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
+from workers.runtimes.session import Session, available_threads, load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
-from workers.steps.baseline import BaselineResult, accuracy_of
+from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
 from workers.steps.calibrate import RANGES
+from workers.steps.outputs import Kept, run_over
 from workers.steps.requests import CandidatesRequest, Progress, read_result
-
-OUTPUTS = "outputs.npz"
+from workers.steps.rows import rows_of
 
 
 class Candidate(BaseModel):
     """An artifact that was loaded again and run.
 
-    `recipe` holds no "auto" any more. `file`, and the outputs of `outputs`, are relative to the step's
-    folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of `file`.
-    `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite values
-    or values that are no numbers, by output.
+    `recipe` holds no "auto" any more. `file`, and `outputs` with the artifact's outputs, are relative to
+    the step's folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of
+    `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite
+    values, or values that are no numbers, by output.
     """
 
     id: str
@@ -58,8 +63,8 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
     features = frozenset(request.fingerprint.get("features", ()))
     recipe = resolve(request.spec.recipe, features)
     name = request.candidate or _id_of(model, recipe)
-    home = folder / name
-    home.mkdir(exist_ok=True)
+    home = folder / name / "model"
+    home.mkdir(parents=True, exist_ok=True)
     progress(0.0, f"quantizing: {recipe.technique}")
     with tempfile.TemporaryDirectory(dir=folder) as work:
         produced = quantize(
@@ -71,13 +76,20 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
     progress(0.4, "loading the artifact again")
     notes = [*produced.notes, *_check(produced.file, model)]
     session = _load(produced)
-    kept = _run(request, session, baseline, scratch, home, lambda share, text: progress(0.45 + 0.45 * share, text))
-    files = describe(produced.file)
-    progress(0.9, "comparing with the original")
-    measurements = (
-        artifact_bytes(files),
-        *accuracy_of(request, scratch, baseline, kept),
+    kept = _run(
+        request, session, baseline, scratch, home.parent, lambda share, text: progress(0.45 + 0.45 * share, text)
     )
+    progress(0.9, "comparing with the original")
+    accuracy = accuracy_of(
+        request,
+        baseline.source,
+        kept,
+        output=baseline.output,
+        labels=_labels(baseline, scratch / request.baseline),
+        original=scratch / request.baseline / baseline.outputs,
+    )
+    save_scores(home.parent, accuracy.scores)
+    files = describe(produced.file)
     return CandidatesResult(
         candidates=(
             Candidate(
@@ -91,8 +103,8 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
                 outputs=kept.file.relative_to(folder).as_posix(),
                 rows=kept.rows,
                 unusual=kept.unusual,
-                measurements=measurements,
-                notes=(*notes, *kept.notes, *_about_unusual(kept)),
+                measurements=(artifact_bytes(files), *accuracy.measurements),
+                notes=(*notes, *kept.notes, *about_unusual(kept, "artifact")),
             ),
         )
     )
@@ -101,3 +113,63 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
 def _id_of(model: Path, recipe: AnyRecipe) -> str:
     """The same recipe on the same model is the same candidate, however often the step is run."""
     return derived_id("cnd", json.dumps([sha256_of(model), recipe.model_dump(mode="json")], sort_keys=True).encode())
+
+
+def _check(file: Path, original: Path) -> list[str]:
+    """Hold the artifact against the ONNX standard, as far as the original itself keeps to it."""
+    try:
+        onnx.checker.check_model(str(file))
+    except onnx.checker.ValidationError as error:
+        try:
+            onnx.checker.check_model(str(original))
+        except onnx.checker.ValidationError:
+            return ["Neither the original nor the artifact passes ONNX's checker; onnxruntime runs both."]
+        raise _does_not_load(" ".join(str(error).split())[:500]) from error
+    return []
+
+
+def _load(produced: Produced) -> Session:
+    """Load it as anyone would, and then with the options that it requires."""
+    try:
+        session = load(produced.file, threads=available_threads())
+        if produced.session_options:
+            session = load(produced.file, threads=available_threads(), session_options=produced.session_options)
+    except StepError as error:
+        raise _does_not_load(error.detail) from error
+    return session
+
+
+def _run(
+    request: CandidatesRequest,
+    session: Session,
+    baseline: BaselineResult,
+    scratch: Path,
+    home: Path,
+    progress: Progress,
+) -> Kept:
+    try:
+        return run_over(
+            session,
+            rows_of(request, scratch, session),
+            home / OUTPUTS,
+            progress,
+            batch=request.spec.measure.batch[0],
+            wanted=baseline.names,
+            most_rows=baseline.rows,
+        )
+    except StepError as error:
+        if error.code == "model_does_not_run":
+            raise _does_not_load(error.detail) from error
+        raise
+
+
+def _does_not_load(reason: str) -> StepError:
+    return StepError(
+        f"The artifact was made, but does not work: {reason} "
+        "Keep the node at fault in float (keep_float), or choose another technique.",
+        code="artifact_does_not_load",
+    )
+
+
+def _labels(baseline: BaselineResult, folder: Path) -> Any:
+    return None if baseline.labels is None else np.load(folder / baseline.labels, allow_pickle=False)

@@ -59,11 +59,12 @@ def run_over(
     *,
     batch: int = 1,
     wanted: Sequence[str] | None = None,
+    most_rows: int | None = None,
     most_bytes: int = MOST_BYTES,
 ) -> Kept:
     """Run over the rows, `batch` at a time where the model allows it, and keep the outputs as `file`.
 
-    Only as many rows are run as are kept. Outputs that are no tensors of numbers, or whose shape
+    Only as many rows are run as are kept, at most `most_rows`. Outputs that are no tensors of numbers, or whose shape
     changes from row to row, are left out with a note. Raises StepError `model_does_not_run`, or
     `no_usable_output` where nothing can be kept.
     """
@@ -80,7 +81,8 @@ def run_over(
     if size == batch and not all(_by_row(port) for port in usable):
         size = rows.size(1)
     columns: dict[str, _Column] = {}
-    kept = rows.count
+    available = rows.count if most_rows is None else min(rows.count, most_rows)
+    kept = available
     done = 0
     for feeds in rows.feeds(size):
         if done >= kept or not usable:
@@ -90,7 +92,7 @@ def run_over(
         found = {port.name: _rows(output, size, count) for port, output in zip(usable, outputs, strict=True)}
         if not columns:
             bytes_a_row = sum(4 * int(np.prod(values.shape[1:])) for values in found.values())
-            kept = min(rows.count, max(1, most_bytes // max(1, bytes_a_row)))
+            kept = min(available, max(1, most_bytes // max(1, bytes_a_row)))
             columns = {
                 name: _column(file, index, name, kept, values.shape[1:])
                 for index, (name, values) in enumerate(found.items())
@@ -111,9 +113,9 @@ def run_over(
             "The model has no output that can be compared: a tensor of numbers with one shape for every row.",
             code="no_usable_output",
         )
-    if kept < rows.count:
+    if kept < available:
         notes.append(
-            f"The outputs are large: the first {kept} of {rows.count} rows were run and compared "
+            f"The outputs are large: the first {kept} of {available} rows were run and compared "
             f"({most_bytes // 2**20} MB)."
         )
     _pack(file, columns)

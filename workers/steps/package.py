@@ -88,9 +88,7 @@ def _manifest(
     judged: dict[str, Any],
     artifact: PackagedArtifact,
 ) -> dict[str, Any]:
-    session = load(
-        scratch / request.candidates / candidate.file, session_options=candidate.session_options
-    )
+    session = load(scratch / request.candidates / candidate.file, session_options=candidate.session_options)
     rows = rows_of(request, scratch, session)
     threads = request.spec.measure.threads[0]
     versions = request.fingerprint.get("versions", {})
@@ -152,7 +150,7 @@ def _report(
         "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
         "target": request.fingerprint,
         "rows": found["inspect"].get("rows", {}),
-        "baseline": {**found["baseline"], "measurements": judged.get("baseline", found["baseline"].get("measurements", []))},
+        "baseline": found["baseline"] | ({"measurements": judged["baseline"]} if "baseline" in judged else {}),
         "calibration": found["calibrate"],
         "candidates": [
             {**candidate.model_dump(mode="json"), **by_id.get(candidate.id, {})} for candidate in made.candidates

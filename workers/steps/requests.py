@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from app.domain.dataset import Preprocess
 from app.domain.job import JobSpec, Role
 
 Result = TypeVar("Result", bound=BaseModel)
@@ -28,28 +29,30 @@ ScratchPath = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
 """A path inside the scratch folder, relative to it."""
 
 
-class _Request(BaseModel):
+class StepRequest(BaseModel):
+    """What every request is made of: frozen, with a sentence for each field; unknown fields are left alone."""
+
     model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
 
 
-class DatasetFile(_Request):
+class DatasetFile(StepRequest):
     """An uploaded dataset as it lies in scratch."""
 
     path: ScratchPath
     file_name: str
     """The name that it was uploaded under; its suffix tells the format."""
-    preprocess: dict[str, Any] | None = None
+    preprocess: Preprocess | None = None
     """For images: how pixels become inputs."""
 
 
-class ModelFile(_Request):
+class ModelFile(StepRequest):
     """A model file and what its session needs."""
 
     path: ScratchPath
     session_options: dict[str, str] = Field(default_factory=dict)
 
 
-class RowSource(_Request):
+class RowSource(StepRequest):
     """The rows that a model is run on: a dataset's, or seeded random ones where there is none."""
 
     dataset: DatasetFile | None = None
@@ -58,7 +61,7 @@ class RowSource(_Request):
     seed: int = 0
 
 
-class JobRequest(_Request):
+class JobRequest(StepRequest):
     """What every step of a job is told."""
 
     spec: JobSpec
@@ -68,10 +71,12 @@ class JobRequest(_Request):
     datasets: dict[Role, DatasetFile] = Field(default_factory=dict)
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """The hardware fingerprint of the worker."""
+    unpacked_bytes: int | None = Field(default=None, ge=1)
+    """What an archive or a dataset may unpack to."""
 
 
 class InspectRequest(JobRequest):
-    """Do the data fit the model, and are the roles disjoint?"""
+    """Do the data fit the model, and are the roles disjoint? Here alone `model` may be an archive."""
 
 
 class BaselineRequest(JobRequest):
@@ -93,7 +98,7 @@ class CandidatesRequest(JobRequest):
     """Folder of the calibrate step."""
 
 
-class StepLog(_Request):
+class StepLog(StepRequest):
     """How long a step took, for the report."""
 
     step: str
@@ -101,7 +106,7 @@ class StepLog(_Request):
     attempt: int = 1
 
 
-class SourceFile(_Request):
+class SourceFile(StepRequest):
     """An uploaded model or dataset by name, as the manifest states it."""
 
     id: str

@@ -7,19 +7,15 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from app.domain.dataset import LABELS
 from app.errors import StepError
-from workers.formats import open_dataset
+from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Port, Session, numpy_dtype
 from workers.steps.requests import DatasetFile, JobRequest, RowSource
 
 Source = Literal["evaluation", "calibration", "synthetic"]
 
 SYNTHETIC_ROWS = 32
-
-LABELS = "labels"
-
-_READ_AT_ONCE = 256
-"""Rows fetched from a dataset at a time, however few of them a call takes."""
 
 _SPATIAL, _LENGTH = 64, 16
 """What a dynamic axis becomes where nothing tells: the side of an image, or the length of a sequence."""
@@ -108,17 +104,10 @@ class DatasetRows:
         self.count: int = self._dataset.rows
         self.notes: tuple[str, ...] = ()
         fields = {field.name: field for field in self._dataset.fields}
-        missing = [port.name for port in inputs if port.name not in fields]
-        if missing:
-            raise StepError(
-                f"The {source} dataset has no array for the input{'s' if len(missing) > 1 else ''} "
-                f"{', '.join(missing)}; it has {', '.join(fields)}.",
-                code="dataset_does_not_fit",
-            )
         self._fields = [
             _Field(
                 port,
-                has_batch_axis=not port.shape or len(port.shape) > len(fields[port.name].shape),
+                has_batch_axis=not port.shape or len(port.shape) > len(fields[port.name].shape or ()),
                 dtype=numpy_dtype(port),
             )
             for port in inputs
@@ -131,8 +120,11 @@ class DatasetRows:
 
     def feeds(self, size: int = 1, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Array]]:
         names = [field.port.name for field in self._fields]
-        read = max(size, _READ_AT_ONCE // size * size)
-        for block in self._dataset.batches(read, names, start, self.count if stop is None else stop):
+        if not names:  # a model without inputs computes the same for every row
+            yield from ({} for _ in range(start, self.count if stop is None else stop, size))
+            return
+        read = max(size, self._dataset.comfortable_size(names) // size * size)
+        for block in self._dataset.batches(read, names, start, stop):
             rows = len(next(iter(block.values())))
             for first in range(0, rows, size):
                 feeds = {
@@ -142,11 +134,12 @@ class DatasetRows:
 
     @property
     def has_labels(self) -> bool:
-        return any(field.name == LABELS for field in self._dataset.fields)
+        return self._dataset.has_labels and all(field.port.name != LABELS for field in self._fields)
 
     def labels(self, stop: int) -> Array:
         """The labels of the first rows."""
-        blocks = [block[LABELS] for block in self._dataset.batches(4096, [LABELS], 0, stop)]
+        size = self._dataset.comfortable_size([LABELS])
+        blocks = [block[LABELS] for block in self._dataset.batches(size, [LABELS], 0, stop)]
         return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime as ort
 '''
 
-_SESSION = '''\
+_SESSION = """\
 options = ort.SessionOptions()
 options.intra_op_num_threads = {threads}
 {entries}session = ort.InferenceSession({model!r}, options, providers=["CPUExecutionProvider"])
@@ -26,7 +26,7 @@ inputs = {{
 {inputs}}}
 for output, value in zip(session.get_outputs(), session.run(None, inputs)):
     print(output.name, np.shape(value))
-'''
+"""
 
 
 def snippet(
@@ -71,7 +71,7 @@ def _expression(port: Port, values: Array) -> str:
     if port.dtype == "string":
         return f'np.full({shape}, "text", dtype=object)'
     if values.dtype.kind == "f":
-        return f"rng.standard_normal({shape}).astype(\"{values.dtype}\")"
+        return f'rng.standard_normal({shape}).astype("{values.dtype}")'
     # Ones where a zero would hide everything, as in an attention mask; zeros are valid ids anywhere.
     ones = values.dtype.kind == "b" or "mask" in port.name.lower()
-    return f"np.{'ones' if ones else 'zeros'}({shape}, dtype=\"{values.dtype}\")"
+    return f'np.{"ones" if ones else "zeros"}({shape}, dtype="{values.dtype}")'

@@ -49,7 +49,9 @@ async def get_artifact_content(artifact_id: str, request: Request, services: Ser
 async def get_artifact_manifest(artifact_id: str, services: ServicesDep) -> Response:
     """What the artifact is made of, how it was measured, and a snippet that runs it."""
     _, _, manifest = await anyio.to_thread.run_sync(services.artifacts.get, artifact_id)
-    return Response(await anyio.to_thread.run_sync(services.store.read, manifest, _DOCUMENT_BYTES), media_type="application/json")
+    return Response(
+        await anyio.to_thread.run_sync(services.store.read, manifest, _DOCUMENT_BYTES), media_type="application/json"
+    )
 
 
 @router.delete("/{artifact_id}", status_code=204)

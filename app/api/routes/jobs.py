@@ -143,4 +143,6 @@ async def get_job_log(job_id: str, services: ServicesDep) -> Response:
 async def get_job_report(job_id: str, services: ServicesDep) -> Response:
     """Everything a job measured, raw samples included, as JSON."""
     location = await anyio.to_thread.run_sync(services.jobs.report, job_id)
-    return Response(await anyio.to_thread.run_sync(services.store.read, location, _DOCUMENT_BYTES), media_type="application/json")
+    return Response(
+        await anyio.to_thread.run_sync(services.store.read, location, _DOCUMENT_BYTES), media_type="application/json"
+    )

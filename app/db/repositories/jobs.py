@@ -1,15 +1,32 @@
 """Queries on jobs that are not claims."""
 
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Row, and_, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.clock import now_ms
-from app.db.tables import Dataset, Job, JobDataset, JobStep, JobStepFile, Model
-from app.domain.job import ENDED, JobState
+from app.db.tables import Artifact, Dataset, Job, JobDataset, JobStep, JobStepFile, Model
+from app.domain.job import JobState
 
-OPEN = tuple(state.value for state in JobState if state not in ENDED)
+# Compiled once: polls ask these all the time.
+_SIGN = select(Job.version, Job.state).where(Job.id == bindparam("job_id"))
+_ARTIFACTS = select(func.aggregate_strings(Artifact.id, ",")).where(Artifact.job_id == Job.id).scalar_subquery()
+_WITH_ARTIFACTS = select(*Job.__table__.columns, _ARTIFACTS.label("artifact_ids")).where(Job.id == bindparam("job_id"))
+
+
+def sign(connection: Connection, job_id: str) -> tuple[int, str] | None:
+    """Version and state of a job: enough to see that it has changed."""
+    row = connection.execute(_SIGN, {"job_id": job_id}).first()
+    return None if row is None else (row.version, row.state)
+
+
+def with_artifacts(connection: Connection, job_id: str) -> tuple[Job, tuple[str, ...]] | None:
+    """A job's row, which reads like a `Job` and belongs to no session, and the ids of its artifacts."""
+    row = connection.execute(_WITH_ARTIFACTS, {"job_id": job_id}).first()
+    if row is None:
+        return None
+    return cast(Job, row), tuple(sorted(row.artifact_ids.split(","))) if row.artifact_ids else ()
 
 
 def queue_position(session: Session, job_id: str) -> int:

@@ -89,9 +89,9 @@ def _errors_of_httpx(of: type[Exception]) -> Iterator[type[Exception]]:
     "foreign",
     sorted(
         {*_errors_of_httpx(httpx.HTTPError), *_errors_of_httpx(httpx.StreamError), httpx.InvalidURL},
-        key=lambda kind: kind.__name__,
+        key=str,
     ),
-    ids=lambda kind: kind.__name__,
+    ids=str,
 )
 def test_no_error_of_httpx_escapes(foreign: type[Exception]) -> None:
     error = foreign.__new__(foreign)

@@ -13,7 +13,7 @@ def _score(rows: Rows) -> Floats:
     outputs = positions(rows.artifact)
     same = outputs.argmax(axis=-1) == positions(rows.reference).argmax(axis=-1)
     same &= ~np.isnan(outputs).any(axis=-1)
-    return same.mean(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(same.mean(axis=1, keepdims=True, dtype=np.float64))
 
 
 def _unfit(rows: Rows) -> str | None:

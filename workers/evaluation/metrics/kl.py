@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from scipy.special import log_softmax
+from numpy.typing import NDArray
 
 from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, mean, no_class_axis, positions
 
@@ -11,15 +11,22 @@ from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, mean,
 def _score(rows: Rows) -> Floats:
     """The divergence original‖artifact of each row: [rows, 1], the mean of a row's positions."""
     with np.errstate(invalid="ignore"):
-        original = log_softmax(positions(rows.reference).astype(np.float64), axis=-1)
-        artifact = log_softmax(positions(rows.artifact).astype(np.float64), axis=-1)
+        original = _log_softmax(positions(rows.reference))
+        artifact = _log_softmax(positions(rows.artifact))
         share = np.exp(original)
         # A class that the original rules out (a mask of minus infinity) costs nothing.
         nats = np.where(share > 0, share * (original - artifact), 0.0).sum(axis=-1)
     # Rounding leaves divergences of equal distributions a few 1e-17 below zero.
-    divergence = np.maximum(nats, 0.0).mean(axis=1, keepdims=True)
+    divergence: Floats = np.maximum(nats, 0.0).mean(axis=1, keepdims=True)
     divergence[~np.isfinite(divergence)] = np.nan
     return divergence
+
+
+def _log_softmax(values: NDArray[np.floating]) -> Floats:
+    shifted: Floats = values.astype(np.float64)
+    shifted -= shifted.max(axis=-1, keepdims=True)
+    shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return shifted
 
 
 def _unfit(rows: Rows) -> str | None:

@@ -13,7 +13,7 @@ def _score(rows: Rows) -> Floats:
     outputs = positions(rows.artifact)
     right = outputs.argmax(axis=-1) == rows.truth.reshape(len(outputs), -1)
     right &= ~np.isnan(outputs).any(axis=-1)
-    return right.mean(axis=1, keepdims=True, dtype=np.float64)
+    return np.asarray(right.mean(axis=1, keepdims=True, dtype=np.float64))
 
 
 def _unfit(rows: Rows) -> str | None:

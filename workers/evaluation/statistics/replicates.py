@@ -8,8 +8,7 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from scipy.stats import binom
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 LEAST = 2
 """Fewer values have no interval."""
@@ -34,12 +33,21 @@ def replicate_bounds(values: Sequence[float], confidence: float) -> tuple[float,
     if min(values) <= 0:
         raise ValueError("only positive quantities have an interval on a logarithmic scale")
     logs = [math.log(value) for value in values]
-    reach = float(student.ppf(confidence, count - 1)) * statistics.stdev(logs) / math.sqrt(count)
+    reach = float(stdtrit(count - 1, confidence)) * statistics.stdev(logs) / math.sqrt(count)
     centre = statistics.fmean(logs)
-    ordered = sorted(values)
-    # The largest rank whose order statistic is below the median with the confidence asked for.
-    rank = max(int(binom.ppf(1 - confidence, count, 0.5)), 1) - 1
+    ordered, rank = sorted(values), _sign_test_rank(count, confidence)
     return (
         min(math.exp(centre - reach), ordered[rank], median(values)),
         max(math.exp(centre + reach), ordered[-1 - rank], median(values)),
     )
+
+
+def _sign_test_rank(count: int, confidence: float) -> int:
+    """From 0, the highest rank whose value lies below the median with that confidence; 0 if none does."""
+    rank, below = 0, 0.0
+    for successes in range(count // 2):
+        below += math.comb(count, successes) / 2**count
+        if below > 1 - confidence:
+            break
+        rank = successes
+    return rank

@@ -2,8 +2,7 @@
 
 import math
 from collections.abc import Callable
-
-from scipy.stats import norm
+from statistics import NormalDist
 
 POWER = 0.8
 """With the rows told, the verdict falls four times in five, if the rates are what they seem."""
@@ -27,7 +26,7 @@ def rows_needed(
     """
     if distance == 0:
         return None
-    quantiles = float(norm.ppf(confidence)) + float(norm.ppf(POWER))
+    quantiles = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(POWER)
     needed = math.ceil(rows * (quantiles * error / distance) ** 2)
     if needed > _MOST:
         return None

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from app.domain.recipe import Float16
@@ -67,15 +67,18 @@ def _move_casts_inside(graph: GraphProto) -> None:
     The converter appends every Cast to the outermost graph, even those for operators in the body of an
     `If` or `Loop` (onnxruntime 1.32), where their inputs do not exist.
     """
-    outside = defined(graph)
     bodies = list(graphs(graph))[1:]
-    if not bodies:
-        return
-    homes = {name: body for body in bodies for name in defined(body)}
-    for index in range(len(graph.node) - 1, -1, -1):
-        node = graph.node[index]
-        if node.op_type == "Cast" and node.input[0] not in outside and node.input[0] in homes:
-            moved = NodeProto()
-            moved.CopyFrom(node)
+    while True:
+        homes = {name: body for body in bodies for name in defined(body)}
+        outside = defined(graph)
+        # A Cast of what another Cast made follows it in the next round.
+        strays = [
+            index
+            for index, node in enumerate(graph.node)
+            if node.op_type == "Cast" and node.input[0] not in outside and node.input[0] in homes
+        ]
+        if not strays:
+            return
+        for index in reversed(strays):
+            homes[graph.node[index].input[0]].node.add().CopyFrom(graph.node[index])
             del graph.node[index]
-            homes[moved.input[0]].node.append(moved)

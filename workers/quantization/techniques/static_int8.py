@@ -16,48 +16,20 @@ from workers.quantization.preparation import Prepared, prepare, quantized_operat
 from workers.quantization.selection import select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
 
-OP_TYPES = (
-    # Fused with the QDQ nodes around them into integer kernels, or into none at all where they only
-    # move values (core/optimizer/qdq_transformer of onnxruntime 1.32, CPU).
-    "Conv",
-    "MatMul",
-    "Gemm",
-    "Add",
-    "Mul",
-    "AveragePool",
-    "GlobalAveragePool",
-    "LeakyRelu",
-    "Sigmoid",
-    "Softmax",
-    "Where",
-    "Concat",
-    "Split",
-    "MaxPool",
-    "Resize",
-    "Gather",
-    "Reshape",
-    "Transpose",
-    "Squeeze",
-    "Unsqueeze",
-    "Flatten",
-    "ArgMax",
-    # Folded into the range of what they follow.
-    "Relu",
-    "Clip",
-)
-"""Operator types that onnxruntime's CPU provider computes in integers, the default choice."""
+_COMPUTED = (
+    "Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax",
+    "Where", "Concat",
+)  # fmt: skip
+# Alone they leave nothing to quantize: they give values on as they are, or fold into a range.
+_MOVED = (
+    "Split", "MaxPool", "Resize", "Gather", "GatherElements", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
+    "Flatten", "ArgMax", "Relu", "Clip",
+)  # fmt: skip
+_IN_FLOAT = ("ConvTranspose", "Pad", "InstanceNormalization", "LayerNormalization", "BatchNormalization", "TopK")
 
-_ALSO = (
-    "ConvTranspose",
-    "Slice",
-    "Pad",
-    "GatherElements",
-    "InstanceNormalization",
-    "LayerNormalization",
-    "BatchNormalization",
-    "TopK",
-)
-"""Operator types that can be quantized when asked for, but are computed in float between QDQ nodes."""
+OP_TYPES = _COMPUTED + _MOVED
+"""Operator types that onnxruntime 1.32's CPU provider computes in integers between QDQ nodes, or that move
+integers as they are: the default choice. Others can be asked for, and are computed in float."""
 
 _LEAST_OPSET = 13  # QuantizeLinear and DequantizeLinear with an axis
 
@@ -69,7 +41,7 @@ def chosen_op_types(options: StaticInt8) -> list[str]:
     """
     if not options.op_types:
         return list(OP_TYPES)
-    return select_op_types(options.op_types, OP_TYPES + _ALSO, "static_int8")
+    return select_op_types(options.op_types, OP_TYPES + _IN_FLOAT, "static_int8")
 
 
 def prepare_for(model_path: Path, options: StaticInt8) -> Prepared:
@@ -86,7 +58,7 @@ def prepare_for(model_path: Path, options: StaticInt8) -> Prepared:
         )
     prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True)
     if not any(
-        node.op_type in op_types and node.name not in prepared.kept and not _only_moves(node.op_type)
+        node.op_type in op_types and node.op_type not in _MOVED and node.name not in prepared.kept
         for node in prepared.model.graph.node
     ):
         raise nothing_to_quantize(
@@ -132,15 +104,10 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Con
         raise nothing_to_quantize("static_int8", "none of the chosen operators has float tensors of known type")
     finish(model)
     save(model, out_path, external=prepared.external)
-    return Produced(out_path, notes=prepared.notes)
-
-
-def _only_moves(op_type: str) -> bool:
-    """Whether an operator gives values on as they are: alone it leaves nothing to quantize."""
-    return op_type in {
-        "Relu", "Clip", "MaxPool", "Resize", "Gather", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten",
-        "ArgMax", "Slice", "Pad", "Split", "GatherElements", "TopK",
-    }  # fmt: skip
+    notes = prepared.notes
+    if _has_bodies(model):
+        notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
+    return Produced(out_path, notes=notes)
 
 
 def _has_bodies(model: ModelProto) -> bool:

@@ -1,0 +1,427 @@
+"""What the service takes and answers, as typed dictionaries.
+
+Written by `client/generate_types.py` from openapi.json; not to be edited by hand. A service newer than
+this client may answer with more keys.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+
+class Artifact(TypedDict):
+    """A file that a job made."""
+
+    bytes: int
+    candidate: str
+    created_at: str
+    file_name: str
+    id: str
+    job: str
+    links: dict[str, str]
+    sha256: str
+
+
+class Budget(TypedDict):
+    """What the search may spend."""
+
+    candidates: NotRequired[int]
+    seconds: NotRequired[float]
+
+
+class Calibration(TypedDict):
+    """How the ranges of activations are found from the calibration rows."""
+
+    method: NotRequired[Literal["minmax", "percentile", "entropy"]]
+    """`minmax`: the extremes seen. `percentile`: cuts the tails. `entropy`: least KL divergence."""
+    percentile: NotRequired[float]
+    """Share of values kept, in percent. Used by `percentile` alone."""
+    samples: NotRequired[int]
+    """
+    Rows used at most; the first ones of the calibration dataset. `percentile` and `entropy` keep
+    every activation of every row in memory, so few rows go a long way.
+    """
+
+
+class CatalogueEntry(TypedDict):
+    """A technique or metric with the JSON Schema of its options."""
+
+    id: str
+    schema: dict[str, Any]
+    summary: str
+
+
+class Constraint(TypedDict):
+    """A bound on a metric or measurement: at most one drop, one floor or one ceiling."""
+
+    max: NotRequired[float | None]
+    """The greatest value that will do."""
+    max_drop: NotRequired[float | None]
+    """By how much the artifact may be worse than the original; shares as fractions (0.01: one point)."""
+    metric: str
+    """A metric of `/v1/metrics`, or a measurement such as `latency_p50` or `artifact_bytes`."""
+    min: NotRequired[float | None]
+    """The least value that will do."""
+    relative: NotRequired[bool]
+    """`max_drop` is a fraction of the original's value."""
+
+
+class DatasetRoles(TypedDict):
+    """Which dataset plays which part. No row may be in two of them."""
+
+    calibration: NotRequired[str | None]
+    """Rows from which activation ranges are found."""
+    evaluation: NotRequired[str | None]
+    """Rows held out of everything else, on which the verdict is given."""
+    training: NotRequired[str | None]
+    """Rows for techniques that train."""
+    tuning: NotRequired[str | None]
+    """Rows that guide a search."""
+
+
+class Failure(TypedDict):
+    """Why something failed: the fields of a problem document that describe it."""
+
+    code: str
+    detail: str
+    errors: NotRequired[list[dict[str, Any]]]
+    retryable: NotRequired[bool]
+    stage: NotRequired[str | None]
+
+
+class Goal(TypedDict):
+    """What the best artifact is."""
+
+    budget: NotRequired[Budget]
+    confidence: NotRequired[float]
+    """How sure the gate must be, one-sided."""
+    constraints: NotRequired[list[Constraint]]
+    """What must hold on the evaluation rows."""
+    minimize: NotRequired[
+        Literal["latency", "size", "memory"] | dict[Literal["latency", "size", "memory"], float]
+    ]
+    """What to make small: one name, or a weight for each of several."""
+
+
+class Health(TypedDict):
+    """The process answers."""
+
+    status: NotRequired[str]
+
+
+class Limits(TypedDict):
+    """When to give up."""
+
+    queue_seconds: NotRequired[float]
+    """A job still queued after this fails with `queue_timeout`."""
+    run_seconds: NotRequired[float]
+    """A job that runs longer than this fails with `time_limit_exceeded`."""
+
+
+class Measure(TypedDict):
+    """The conditions that latency is measured under."""
+
+    batch: NotRequired[list[int]]
+    """Rows a call; the first is the one that goals and comparisons use."""
+    runtime: NotRequired[Literal["onnxruntime", "auto"]]
+    shapes: NotRequired[dict[str, list[int]]]
+    """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
+    threads: NotRequired[list[int]]
+    """Intra-op threads; the first is the one that goals and comparisons use."""
+
+
+class Measurement(TypedDict):
+    """
+    One measured, estimated or absent number.
+
+    `value` is in `unit` and null only where `method` is "absent", which then has a `reason`.
+    `ci95` is a two-sided 95 % interval in the same unit. `conditions` name what the number holds
+    for (threads, batch, runtime, rows, what was held out …). `flags` say what speaks against it,
+    such as "noisy" where the machine was disturbed, or "synthetic" for random input.
+    """
+
+    better: Literal["higher", "lower"]
+    ci95: NotRequired[tuple[float, float] | None]
+    conditions: NotRequired[dict[str, Any]]
+    count: NotRequired[int | None]
+    """How many samples or rows stand behind the value."""
+    flags: NotRequired[list[str]]
+    method: NotRequired[Literal["measured", "estimated", "absent"]]
+    name: str
+    reason: NotRequired[str | None]
+    unit: str
+    value: float | None
+
+
+class OperatorType(TypedDict):
+    """Every node of one operator type."""
+
+    op_type: str
+
+
+class Preprocess(TypedDict):
+    """
+    How a picture becomes one row of a model's input, in this order: decode, resize, colour,
+    `value · scale`, minus `mean`, divided by `std`, layout.
+    """
+
+    colour: NotRequired[Literal["RGB", "BGR", "L"]]
+    """Order of the channels; `L` is one channel of luminance. Transparency is dropped."""
+    dtype: NotRequired[Literal["float32", "uint8"]]
+    """Type of the array. `uint8` takes pixels as they are: scale 1, no mean, no std."""
+    input: str
+    """Name of the model's input."""
+    interpolation: NotRequired[Literal["nearest", "bilinear", "bicubic", "lanczos"]]
+    """How pixels between pixels are found, as Pillow does it."""
+    layout: NotRequired[Literal["NCHW", "NHWC"]]
+    """Where the channels stand; N is the sample axis."""
+    mean: NotRequired[list[float]]
+    """Subtracted after scaling: one number, or one a channel."""
+    resize: NotRequired[Literal["stretch", "crop"]]
+    """
+    `stretch`: straight to `size`, whatever the proportions. `crop`: keep the proportions, then cut
+    `size` out of the middle.
+    """
+    scale: NotRequired[float]
+    """Pixels, 0 to 255, are multiplied by this."""
+    shorter_side: NotRequired[int | None]
+    """
+    With `crop`: resize the picture's shorter side to this first; left out, just large enough to cut
+    `size` out of it. Torchvision's usual pair is 256 and a size of 224.
+    """
+    size: tuple[int, int]
+    """Height and width of the array, in pixels."""
+    std: NotRequired[list[float]]
+    """Divided by at last: one number, or one a channel."""
+
+
+class ProblemField(TypedDict):
+    """One thing that is wrong with one field."""
+
+    code: str
+    detail: str
+    pointer: str
+    """RFC 6901 pointer into the request body."""
+
+
+class Readiness(TypedDict):
+    """Each part: `ok`, or what is wrong. `warnings` do not make the service unready."""
+
+    parts: dict[str, str]
+    status: str
+    warnings: list[str]
+
+
+class StaticInt8(TypedDict):
+    """Weights and activations as 8-bit integers with ranges found beforehand, in QDQ form."""
+
+    activation_type: NotRequired[Literal["uint8", "int8"]]
+    """Type of quantized activations."""
+    calibration: NotRequired[Calibration]
+    """How activation ranges are found."""
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    op_types: NotRequired[list[str]]
+    """Operator types to quantize; empty: all that the runtime has integer kernels for."""
+    per_channel: NotRequired[bool]
+    """One scale an output channel instead of one a tensor, for weights."""
+    reduce_range: NotRequired[bool | Literal["auto"]]
+    """
+    7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
+    `auto` decides by the target's features.
+    """
+    technique: Literal["static_int8"]
+    weight_type: NotRequired[Literal["int8", "uint8"]]
+    """Type of the stored weights."""
+
+
+class Target(TypedDict):
+    """A machine class and whether a worker of it is alive."""
+
+    alive: bool
+    features: list[str]
+    fingerprint: dict[str, Any]
+    id: str
+    sandbox: dict[str, Any]
+    workers: int
+
+
+class Tensor(TypedDict):
+    """A named array. Unknown axes are null, symbolic ones a name; a dataset's shape has no sample axis."""
+
+    dtype: str
+    name: str
+    shape: list[int | str | None] | None
+
+
+class Validation(TypedDict):
+    """What a specification would do, what is wrong with it, and what is doubtful."""
+
+    doubts: list[str]
+    errors: list[dict[str, str]]
+    spec: dict[str, Any] | None
+    steps: list[str]
+    valid: bool
+
+
+class Baseline(TypedDict):
+    """The original as it was measured."""
+
+    measurements: list[Measurement]
+
+
+class Candidate(TypedDict):
+    """A variant that a job made and measured."""
+
+    artifact: NotRequired[str | None]
+    comparisons: NotRequired[list[dict[str, Any]]]
+    id: str
+    measurements: list[Measurement]
+    notes: NotRequired[list[str]]
+    pareto: NotRequired[bool]
+    recipe: dict[str, Any]
+    session_options: NotRequired[dict[str, str]]
+    tuning_verdict: NotRequired[str | None]
+    verdict: NotRequired[str | None]
+
+
+class Dataset(TypedDict):
+    """An uploaded dataset; what inspection finds is null until its state is `ready`."""
+
+    bytes: int
+    created_at: str
+    error: Failure | None
+    fields: list[Tensor] | None
+    file_name: str
+    format: str | None
+    id: str
+    name: str
+    notes: list[str]
+    preprocess: dict[str, Any] | None
+    rows: int | None
+    sha256: str
+    state: Literal["inspecting", "ready", "rejected"]
+
+
+class DynamicInt8(TypedDict):
+    """Weights as int8; activations are quantized as they come, at run time."""
+
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    op_types: NotRequired[list[str]]
+    """Operator types to quantize. Convolutions only when asked: their dynamic kernels are slow."""
+    per_channel: NotRequired[bool]
+    """One scale an output channel instead of one a tensor."""
+    reduce_range: NotRequired[bool | Literal["auto"]]
+    """
+    7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
+    `auto` decides by the target's features.
+    """
+    technique: Literal["dynamic_int8"]
+    weight_type: NotRequired[Literal["int8", "uint8"]]
+    """Type of the stored weights."""
+
+
+class Float16(TypedDict):
+    """Weights and arithmetic in half precision; for size, where the processor has no native fp16."""
+
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    keep_io_types: NotRequired[bool]
+    """Inputs and outputs stay float32, so that callers need no change."""
+    technique: Literal["float16"]
+
+
+class Job(TypedDict):
+    """A job: its specification with every default filled in, where it stands, and what it found."""
+
+    artifacts: list[str]
+    attempt: int
+    baseline: Baseline | None
+    candidates: list[Candidate]
+    chosen: str | None
+    conclusion: str | None
+    created_at: str
+    ended_at: str | None
+    error: Failure | None
+    gate: Literal["met", "missed", "undecided", "none"] | None
+    id: str
+    kind: Literal["optimize"]
+    labels: dict[str, str]
+    links: dict[str, str]
+    message: str | None
+    model: str
+    name: str | None
+    notes: list[str]
+    progress: float
+    queue_position: int | None
+    spec: dict[str, Any]
+    stage: Literal["inspect", "baseline", "calibrate", "candidates", "gate", "package"] | None
+    started_at: str | None
+    state: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
+    target: str
+    verdicts: list[dict[str, Any]]
+    waiting_for: str | None
+
+
+class JobSpec(TypedDict):
+    """Everything that a caller says about a job; `POST /v1/jobs` takes it."""
+
+    datasets: NotRequired[DatasetRoles]
+    goal: NotRequired[Goal | None]
+    """Without a goal there is no gate."""
+    if_no_worker: NotRequired[Literal["wait", "refuse"]]
+    """What to do when no worker of the target is alive."""
+    kind: NotRequired[Literal["optimize"]]
+    """`optimize`: make an artifact and measure it against the original."""
+    labels: NotRequired[dict[str, str]]
+    """The caller's own marks; lists can be filtered by them."""
+    limits: NotRequired[Limits]
+    measure: NotRequired[Measure]
+    metrics: NotRequired[list[str]]
+    """Metrics beyond those always computed; empty: `top1` too where there are labels."""
+    model: str
+    """The model to work on."""
+    name: NotRequired[str | None]
+    priority: NotRequired[int]
+    """9 is served first."""
+    recipe: DynamicInt8 | StaticInt8 | Float16
+    """The technique and its options."""
+    target: NotRequired[str]
+    """Where the artifact will run; `local` is the one machine of an embedded service."""
+
+
+class Model(TypedDict):
+    """An uploaded model; what inspection finds is null until its state is `ready`."""
+
+    bytes: int
+    created_at: str
+    dynamic: bool | None
+    error: Failure | None
+    external_data: bool | None
+    file_name: str
+    format: str | None
+    id: str
+    inputs: list[Tensor] | None
+    name: str
+    notes: list[str]
+    operators: dict[str, int] | None
+    opset: int | None
+    outputs: list[Tensor] | None
+    parameters: int | None
+    quantized: bool | None
+    sha256: str
+    state: Literal["inspecting", "ready", "rejected"]
+
+
+class Problem(TypedDict):
+    """A problem document (RFC 9457)."""
+
+    code: str
+    """Stable, for programs."""
+    detail: str
+    """A sentence for a person: what is wrong and what to do."""
+    errors: NotRequired[list[ProblemField]]
+    retryable: NotRequired[bool]
+    stage: NotRequired[str | None]
+    status: int
+    title: str
+    type: NotRequired[str]

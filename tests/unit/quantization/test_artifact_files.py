@@ -1,0 +1,133 @@
+"""Artifacts as files: the same bytes each time, and weights beside the model where one file is too small."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from app.domain.recipe import DynamicInt8, Float16, StaticInt8
+from tests.parts import models
+from tests.unit.quantization.conftest import Maker
+from workers.quantization import graph
+from workers.quantization.technique import AnyRecipe
+
+_TWICE = """
+import hashlib, sys
+from pathlib import Path
+import numpy as np
+from app.domain.recipe import RECIPE
+from workers.quantization import calibration
+from workers.quantization.technique import Context, quantize
+from workers.quantization.techniques import static_int8
+
+model, folder, recipe = Path(sys.argv[1]), Path(sys.argv[2]), RECIPE.validate_json(sys.argv[3])
+rows = [{"image": np.random.default_rng(seed).standard_normal((1, 3, 12, 12)).astype(np.float32)} for seed in range(8)]
+ranges = folder / "ranges.json"
+if recipe.technique == "static_int8":
+    calibration.collect(
+        static_int8.prepare_for(model, recipe), static_int8.chosen_op_types(recipe), recipe.calibration, rows, folder,
+        samples=8,
+    ).write(ranges)
+    print(hashlib.sha256(ranges.read_bytes()).hexdigest())
+quantize(model, folder / "out.onnx", recipe, Context(work=folder, ranges=ranges))
+print(hashlib.sha256((folder / "out.onnx").read_bytes()).hexdigest())
+"""
+
+
+@pytest.mark.parametrize("recipe", [DynamicInt8(reduce_range=False), StaticInt8(reduce_range=False), Float16()])
+def test_the_same_input_gives_the_same_bytes(tmp_path: Path, recipe: AnyRecipe) -> None:
+    path = models.save(models.conv_net(), tmp_path / "model.onnx")
+    printed = []
+    for seed in ("1", "2"):
+        folder = tmp_path / seed
+        folder.mkdir()
+        printed.append(
+            subprocess.run(
+                [sys.executable, "-c", _TWICE, str(path), str(folder), recipe.model_dump_json()],
+                env={**os.environ, "PYTHONHASHSEED": seed},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+
+    assert printed[0] == printed[1] != ""
+
+
+@pytest.mark.parametrize("recipe", [DynamicInt8(), StaticInt8(), Float16()])
+def test_weights_beyond_the_limit_of_one_file_lie_beside_it(
+    make: Maker, monkeypatch: pytest.MonkeyPatch, recipe: AnyRecipe
+) -> None:
+    monkeypatch.setattr(graph, "PROTOBUF_LIMIT", 100)
+    # Tensors under 1024 bytes stay inside in any case.
+    model = models.gemm(inputs=64, outputs=32)
+
+    made = make(model, recipe)
+
+    assert made.produced.file.with_name("model.onnx.data").stat().st_size >= 64 * 32
+    assert made.produced.file.stat().st_size < 64 * 32
+    assert made.sqnr_db > 25
+
+
+def test_writing_again_replaces_the_data(tmp_path: Path) -> None:
+    model = models.gemm(inputs=64, outputs=32)
+    hashes = []
+    for _ in range(2):
+        assert graph.save(onnx.ModelProto.FromString(model.SerializeToString()), tmp_path / "m.onnx", external=True)
+        hashes.append(hashlib.sha256((tmp_path / "m.onnx.data").read_bytes()).hexdigest())
+
+    assert hashes[0] == hashes[1]
+
+
+def test_weights_set_aside_come_back() -> None:
+    model = models.conv_net()
+    model.graph.initializer.append(models.weights("big", 64, 64))
+    before = model.SerializeToString()
+
+    aside = graph.set_weights_aside(model)
+    small = model.ByteSize()
+    graph.put_weights_back(model, aside)
+
+    assert len(aside) == 1
+    assert small < len(before) - 64 * 64 * 4 + 200
+    assert model.SerializeToString() == before
+
+
+def test_nodes_are_sorted_after_what_their_bodies_capture() -> None:
+    model = models.branches()
+    nodes = list(model.graph.node)
+    shuffled = [nodes[4], nodes[3], nodes[2], nodes[1], nodes[0]]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in shuffled]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+
+    graph.sort_nodes(model.graph)
+
+    names = [node.name for node in model.graph.node]
+    assert names.index("first/Relu") < names.index("choice")
+    onnx.checker.check_model(model)
+
+
+def test_a_cycle_is_an_error() -> None:
+    model = models.mlp()
+    model.graph.node[0].input[0] = "y"
+
+    with pytest.raises(ValueError, match="cycle"):
+        graph.sort_nodes(model.graph)
+
+
+def test_float_data_fields_are_set_aside_too() -> None:
+    values = np.arange(2000, dtype=np.float32)
+    model = models.gemm()
+    model.graph.initializer.append(onnx.helper.make_tensor("typed", onnx.TensorProto.FLOAT, [2000], values))
+    assert len(model.graph.initializer[-1].float_data) == 2000
+
+    aside = graph.set_weights_aside(model)
+    graph.put_weights_back(model, aside)
+
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(model.graph.initializer[-1]), values)

@@ -1,0 +1,141 @@
+"""What the numbers say, in words, and nothing that they do not say."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from app.domain.goal import Goal
+from app.domain.job import Gate
+from workers.evaluation.bounds import TWO_SIDED_95, Bounded, drop_bounds
+from workers.evaluation.comparison import Comparison
+from workers.evaluation.evidence import Evidence
+from workers.evaluation.gate import Verdict
+from workers.evaluation.words import amount, plain, times
+
+_VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
+"""Any of these multiplies 8-bit integers without saturating and at full speed (x86)."""
+
+_DOUBTS = {
+    "noisy": "the original differed from a second session of itself",
+    "contended": "other work ran on the machine",
+    "unstable": "fresh processes disagreed by more than 6 %",
+    "unsettled": "the warm-up did not settle",
+}
+
+_SAME_SIZE = 0.01
+"""Sizes closer than this are the same for a reader."""
+
+
+def conclude(
+    recipe: Mapping[str, Any],
+    evidence: Evidence,
+    *,
+    goal: Goal | None,
+    gate: Gate,
+    verdicts: Sequence[Verdict],
+    fingerprint: Mapping[str, Any],
+) -> str:
+    """A few sentences on one artifact: speed, size, accuracy, advice, the verdict, and what to doubt."""
+    technique = str(recipe.get("technique", "the artifact"))
+    latency, size = evidence.comparison("latency_p50"), evidence.comparison("artifact_bytes")
+    facts = [fact for fact in (_latency(latency), _size(size), _accuracy(evidence)) if fact]
+    sentences = [f"{technique} is {_listed(facts)}; {_advice(technique, latency, size, goal)}."] if facts else []
+    sentences += _gate(gate, verdicts)
+    sentences += _doubts(latency, evidence)
+    if technique.endswith("int8") and _lacks_vnni(fingerprint):
+        sentences.append("This processor has no VNNI.")
+    return " ".join(sentences)
+
+
+def _latency(found: Comparison | None) -> str | None:
+    if found is None:
+        return None
+    if found.within_noise and found.ci95 is not None:
+        low, high = found.ci95
+        return f"as fast as the original here, within noise ({low:.2f} to {times(high)} its latency)"
+    slower = found.ratio >= 1
+    ratio = found.ratio if slower else 1 / found.ratio
+    scatter = ""
+    if found.ci95 is not None:
+        low, high = found.ci95 if slower else (1 / found.ci95[1], 1 / found.ci95[0])
+        scatter = f" ({low:.2f} to {high:.2f})"
+    return f"{times(ratio)} {'slower' if slower else 'faster'} here{scatter}"
+
+
+def _size(found: Comparison | None) -> str | None:
+    if found is None:
+        return None
+    if abs(found.ratio - 1) < _SAME_SIZE:
+        return "of the same size"
+    return f"{times(found.ratio)} larger" if found.ratio > 1 else f"{times(1 / found.ratio)} smaller"
+
+
+def _accuracy(evidence: Evidence) -> str | None:
+    """The drop of top-1 where it is known, else how well the artifact follows the original."""
+    before, after = evidence.original_scores.get("top1"), evidence.artifact_scores.get("top1")
+    if before is not None and after is not None and len(before) == len(after):
+        return _drop(drop_bounds("top1", before, after, TWO_SIDED_95))
+    agreement, fidelity = evidence.artifact.get("agreement"), evidence.artifact.get("sqnr_db")
+    if agreement is not None and agreement.value is not None:
+        scatter = ""
+        if agreement.ci95 is not None:
+            low, high = (amount(end, "fraction") for end in agreement.ci95)
+            scatter = f" ({low.removesuffix(' %')} to {high})"
+        return f"of the original's opinion on {amount(agreement.value, 'fraction')} of rows{scatter}"
+    if fidelity is not None and fidelity.value is not None:
+        return f"within {plain(fidelity.value)} dB of the original (SQNR)"
+    return None
+
+
+def _drop(found: Bounded) -> str:
+    points = round(100 * found.value, 1)
+    reach = 100 * max(found.upper - found.value, found.value - found.lower)
+    if points == 0:
+        return f"as accurate to within {reach:.1f} points"
+    return f"{abs(points):.1f} points ± {reach:.1f} {'less' if points > 0 else 'more'} accurate"
+
+
+def _advice(technique: str, latency: Comparison | None, size: Comparison | None, goal: Goal | None) -> str:
+    smaller = size is not None and size.ratio < 1 - _SAME_SIZE
+    for_size = f"take {technique} for size" if smaller else "there is nothing to gain from it"
+    if latency is None:
+        return for_size
+    if latency.within_noise or latency.ci95 is None:
+        return f"no gain in latency can be shown, {for_size}"
+    if latency.ratio > 1:
+        wanted = goal.minimize if goal is not None else "latency"
+        keep = "keep the original for latency"
+        return f"{keep}, {for_size}" if smaller or wanted != "latency" else keep
+    return f"take {technique} for latency{' and for size' if smaller else ''}"
+
+
+def _gate(gate: Gate, verdicts: Sequence[Verdict]) -> Iterable[str]:
+    if gate == "none":
+        return
+    if gate == "met":
+        yield "The goal is met."
+        return
+    yield {"missed": "The goal is missed.", "undecided": "Whether the goal is met is undecided."}[gate]
+    for verdict in verdicts:
+        if verdict.verdict == gate:
+            yield verdict.reason[0].upper() + verdict.reason[1:]
+
+
+def _doubts(latency: Comparison | None, evidence: Evidence) -> Iterable[str]:
+    measured = evidence.artifact.get("latency_p50")
+    flags = dict.fromkeys([*(latency.flags if latency else ()), *(measured.flags if measured else ())])
+    doubts = [_DOUBTS[flag] for flag in flags if flag in _DOUBTS]
+    if doubts:
+        yield f"The times are doubtful: {_listed(doubts)}."
+    if evidence.source == "calibration":
+        yield "Nothing was held out: accuracy is that on the calibration rows."
+    elif evidence.source == "synthetic":
+        yield "There were no data: fidelity is that on random rows, which may say little about real ones."
+
+
+def _lacks_vnni(fingerprint: Mapping[str, Any]) -> bool:
+    x86 = str(fingerprint.get("architecture", "")).lower() in ("x86_64", "amd64")
+    return x86 and not _VNNI & set(fingerprint.get("features", ()))
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

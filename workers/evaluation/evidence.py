@@ -1,0 +1,115 @@
+"""All that is known of one artifact and its original when the gate opens."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.domain.measurement import Measurement
+from workers.evaluation.comparison import Comparison, compare_exact, compare_latency, compare_paired
+from workers.evaluation.footprint import bytes_above_zero, peak_memory
+from workers.evaluation.latency import latencies, per_child
+from workers.evaluation.metrics.definition import Floats
+from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, MemoryReplicate, Subject
+
+Source = Literal["evaluation", "calibration", "synthetic"]
+"""Which rows the metrics were computed on; only evaluation rows were held out of everything else."""
+
+Children = tuple[Sequence[float], Sequence[float]]
+"""What each child measured of the original and of the artifact, in the same order of children."""
+
+_TIMED = ("latency_p50", "latency_p90", "latency_p99", "latency_mean", "throughput", "load_time")
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """One artifact beside its original.
+
+    Measurements are by name, under the conditions that goals use (the first of the threads and batches
+    asked for). Scores are those of the metrics, row by row.
+    """
+
+    source: Source
+    original: Mapping[str, Measurement]
+    artifact: Mapping[str, Measurement]
+    children: Mapping[str, Children] = field(default_factory=dict)
+    original_scores: Mapping[str, Floats] = field(default_factory=dict)
+    artifact_scores: Mapping[str, Floats] = field(default_factory=dict)
+    comparisons: tuple[Comparison, ...] = ()
+
+    def comparison(self, name: str) -> Comparison | None:
+        """The comparison of that measurement, under the conditions that goals use."""
+        return next((found for found in self.comparisons if found.name == name), None)
+
+
+def timed(replicates: Sequence[LatencyReplicate], subject: Subject, *, target: str | None = None) -> list[Measurement]:
+    """Latency and what belongs to it, for each number of threads and rows a call, the first child's first."""
+    return [
+        measurement for group in _by_conditions(replicates) for measurement in latencies(group, subject, target=target)
+    ]
+
+
+def gather(
+    candidate: str,
+    *,
+    source: Source,
+    original: Iterable[Measurement],
+    artifact: Iterable[Measurement],
+    scores: Mapping[Subject, Mapping[str, Floats]],
+    latency: Sequence[LatencyReplicate],
+    memory: Sequence[MemoryReplicate],
+    target: str | None = None,
+) -> tuple[Evidence, list[Measurement]]:
+    """Put together what steps and children say of a candidate; also all measurements of it, in order.
+
+    `original` are all measurements of the original, `artifact` those of the candidate that are known
+    without the children.
+    """
+    mine = [replicate for replicate in latency if replicate.candidate == candidate]
+    measurements = [
+        *artifact,
+        *timed(mine, "artifact", target=target),
+        peak_memory(memory, candidate, target=target),
+    ]
+    before, after = _by_name(original), _by_name(measurements)
+    children: dict[str, Children] = {
+        "peak_memory": (bytes_above_zero(memory, ORIGINAL), bytes_above_zero(memory, candidate))
+    }
+    comparisons: list[Comparison] = []
+    groups = _by_conditions(mine)
+    if groups:
+        comparisons = [compare_latency(group) for group in groups]
+        for name in _TIMED:
+            children[name] = (per_child(name, groups[0], "original"), per_child(name, groups[0], "artifact"))
+        comparisons.append(compare_paired("load_time", *children["load_time"]))
+    for name in ("artifact_bytes", "peak_memory"):
+        first, second = _value(before, name), _value(after, name)
+        if first and second:
+            comparisons.append(compare_exact(name, first, second))
+    evidence = Evidence(
+        source=source,
+        original=before,
+        artifact=after,
+        children=children,
+        original_scores=scores["original"],
+        artifact_scores=scores["artifact"],
+        comparisons=tuple(comparisons),
+    )
+    return evidence, measurements
+
+
+def _by_conditions(replicates: Iterable[LatencyReplicate]) -> list[list[LatencyReplicate]]:
+    groups: dict[tuple[int, int], list[LatencyReplicate]] = {}
+    for replicate in replicates:
+        groups.setdefault((replicate.threads, replicate.batch), []).append(replicate)
+    return list(groups.values())
+
+
+def _by_name(measurements: Iterable[Measurement]) -> dict[str, Measurement]:
+    found: dict[str, Measurement] = {}
+    for measurement in measurements:
+        found.setdefault(measurement.name, measurement)
+    return found
+
+
+def _value(known: Mapping[str, Measurement], name: str) -> float | None:
+    return known[name].value if name in known else None

@@ -1,0 +1,264 @@
+"""The verdict on an artifact: does it keep what the goal says, and how sure is that.
+
+A constraint is met when the one-sided bound on the bad side is within the limit, missed when the one
+on the good side is beyond it, and undecided between the two.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.domain.goal import CEILINGS, Constraint, Goal
+from app.domain.job import Gate
+from app.domain.measurement import UNITS, Measurement
+from app.domain.metric import METRICS
+from app.errors import StepError
+from workers.evaluation.accuracy import NON_FINITE
+from workers.evaluation.bounds import Bounded, drop_bounds, metric_bounds, replicate_interval
+from workers.evaluation.evidence import Evidence
+from workers.evaluation.statistics.rows_needed import rows_needed
+from workers.evaluation.words import amount, difference, plain
+
+_CODE = "constraint_not_measured"
+
+_SEVERITY: tuple[Gate, ...] = ("missed", "undecided", "met", "none")
+"""The first of these that any constraint has is the verdict on all of them."""
+
+_LEAST_ROWS = 2
+
+
+class Verdict(BaseModel):
+    """What became of one bound of one constraint.
+
+    `value` is the drop for `max_drop` (positive is worse; a share of the original's value where `relative`),
+    else the value itself. `ci` are its lower and upper bound, each one-sided at the goal's confidence;
+    null where the value has no scatter or too few samples tell. `rows_needed` would decide what is
+    undecided, if the rates stay as they are; null where rows do not help.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    constraint: Constraint
+    verdict: Gate
+    value: float | None
+    bound: float
+    ci: tuple[float, float] | None = None
+    confidence: float
+    rows_needed: int | None = Field(default=None, ge=1)
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    """One end of a constraint, in terms of what is bounded."""
+
+    value: float
+    is_ceiling: bool
+
+    def verdict(self, found: Bounded) -> Gate:
+        worst, best = (found.upper, found.lower) if self.is_ceiling else (found.lower, found.upper)
+        if self._holds(worst):
+            return "met"
+        return "undecided" if self._holds(best) else "missed"
+
+    def _holds(self, value: float) -> bool:
+        return value <= self.value if self.is_ceiling else value >= self.value
+
+
+def judge_goal(goal: Goal | None, evidence: Evidence) -> tuple[Gate, tuple[Verdict, ...]]:
+    """Judge every constraint; missed if one is, else undecided if one is, else met; none without any.
+
+    Raises StepError `constraint_not_measured` where a constraint names what was not measured.
+    """
+    constraints = goal.constraints if goal is not None else ()
+    confidence = goal.confidence if goal is not None else 0.95
+    verdicts = tuple(
+        verdict for constraint in constraints for verdict in judge_constraint(constraint, evidence, confidence)
+    )
+    return overall(verdict.verdict for verdict in verdicts), verdicts
+
+
+def overall(verdicts: Iterable[Gate]) -> Gate:
+    """The gate from the verdicts on all constraints."""
+    return min(verdicts, key=_SEVERITY.index, default="none")
+
+
+def judge_constraint(constraint: Constraint, evidence: Evidence, confidence: float) -> list[Verdict]:
+    """One verdict for each end that the constraint bounds."""
+    name = CEILINGS.get(constraint.metric, constraint.metric)
+    measured = _measured(constraint, name, evidence)
+    is_metric = name in METRICS
+    if measured.value is None:  # only where the artifact's own output is broken
+        return [
+            Verdict(
+                constraint=constraint,
+                verdict="missed",
+                value=None,
+                bound=limit.value,
+                confidence=confidence,
+                reason=f"{name} cannot be computed: {measured.reason}.",
+            )
+            for limit in _limits(constraint)
+        ]
+    found = (_metric if is_metric else _ceiling)(constraint, name, measured, evidence, confidence)
+    held_out = evidence.source == "evaluation" or not is_metric
+    return [
+        _verdict(constraint, limit, found, measured, confidence, held_out, evidence) for limit in _limits(constraint)
+    ]
+
+
+def _limits(constraint: Constraint) -> list[_Limit]:
+    ends = ((constraint.max_drop, True), (constraint.max, True), (constraint.min, False))
+    return [_Limit(value, is_ceiling) for value, is_ceiling in ends if value is not None]
+
+
+def _measured(constraint: Constraint, name: str, evidence: Evidence) -> Measurement:
+    """The artifact's measurement that a constraint is about; what it was not is the caller's mistake."""
+    if name not in METRICS and name not in UNITS:
+        raise StepError(
+            f"The goal constrains {constraint.metric!r}, which is neither a metric nor a measurement; there are "
+            f"{', '.join([*METRICS, *UNITS])}.",
+            code=_CODE,
+        )
+    measured = evidence.artifact.get(name)
+    if measured is None:
+        raise StepError(
+            f"The goal constrains {constraint.metric!r}, which this job did not measure; add it to metrics.",
+            code=_CODE,
+        )
+    if measured.value is None and NON_FINITE not in measured.flags:
+        raise StepError(
+            f"The goal constrains {constraint.metric!r}, which could not be measured: {measured.reason}.",
+            code=_CODE,
+        )
+    return measured
+
+
+def _metric(constraint: Constraint, name: str, measured: Measurement, evidence: Evidence, confidence: float) -> Bounded:
+    scores = evidence.artifact_scores.get(name)
+    if scores is None:
+        raise StepError(f"The scores of {name!r} are not there, so its drop has no interval.", code=_CODE)
+    if constraint.max_drop is None:
+        return metric_bounds(name, scores, confidence)
+    original = evidence.original_scores.get(name)
+    if original is not None and len(original) != len(scores):
+        raise StepError(f"{name!r} was computed on other rows for the original.", code=_CODE)
+    try:
+        return drop_bounds(name, original, scores, confidence, relative=constraint.relative)
+    except ValueError as error:
+        raise StepError(
+            f"The drop of {constraint.metric!r} cannot be judged: {error}. Constrain its value with min or max.",
+            code=_CODE,
+        ) from error
+
+
+def _ceiling(
+    constraint: Constraint, name: str, measured: Measurement, evidence: Evidence, confidence: float
+) -> Bounded:
+    """Bounds of a value that children measured, or of a number without scatter."""
+    value = float(measured.value or 0.0)
+    before, after = evidence.children.get(name, ((), ()))
+    if constraint.max_drop is None:
+        return replicate_interval(after, confidence) or Bounded(value, value, value)
+    original = evidence.original.get(name)
+    if original is None or not original.value:
+        reason = "the original was not measured" if original is None else original.reason or "the original has none"
+        raise StepError(f"The drop of {constraint.metric!r} cannot be judged: {reason}.", code=_CODE)
+    paired = len(before) == len(after) and all(before)
+    ratios = [second / first for first, second in zip(before, after, strict=True)] if paired else []
+    plain_ratio = value / original.value
+    ratio = replicate_interval(ratios, confidence) or Bounded(plain_ratio, plain_ratio, plain_ratio)
+    unit = 1.0 if constraint.relative else original.value
+    sign = 1 if measured.better == "lower" else -1
+    drops = [sign * (end - 1) * unit for end in (ratio.value, ratio.lower, ratio.upper)]
+    return Bounded(drops[0], min(drops[1:]), max(drops[1:]))
+
+
+def _verdict(
+    constraint: Constraint,
+    limit: _Limit,
+    found: Bounded,
+    measured: Measurement,
+    confidence: float,
+    held_out: bool,
+    evidence: Evidence,
+) -> Verdict:
+    verdict = limit.verdict(found)
+    needed = None
+    reason = _reason(constraint, limit, found, measured, confidence)
+    if not held_out:
+        verdict = "undecided"
+        rows = "random rows" if evidence.source == "synthetic" else "the calibration rows"
+        reason = f"Nothing was held out: on {rows} {reason[0].lower()}{reason[1:]} Bring an evaluation dataset."
+    elif verdict == "undecided" and found.rows is not None:
+        needed = _rows_needed(limit, found, confidence)
+        if found.rows < _LEAST_ROWS and found.at_scale is None:
+            reason += " One row shows no scatter: bring more."
+        elif needed is None:
+            reason += " It sits so near the limit that no practical number of rows would decide."
+        else:
+            reason += f" About {needed:,} rows would decide, if the rates stay as they are."
+    elif verdict == "undecided":
+        reason += " The children that measured it differ too much to tell."
+    return Verdict(
+        constraint=constraint,
+        verdict=verdict,
+        value=found.value,
+        bound=limit.value,
+        ci=(found.lower, found.upper) if _has_ends(found) else None,
+        confidence=confidence,
+        rows_needed=needed,
+        reason=reason,
+    )
+
+
+def _rows_needed(limit: _Limit, found: Bounded, confidence: float) -> int | None:
+    at_scale = found.at_scale
+    if found.rows is None or (found.rows < _LEAST_ROWS and at_scale is None):
+        return None
+
+    def decided(factor: float) -> bool:
+        assert at_scale is not None
+        lower, upper = at_scale(factor)
+        return limit.verdict(Bounded(found.value, lower, upper)) != "undecided"
+
+    return rows_needed(
+        found.rows,
+        abs(limit.value - found.value),
+        found.error,
+        confidence,
+        None if at_scale is None else decided,
+    )
+
+
+def _reason(constraint: Constraint, limit: _Limit, found: Bounded, measured: Measurement, confidence: float) -> str:
+    """A sentence with the value, its bounds and the limit."""
+    drop = constraint.max_drop is not None
+    if drop and constraint.relative:
+
+        def say(value: float) -> str:
+            return f"{plain(value * 100)} % of the original's"
+
+    elif drop:
+
+        def say(value: float) -> str:
+            return difference(value, measured.unit)
+
+    else:
+
+        def say(value: float) -> str:
+            return amount(value, measured.unit)
+
+    subject = f"{measured.name} is worse by" if drop else f"{measured.name} is"
+    scatter = ""
+    if _has_ends(found):
+        scatter = f" (at {confidence * 100:g} % confidence at least {say(found.lower)}, and at most {say(found.upper)})"
+    side = "at most" if limit.is_ceiling else "at least"
+    allowed = say(limit.value)
+    return f"{subject} {say(found.value)}{scatter}; {allowed if drop else side + ' ' + allowed} is allowed."
+
+
+def _has_ends(found: Bounded) -> bool:
+    return found.lower != found.upper and math.isfinite(found.lower) and math.isfinite(found.upper)

@@ -1,0 +1,146 @@
+"""From what fresh children timed to measurements: the median over children, the interval across them."""
+
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from app.domain.measurement import UNITS, Measurement, absent
+from workers.evaluation.bounds import TWO_SIDED_95, replicate_interval
+from workers.evaluation.comparison import flags_of
+from workers.evaluation.energy import UNREADABLE
+from workers.evaluation.replicate import LatencyReplicate, Subject
+
+LEAST_SAMPLES = {"latency_p90": 20, "latency_p99": 100}
+"""Fewer leave nothing beyond the quantile but, at best, one sample."""
+
+UNSTABLE_SPREAD = 1.06
+"""Children whose medians differ by more than this factor (3 % to either side) have no one latency."""
+
+_QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
+
+PerChild = Callable[[LatencyReplicate], float]
+
+
+def latencies(
+    replicates: Sequence[LatencyReplicate], subject: Subject, *, target: str | None = None
+) -> list[Measurement]:
+    """Everything that the children say of one model at one number of threads and rows a call.
+
+    Of the original only those samples count that took turns with the candidate's. `target` is the id of the
+    hardware fingerprint.
+    """
+    conditions = _conditions(replicates, subject, target)
+    flags = flags_of(replicates)
+    medians = per_child("latency_p50", replicates, subject)
+    if max(medians) > UNSTABLE_SPREAD * min(medians):
+        flags = (*flags, "unstable")
+    found = [_latency(name, replicates, subject, conditions, flags) for name in _QUANTILES]
+    found += [
+        _measured(name, per_child(name, replicates, subject), _count(replicates, subject), conditions, flags)
+        for name in ("latency_mean", "throughput")
+    ]
+    found.append(
+        _measured("load_time", per_child("load_time", replicates, subject), len(replicates), conditions, flags)
+    )
+    return [*found, _energy(replicates, subject, conditions)]
+
+
+def per_child(name: str, replicates: Iterable[LatencyReplicate], subject: Subject) -> list[float]:
+    """One value of each child, in the children's order, in the measurement's unit."""
+    reading = _readings(subject)[name]
+    return [reading(replicate) for replicate in replicates]
+
+
+def samples_of(replicate: LatencyReplicate, subject: Subject) -> list[float]:
+    """All samples of a model in one child, in ms."""
+    blocks = replicate.against.first if subject == "original" else replicate.against.second
+    return [sample for block in blocks for sample in block]
+
+
+def _readings(subject: Subject) -> Mapping[str, PerChild]:
+    def quantile(share: float) -> PerChild:
+        return lambda replicate: float(np.quantile(samples_of(replicate, subject), share))
+
+    def mean(replicate: LatencyReplicate) -> float:
+        return statistics.fmean(samples_of(replicate, subject))
+
+    return {
+        **{name: quantile(share) for name, share in _QUANTILES.items()},
+        "latency_mean": mean,
+        "throughput": lambda replicate: 1000 * replicate.batch / mean(replicate),
+        "load_time": lambda replicate: replicate.load_ms[subject],
+    }
+
+
+def _latency(
+    name: str,
+    replicates: Sequence[LatencyReplicate],
+    subject: Subject,
+    conditions: dict[str, Any],
+    flags: tuple[str, ...],
+) -> Measurement:
+    counts = [len(samples_of(replicate, subject)) for replicate in replicates]
+    least = LEAST_SAMPLES.get(name, 1)
+    if min(counts) >= least:
+        return _measured(name, per_child(name, replicates, subject), sum(counts), conditions, flags)
+    if sum(counts) < least:
+        unit, better = UNITS[name]
+        reason = f"{sum(counts)} samples are too few: {least} leave one beyond it"
+        return absent(name, reason, unit=unit, better=better)
+    # Too few in each child, enough in all: a value, but nothing to make an interval of.
+    pooled = [sample for replicate in replicates for sample in samples_of(replicate, subject)]
+    value = float(np.quantile(pooled, _QUANTILES[name]))
+    return _stated(name, value, None, sum(counts), {**conditions, "pooled": True}, flags)
+
+
+def _measured(
+    name: str, values: Sequence[float], count: int, conditions: dict[str, Any], flags: tuple[str, ...]
+) -> Measurement:
+    found = replicate_interval(values, TWO_SIDED_95)
+    ci95 = None if found is None else (found.lower, found.upper)
+    return _stated(name, statistics.median(values), ci95, count, conditions, flags)
+
+
+def _energy(replicates: Sequence[LatencyReplicate], subject: Subject, conditions: dict[str, Any]) -> Measurement:
+    name = "energy_per_inference"
+    values = [
+        replicate.energy_joules[subject] / replicate.batch
+        for replicate in replicates
+        if replicate.energy_joules is not None
+    ]
+    if len(values) < len(replicates):
+        return absent(name, UNREADABLE)
+    stated = {**conditions, "counter": "RAPL packages, idle parts included"}
+    return _measured(name, values, _count(replicates, subject), stated, ())
+
+
+def _stated(
+    name: str,
+    value: float,
+    ci95: tuple[float, float] | None,
+    count: int,
+    conditions: dict[str, Any],
+    flags: tuple[str, ...],
+) -> Measurement:
+    unit, better = UNITS[name]
+    return Measurement(
+        name=name, value=value, unit=unit, better=better, ci95=ci95, count=count, conditions=conditions, flags=flags
+    )
+
+
+def _conditions(replicates: Sequence[LatencyReplicate], subject: Subject, target: str | None) -> dict[str, Any]:
+    first = replicates[0]
+    return {
+        **first.conditions[subject],
+        "threads": first.threads,
+        "batch": first.batch,
+        "rows": first.rows,
+        "children": len(replicates),
+        **({"target": target} if target else {}),
+    }
+
+
+def _count(replicates: Iterable[LatencyReplicate], subject: Subject) -> int:
+    return sum(len(samples_of(replicate, subject)) for replicate in replicates)

@@ -1,0 +1,1 @@
+"""Datasets: one reading interface over arrays, tables and pictures."""

@@ -1,0 +1,1 @@
+"""ONNX files: read, describe and try them, trusting none of their claims."""

@@ -1,0 +1,94 @@
+"""Describe this machine, so that every measurement can say where it was made.
+
+Reads files only: it works in a confined child, where nothing can be started and nothing be connected to.
+"""
+
+import platform
+import re
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from app.domain.target import Fingerprint, fingerprint_id
+from workers.hardware.allowance import usable_cores, usable_memory
+from workers.hardware.cpu import Cpu, read_cpu
+
+_PACKAGES = {"numpy": "numpy", "onnx": "onnx", "onnxruntime": "onnxruntime", "bitpress": "bitpress-service"}
+RUNTIMES = ("onnxruntime",)
+
+# By what the firmware says of itself (DMI, sys_vendor and product_name).
+_HYPERVISORS = (
+    ("kvm", re.compile(r"kvm|qemu|google compute|amazon ec2|openstack|digitalocean|hetzner", re.IGNORECASE)),
+    ("vmware", re.compile(r"vmware", re.IGNORECASE)),
+    ("hyper-v", re.compile(r"microsoft corporation.*virtual machine", re.IGNORECASE)),
+    ("virtualbox", re.compile(r"virtualbox|innotek", re.IGNORECASE)),
+    ("xen", re.compile(r"xen", re.IGNORECASE)),
+)
+
+
+def probe(root: Path = Path("/")) -> Fingerprint:
+    """Describe the machine; `root` is where its /proc and /sys are."""
+    cpu = read_cpu(root)
+    cores, memory_bytes = usable_cores(root), usable_memory(root)
+    virtualization = _virtualization(root, cpu)
+    versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    return Fingerprint(
+        id=fingerprint_id(
+            architecture=cpu.architecture,
+            model_name=cpu.model_name,
+            vendor=cpu.vendor,
+            features=cpu.features,
+            cores=cores,
+            memory_bytes=memory_bytes,
+            virtualization=virtualization,
+            runtime_versions={name: versions[name] for name in RUNTIMES},
+        ),
+        architecture=cpu.architecture,
+        model_name=cpu.model_name,
+        vendor=cpu.vendor,
+        features=cpu.features,
+        cores=cores,
+        memory_bytes=memory_bytes,
+        os=_os_name(root),
+        kernel=platform.release(),
+        virtualization=virtualization,
+        boot_id=_first_line(root / "proc/sys/kernel/random/boot_id") or "unknown",
+        versions=versions,
+        runtimes=RUNTIMES,
+    )
+
+
+def _virtualization(root: Path, cpu: Cpu) -> str:
+    firmware = " ".join(
+        _first_line(root / "sys/devices/virtual/dmi/id" / name) for name in ("sys_vendor", "product_name")
+    )
+    known = next((name for name, pattern in _HYPERVISORS if pattern.search(firmware)), None)
+    hypervisor = _first_line(root / "sys/hypervisor/type")
+    if known or hypervisor or cpu.virtual:
+        return known or hypervisor or "vm"
+    # Arm processors do not say whether they are virtual; without firmware to ask nobody knows.
+    return "none" if firmware.strip() or cpu.architecture in ("x86_64", "AMD64") else "unknown"
+
+
+def _os_name(root: Path) -> str:
+    for line in _lines(root / "etc/os-release"):
+        if line.startswith("PRETTY_NAME="):
+            return line.removeprefix("PRETTY_NAME=").strip('"')
+    return platform.system()
+
+
+def _version(name: str) -> str:
+    try:
+        return version(_PACKAGES[name])
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _first_line(path: Path) -> str:
+    return next(iter(_lines(path)), "").strip()
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []

@@ -1,0 +1,147 @@
+"""Combine what the children measured, judge the goal, and say in words what came out."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from app.domain.job import Gate
+from app.domain.measurement import Measurement
+from workers.evaluation.accuracy import read_scores
+from workers.evaluation.comparison import Comparison
+from workers.evaluation.conclusion import conclude
+from workers.evaluation.evidence import Evidence, gather, timed
+from workers.evaluation.footprint import peak_memory
+from workers.evaluation.gate import Verdict, judge_goal
+from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, MemoryReplicate
+from workers.evaluation.selection import choose, pareto
+from workers.steps.baseline import BaselineResult
+from workers.steps.candidates import Candidate, CandidatesResult
+from workers.steps.requests import JobRequest, Progress, ScratchPath, read_result
+
+_KINDS: dict[str, type[LatencyReplicate] | type[MemoryReplicate]] = {
+    "latency": LatencyReplicate,
+    "memory": MemoryReplicate,
+}
+
+
+class GateRequest(JobRequest):
+    """Judge the candidates by what earlier steps and the measuring children left."""
+
+    baseline: ScratchPath = "baseline"
+    candidates: ScratchPath = "candidates"
+    measurements: tuple[ScratchPath, ...] = ()
+    """Folders of the measuring children, in any order."""
+
+
+class JudgedCandidate(BaseModel):
+    """A candidate with everything measured of it; only the chosen one has a verdict."""
+
+    id: str
+    measurements: tuple[Measurement, ...]
+    verdict: Gate | None
+    pareto: bool
+    comparisons: tuple[Comparison, ...]
+
+
+class GateResult(BaseModel):
+    """The numbers of the original and of each candidate, the choice, and the verdict on it."""
+
+    baseline: tuple[Measurement, ...]
+    candidates: tuple[JudgedCandidate, ...]
+    chosen: str | None
+    gate: Gate
+    verdicts: tuple[Verdict, ...]
+    conclusion: str
+    notes: tuple[str, ...] = ()
+
+
+def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -> GateResult:
+    """Combine all replicates, choose, and judge the chosen candidate.
+
+    Raises StepError `constraint_not_measured`.
+    """
+    baseline = read_result(BaselineResult, scratch, request.baseline)
+    made = read_result(CandidatesResult, scratch, request.candidates)
+    latency, memory = _replicates(request, scratch)
+    target = request.fingerprint.get("id")
+    original = [
+        *baseline.measurements,
+        *timed(latency, "original", target=target),
+        peak_memory(memory, ORIGINAL, target=target),
+    ]
+    original_scores = read_scores(scratch / request.baseline)
+    evidence: dict[str, Evidence] = {}
+    measurements: dict[str, list[Measurement]] = {}
+    for number, candidate in enumerate(made.candidates):
+        progress(number / len(made.candidates), f"combining what was measured of {candidate.id}")
+        scores = read_scores((scratch / request.candidates / candidate.outputs).parent)
+        evidence[candidate.id], measurements[candidate.id] = gather(
+            candidate.id,
+            source=baseline.source,
+            original=original,
+            artifact=candidate.measurements,
+            scores={"original": original_scores, "artifact": scores},
+            latency=latency,
+            memory=memory,
+            target=target,
+        )
+
+    progress(0.9, "judging")
+    goal = request.spec.goal
+    chosen = choose(evidence, goal)
+    gate, verdicts = judge_goal(goal, evidence[chosen]) if chosen is not None else ("none", ())
+    best = pareto(evidence)
+    return GateResult(
+        baseline=tuple(original),
+        candidates=tuple(
+            JudgedCandidate(
+                id=name,
+                measurements=tuple(measurements[name]),
+                verdict=gate if name == chosen else None,
+                pareto=name in best,
+                comparisons=found.comparisons,
+            )
+            for name, found in evidence.items()
+        ),
+        chosen=chosen,
+        gate=gate,
+        verdicts=verdicts,
+        conclusion=""
+        if chosen is None
+        else conclude(
+            _recipe(made.candidates, chosen),
+            evidence[chosen],
+            goal=goal,
+            gate=gate,
+            verdicts=verdicts,
+            fingerprint=request.fingerprint,
+        ),
+        notes=_disturbances(latency),
+    )
+
+
+def _replicates(request: GateRequest, scratch: Path) -> tuple[list[LatencyReplicate], list[MemoryReplicate]]:
+    latency: list[LatencyReplicate] = []
+    memory: list[MemoryReplicate] = []
+    for name in request.measurements:
+        document = json.loads((scratch / name / "result.json").read_bytes())
+        found = _KINDS[document["kind"]].model_validate(document)
+        if isinstance(found, LatencyReplicate):
+            latency.append(found)
+        else:
+            memory.append(found)
+    return sorted(latency, key=lambda replicate: replicate.replicate), memory
+
+
+def _recipe(candidates: tuple[Candidate, ...], name: str) -> dict[str, Any]:
+    return next(candidate.recipe for candidate in candidates if candidate.id == name)
+
+
+def _disturbances(latency: list[LatencyReplicate]) -> tuple[str, ...]:
+    """How many children saw other work on the machine, and what the first of them saw."""
+    seen = [found for replicate in latency if (found := replicate.context.disturbances())]
+    if not seen:
+        return ()
+    return (f"{len(seen)} of {len(latency)} timing processes were disturbed: {seen[0][0]}, for example.",)

@@ -1,0 +1,99 @@
+"""Check that a job's data really fit its model, and that no row plays two parts."""
+
+from itertools import combinations
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from app.domain.fit import fit
+from app.domain.job import Role
+from app.domain.metric import METRICS
+from app.domain.model import ModelInspection
+from app.errors import StepError
+from workers.formats.datasets.inspection import inspect_dataset
+from workers.formats.datasets.opening import open_dataset
+from workers.formats.limits import InputLimits
+from workers.formats.model_files import open_model
+from workers.formats.onnx.inspection import inspect_onnx
+from workers.steps.requests import DatasetFile, InspectRequest, Progress
+
+_SHOWN = 5
+
+
+class InspectResult(BaseModel):
+    """Where the model's main file lies in scratch, and how many rows each role has."""
+
+    model: str
+    rows: dict[Role, int]
+    notes: tuple[str, ...] = ()
+
+
+def run(request: InspectRequest, scratch: Path, folder: Path, progress: Progress) -> InspectResult:
+    """Open the model and read every row of every dataset.
+
+    A model that came as an archive is unpacked into `folder/model`. Raises RejectedInput for what cannot
+    be opened; StepError `dataset_input_missing`, `dataset_dtype_mismatch`, `dataset_shape_mismatch`,
+    `dataset_labels_missing` or `labels_out_of_range` for data that do not fit; `datasets_overlap` for
+    rows in two roles.
+    """
+    limits = InputLimits() if request.unpacked_bytes is None else InputLimits(unpacked_bytes=request.unpacked_bytes)
+    files = open_model(scratch / request.model, folder / "model", limits)
+    model = inspect_onnx(files.main, beside=files.beside, limits=limits)
+    inputs = [spec.name for spec in model.inputs]
+    rows: dict[Role, int] = {}
+    notes: list[str] = []
+    digests: dict[Role, dict[bytes, int]] = {}
+    for index, (role, dataset) in enumerate(request.datasets.items()):
+        progress(0.1 + 0.9 * index / len(request.datasets), f"reading the {role} rows")
+        found, content = _read(role, dataset, model, request, scratch, limits, inputs)
+        rows[role], digests[role] = found[0], content
+        notes += [f"{role}: {note}" for note in found[1]]
+    _refuse_overlaps(digests)
+    return InspectResult(model=files.main.relative_to(scratch).as_posix(), rows=rows, notes=tuple(notes))
+
+
+def _read(
+    role: Role,
+    dataset: DatasetFile,
+    model: ModelInspection,
+    request: InspectRequest,
+    scratch: Path,
+    limits: InputLimits,
+    inputs: list[str],
+) -> tuple[tuple[int, tuple[str, ...]], dict[bytes, int]]:
+    """Rows and notes of one role's dataset, and the first row of each content."""
+    with open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess, limits) as opened:
+        found = inspect_dataset(opened)
+        needs_labels = role == "evaluation" and any(
+            METRICS[name].needs_labels for name in request.spec.metrics if name in METRICS
+        )
+        result = fit(model.inputs, found.fields, found.label_range, model.outputs, needs_labels=needs_labels)
+        if result.problems:
+            raise StepError(
+                f"The {role} dataset does not fit the model. " + " ".join(entry.detail for entry in result.problems),
+                code=result.problems[0].code,
+                errors=result.problems,
+            )
+        content: dict[bytes, int] = {}
+        for row, digest in enumerate(opened.row_digests(inputs) if inputs else ()):
+            content.setdefault(digest, row)
+    return (found.rows, result.notes), content
+
+
+def _refuse_overlaps(digests: dict[Role, dict[bytes, int]]) -> None:
+    """Rows that guided a choice cannot judge it. Compared by content, labels left out."""
+    found: list[str] = []
+    for first, second in combinations(digests, 2):
+        shared = [digest for digest in digests[first] if digest in digests[second]]
+        if not shared:
+            continue
+        pairs = [f"{digests[first][digest]} and {digests[second][digest]}" for digest in shared[:_SHOWN]]
+        listed = ", ".join([*pairs, "…"] if len(shared) > _SHOWN else pairs)
+        count = "1 row" if len(shared) == 1 else f"{len(shared)} rows"
+        found.append(f"{count} of {first} in {second} too (by number: {listed})")
+    if found:
+        raise StepError(
+            f"The datasets of a job must not share rows: {'; '.join(found)}. "
+            "Split the data so that each row has one role.",
+            code="datasets_overlap",
+        )
