@@ -116,5 +116,7 @@ def build(settings: Settings) -> Services:
         artifacts=Artifacts(database),
         targets=Targets(database),
         work=Work(database, blobs, lease_seconds=settings.lease_seconds),
-        sweeper=Sweeper(database, wake_ups, blobs, wake_seconds=settings.wake_seconds),
+        sweeper=Sweeper(
+            database, wake_ups, blobs, wake_seconds=settings.wake_seconds, grace_seconds=settings.grace_seconds
+        ),
     )

@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import obstore
@@ -37,25 +38,33 @@ async def chunks(size: int) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def put_own(store: ObjectStore, source: Path) -> None:
-    await obstore.put_async(store._backend, "own", source)
+@dataclass(frozen=True)
+class Source:
+    """A file to upload, and how many bytes it has."""
+
+    path: Path
+    size: int
 
 
-async def put_ours(store: ObjectStore, source: Path) -> None:
-    await store.put_stream("ours", chunks(source.stat().st_size))
+async def put_own(store: ObjectStore, source: Source) -> None:
+    await obstore.put_async(store._backend, "own", source.path)
 
 
-async def get_own(store: ObjectStore, source: Path) -> None:
+async def put_ours(store: ObjectStore, source: Source) -> None:
+    await store.put_stream("ours", chunks(source.size))
+
+
+async def get_own(store: ObjectStore, source: Source) -> None:
     async for _ in (await obstore.get_async(store._backend, "own")).stream():
         pass
 
 
-async def get_ours(store: ObjectStore, source: Path) -> None:
+async def get_ours(store: ObjectStore, source: Source) -> None:
     async for _ in await store.stream("own"):
         pass
 
 
-CALLS: dict[str, Callable[[ObjectStore, Path], Awaitable[None]]] = {
+CALLS: dict[str, Callable[[ObjectStore, Source], Awaitable[None]]] = {
     "put, obstore": put_own,
     "put, ours": put_ours,
     "get, obstore": get_own,
@@ -63,7 +72,7 @@ CALLS: dict[str, Callable[[ObjectStore, Path], Awaitable[None]]] = {
 }
 
 
-async def rates(store: ObjectStore, source: Path, rounds: int) -> dict[str, float]:
+async def rates(store: ObjectStore, source: Source, rounds: int) -> dict[str, float]:
     """Median rate of each call in MiB/s, after one round that does not count."""
     seconds: dict[str, list[float]] = {name: [] for name in CALLS}
     for number in range(rounds + 1):
@@ -75,24 +84,26 @@ async def rates(store: ObjectStore, source: Path, rounds: int) -> dict[str, floa
             await CALLS[name](store, source)
             if number:
                 seconds[name].append(time.perf_counter() - started)
-    return {name: source.stat().st_size / MiB / statistics.median(each) for name, each in seconds.items()}
+    return {name: source.size / MiB / statistics.median(each) for name, each in seconds.items()}
 
 
-def growth(address: Address, name: str, source: Path) -> float:
+def growth(address: Address, name: str, source: Source) -> float:
     """Highest resident memory in MiB during one call, above that before it, in this fresh process."""
 
     def highest() -> float:
         return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
-    async def measure() -> float:
-        store = open_store(*address)
-        await store.put_stream("warm", chunks(MiB))
-        Path("/proc/self/clear_refs").write_text("5")
-        before = highest()
-        await CALLS[name](store, source)
-        return highest() - before
+    async def warm_up() -> None:
+        await open_store(*address).put_stream("warm", chunks(MiB))
 
-    return asyncio.run(measure())
+    async def call() -> None:
+        await CALLS[name](open_store(*address), source)
+
+    asyncio.run(warm_up())
+    Path("/proc/self/clear_refs").write_text("5")
+    before = highest()
+    asyncio.run(call())
+    return highest() - before
 
 
 def main() -> None:
@@ -103,13 +114,14 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        source = folder / "source"
-        with source.open("wb") as file:
+        source = Source(folder / "source", options.mib * MiB)
+        with source.path.open("wb") as file:
             for _ in range(options.mib):
                 file.write(os.urandom(MiB))
         print(
-            f"{options.mib} MiB, median of {options.rounds} rounds, load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+            f"{options.mib} MiB, median of {options.rounds} rounds, on {os.cpu_count()} cores with a load of", end=" "
         )
+        print(f"{os.getloadavg()[0]:.1f}")
         print(f"{'':24}{'MiB/s':>8}{'of own':>8}{'memory':>12}")
         if "folder" in options.stores:
             report("folder", ((folder / "objects").as_uri(), None), source, options.rounds)
@@ -127,7 +139,7 @@ def address_of(server: S3Server) -> Address:
     )
 
 
-def report(kind: str, address: Address, source: Path, rounds: int) -> None:
+def report(kind: str, address: Address, source: Source, rounds: int) -> None:
     found = asyncio.run(rates(open_store(*address), source, rounds))
     # Not forked: obstore's threads do not survive that.
     fresh = multiprocessing.get_context("spawn")

@@ -213,11 +213,10 @@ class Jobs:
         Raises `Conflict` (`job_ended`) when it has ended, a cancel that lost the race included.
         """
         with self._database.write() as session:
-            job = self._found(session, job_id)
-            if job.state != JobState.CANCELLING and jobs.request_cancel(session, job_id) is None:
-                session.refresh(job)
-                raise Conflict(f"The job has ended already: {job.state}.", code="job_ended")
-            if job.state == JobState.QUEUED:
+            state = jobs.request_cancel(session, job_id)
+            if state is None and (state := self._found(session, job_id).state) != JobState.CANCELLING:
+                raise Conflict(f"The job has ended already: {state}.", code="job_ended")
+            if state == JobState.CANCELLED:
                 jobs.forget_steps(session, job_id)
         return self.get(job_id)
 

@@ -1,6 +1,8 @@
 """The sweeper: brings back what a lost message or a lost worker left behind."""
 
 import logging
+import math
+import time
 
 from app.db.repositories import jobs, leases, workers
 from app.db.session import Database
@@ -15,11 +17,16 @@ log = logging.getLogger(__name__)
 class Sweeper:
     """Runs in every server; what it does is safe to do twice or by several at once."""
 
-    def __init__(self, database: Database, wake_ups: WakeUps, blobs: Blobs, *, wake_seconds: float) -> None:
+    def __init__(
+        self, database: Database, wake_ups: WakeUps, blobs: Blobs, *, wake_seconds: float, grace_seconds: float
+    ) -> None:
         self._database = database
         self._wake_ups = wake_ups
         self._blobs = blobs
         self._wake_ms = round(wake_seconds * 1000)
+        # Looking for unneeded objects reads every blob's row: often enough to keep the grace time roughly.
+        self._collect_seconds = min(60.0, grace_seconds / 10)
+        self._collected = -math.inf
 
     def sweep(self) -> None:
         """Take back lapsed leases, fail what waited too long, wake who should work, delete what nobody needs."""
@@ -33,7 +40,9 @@ class Sweeper:
                 jobs.forget_steps(session, job_id)
         for queue in self._to_wake():
             self._wake_ups.send(queue)
-        self._blobs.sweep()
+        if time.monotonic() - self._collected >= self._collect_seconds:
+            self._blobs.sweep()
+            self._collected = time.monotonic()
 
     def _to_wake(self) -> list[str]:
         with self._database.read() as session:

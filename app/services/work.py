@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 
 from app.db.clock import now_ms
 from app.db.repositories import jobs, leases
@@ -258,17 +258,7 @@ class Work:
     def give_back(self, job: ClaimedJob) -> None:
         """Put a job back into the queue because this worker stops."""
         with self._database.write() as session:
-            session.execute(
-                update(Job)
-                .where(leases.held(job.id, job.attempt), Job.state == JobState.RUNNING)
-                .values(
-                    state=JobState.QUEUED,
-                    worker=None,
-                    lease_until=None,
-                    version=Job.version + 1,
-                    message="its worker stopped; waiting for another",
-                )
-            )
+            leases.give_back_job(session, job.id, job.attempt)
 
     def claim_upload(self, worker: str) -> ClaimedUpload | None:
         """Take the oldest model or dataset that waits for inspection."""

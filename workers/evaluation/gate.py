@@ -219,18 +219,13 @@ def _rows_needed(limit: _Limit, found: Bounded, confidence: float) -> int | None
     if found.rows is None or (found.rows < _LEAST_ROWS and at_scale is None):
         return None
 
-    def decided(factor: float) -> bool:
+    def reach(factor: float) -> float:
         assert at_scale is not None
         lower, upper = at_scale(factor)
-        return limit.verdict(Bounded(found.value, lower, upper)) != "undecided"
+        return upper - found.value if limit.value > found.value else found.value - lower
 
-    return rows_needed(
-        found.rows,
-        abs(limit.value - found.value),
-        found.error,
-        confidence,
-        None if at_scale is None else decided,
-    )
+    distance = abs(limit.value - found.value)
+    return rows_needed(found.rows, distance, found.error, confidence, None if at_scale is None else reach)
 
 
 def _reason(constraint: Constraint, limit: _Limit, found: Bounded, measured: Measurement, confidence: float) -> str:

@@ -122,7 +122,7 @@ class LogPipe:
             self._file.write(kept)
             self._room -= len(kept)
             self._left_out += len(data) - len(kept)
-            self._tail = (self._tail + data)[-_TAIL_BYTES:]
+            self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         return True
 
     def tail(self) -> str:

@@ -58,7 +58,9 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
     rows = rows_of(request, scratch, original)
     batch = rows.size(request.batch or request.spec.measure.batch[0])
     feeds = first_feeds(rows, batch)
-    first, second, other = (_calls(session, feeds) for session in (original, again, candidate))
+    first, second = _calls(original, feeds), _calls(again, feeds)
+    # The same rows with the candidate's own types: its inputs may be in half precision.
+    other = _calls(candidate, first_feeds(rows_of(request, scratch, candidate), batch))
 
     with no_garbage_collection():
         witness = Witness(threads)

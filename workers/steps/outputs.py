@@ -60,16 +60,18 @@ def run_over(
     batch: int = 1,
     wanted: Sequence[str] | None = None,
     most_rows: int | None = None,
-    most_bytes: int = MOST_BYTES,
+    most_bytes: int | None = None,
 ) -> Kept:
     """Run over the rows, `batch` at a time where the model allows it, and keep the outputs as `file`.
 
-    Only as many rows are run as are kept, at most `most_rows`. Outputs that are no tensors of numbers, or whose shape
-    changes from row to row, are left out with a note. Raises StepError `model_does_not_run`, or
+    Only as many rows are run as are kept: at most `most_rows`, and `most_bytes` (256 MB) of outputs.
+    Outputs that are no tensors of numbers, or whose shape changes from row to row, are left out with a
+    note. Raises StepError `model_does_not_run`, `dataset_empty`, `output_mixes_rows`, or
     `no_usable_output` where nothing can be kept.
     """
     if rows.count == 0:
         raise StepError(f"The {rows.source} dataset has no rows.", code="dataset_empty")
+    most_bytes = MOST_BYTES if most_bytes is None else most_bytes
     notes: list[str] = []
     ports = [port for port in session.outputs if wanted is None or port.name in wanted]
     usable = [port for port in ports if port.is_tensor and port.dtype != "string"]

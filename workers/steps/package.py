@@ -100,7 +100,7 @@ def _manifest(
             "file_name": artifact.file_name,
             "bytes": artifact.bytes,
             "sha256": artifact.sha256,
-            "files": [file.model_dump() for file in candidate.files],
+            "files": _files(candidate, artifact),
         },
         "model": request.source.model_dump(exclude={"rows"}),
         "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
@@ -122,6 +122,13 @@ def _manifest(
             version=str(session.conditions["version"]),
         ),
     }
+
+
+def _files(candidate: Candidate, artifact: PackagedArtifact) -> list[dict[str, Any]]:
+    """The files inside of a `.zip`, or the one file under the name that it is downloaded with."""
+    if len(candidate.files) > 1:
+        return [file.model_dump() for file in candidate.files]
+    return [{"name": artifact.file_name, "bytes": artifact.bytes, "sha256": artifact.sha256}]
 
 
 def _measurements(candidate: Candidate, judged: dict[str, Any]) -> list[Any]:

@@ -92,7 +92,9 @@ class _Field:
     def feed(self, values: Array) -> Array:
         if not self.has_batch_axis:
             values = values[0]
-        return np.ascontiguousarray(values, dtype=self.dtype)
+        # An artifact with inputs in half precision makes infinities of large values; its outputs will tell.
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(values, dtype=self.dtype)
 
 
 class DatasetRows:

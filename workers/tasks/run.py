@@ -41,6 +41,7 @@ class JobRun:
         self._boot_id = str(station.fingerprint.get("boot_id", ""))
         self._deadline = time.monotonic() + job.spec.limits.run_seconds
         self._measuring = False
+        self._progress = 0.0
         self._results: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
         self._heartbeat = Heartbeat(self._beat, every_seconds=min(0.5, self._work.lease_seconds / 4))
@@ -127,7 +128,8 @@ class JobRun:
                 "The job ran longer than its limits.run_seconds. Allow it more, or give it less data.",
                 code="time_limit_exceeded",
             )
-        self._show(step.stage, 0.0, None)
+        if not self._measuring:
+            self._show(step.stage, 0.0, None)
         try:
             result = crew.run(
                 step, seconds=seconds, on_progress=lambda share, text: self._show(step.stage, share, text)
@@ -147,6 +149,15 @@ class JobRun:
             finished = FinishedStep(step.folder, result, self._seconds[step.folder])
             self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
         return result
+
+    def _progress_of(self, step: Step) -> Callable[[float, str], None]:
+        """What is told of a step's own progress; while measuring, the number of children done says more."""
+
+        def show(share: float, text: str) -> None:
+            if not self._measuring:
+                self._show(step.stage, share, text)
+
+        return show
 
     def _measure(self) -> list[str]:
         """Measure in fresh children while no other worker of this machine does; returns their folders."""
@@ -206,8 +217,9 @@ class JobRun:
             )
 
     def _show(self, stage: Any, share: float, text: str | None) -> None:
-        progress = progress_at(stage, share, measuring=self._measuring)
-        self._heartbeat.show(stage=stage, progress=progress, message=text[:300] if text else None)
+        # Within an attempt progress only grows: a measuring child's own begins anew with each.
+        self._progress = max(self._progress, progress_at(stage, share, measuring=self._measuring))
+        self._heartbeat.show(stage=stage, progress=self._progress, message=text[:300] if text else None)
 
     # Files
 

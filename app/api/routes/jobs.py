@@ -104,16 +104,13 @@ async def get_job(
     """Show a job. With `wait`, answer as soon as its entity tag is not that of `If-None-Match`."""
     known = if_none_match.strip().removeprefix("W/") if if_none_match else None
     view = await anyio.to_thread.run_sync(services.jobs.get_unless, job_id, known)
-    if wait and (view is None or known is None):
-        # Without If-None-Match the caller has nothing to compare with: a change is one from here on.
-        etag = known if view is None or known is not None else view.etag
-        assert etag is not None
-        if known is not None or view is None or view.job.ended_at is None:
-            await watcher.changed(job_id, etag, seconds=wait)
-            view = await anyio.to_thread.run_sync(services.jobs.get_unless, job_id, known)
+    # Who gives no tag has nothing to compare with: for them a change is one from here on.
+    present = known if view is None else view.etag if known is None and view.job.ended_at is None else None
+    if wait and present is not None:
+        await watcher.changed(job_id, present, seconds=wait)
+        view = await anyio.to_thread.run_sync(services.jobs.get_unless, job_id, known)
     if view is None or matches(if_none_match, view.etag):
-        etag = known if view is None else view.etag
-        return Response(status_code=304, headers={"ETag": etag or ""})
+        return Response(status_code=304, headers={"ETag": (view.etag if view else known) or ""})
     return json_answer(job_document(view), headers={"ETag": view.etag, "Cache-Control": "no-store"})
 
 

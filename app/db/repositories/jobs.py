@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, and_, bindparam, exists, func, or_, select, update
+from sqlalchemy import Connection, Row, and_, bindparam, case, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.clock import now_ms
@@ -57,18 +57,17 @@ def signs(session: Session, job_ids: list[str]) -> dict[str, tuple[int, str]]:
 
 def request_cancel(session: Session, job_id: str) -> str | None:
     """Cancel a queued job, or ask a running one to stop; returns the new state, null if it has ended."""
-    queued = session.scalar(
-        update(Job)
-        .where(Job.id == job_id, Job.state == JobState.QUEUED)
-        .values(state=JobState.CANCELLED, ended_at=now_ms(), version=Job.version + 1, message=None)
-        .returning(Job.state)
-    )
-    if queued is not None:
-        return queued
+    queued = Job.state == JobState.QUEUED
+    # In one statement: between two of them a worker can take the job or give it back.
     return session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.state == JobState.RUNNING)
-        .values(state=JobState.CANCELLING, version=Job.version + 1)
+        .where(Job.id == job_id, Job.state.in_((JobState.QUEUED, JobState.RUNNING)))
+        .values(
+            state=case((queued, JobState.CANCELLED.value), else_=JobState.CANCELLING.value),
+            ended_at=case((queued, now_ms()), else_=None),
+            message=case((queued, None), else_=Job.message),
+            version=Job.version + 1,
+        )
         .returning(Job.state)
     )
 

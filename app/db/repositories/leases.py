@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, select, update
+from sqlalchemy import BigInteger, ColumnElement, case, cast, select, update
 from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
@@ -59,7 +59,7 @@ def end_job(session: Session, job_id: str, attempt: int, state: JobState, **valu
     from_states = [before for before in JobState if may_become(before, state)]
     ended = session.scalar(
         update(Job)
-        .where(Job.id == job_id, Job.attempt == attempt, Job.state.in_(from_states))
+        .where(held(job_id, attempt), Job.state.in_(from_states))
         .values(
             state=state,
             stage=None,
@@ -75,14 +75,44 @@ def end_job(session: Session, job_id: str, attempt: int, state: JobState, **valu
     return ended is not None
 
 
+def give_back_job(session: Session, job_id: str, attempt: int) -> bool:
+    """Put a job that this attempt still runs back into the queue; false when it was lost or is being cancelled."""
+    given = session.scalar(
+        update(Job)
+        .where(held(job_id, attempt), Job.state == JobState.RUNNING)
+        .values(**_queued_again("its worker stopped; waiting for another"))
+        .returning(Job.id)
+    )
+    return given is not None
+
+
+def _queued_again(message: str) -> dict[str, Any]:
+    """What changes when a job comes back into the queue; it waits anew, since it had been taken in time."""
+    queue_ms = cast(Job.spec["limits"]["queue_seconds"].as_float() * 1000, BigInteger)
+    return {
+        "state": JobState.QUEUED,
+        "worker": None,
+        "lease_until": None,
+        "queue_until": now_ms() + queue_ms,
+        "version": Job.version + 1,
+        "message": message,
+    }
+
+
 def take_back_jobs(session: Session) -> list[tuple[str, str]]:
     """Take back jobs whose worker went silent: requeue, fail after the last attempt, finish cancelling.
 
     Returns (job id, new state) of each.
     """
     lapsed = Job.lease_until < now_ms()
-    common: dict[str, Any] = {"lease_until": None, "worker": None, "version": Job.version + 1}
-    ending: dict[str, Any] = {**common, "ended_at": now_ms(), "stage": None, "message": None}
+    ending: dict[str, Any] = {
+        "lease_until": None,
+        "worker": None,
+        "version": Job.version + 1,
+        "ended_at": now_ms(),
+        "stage": None,
+        "message": None,
+    }
     lost = {
         "code": "worker_lost",
         "detail": f"The worker was lost {MAX_ATTEMPTS} times while it ran this job. See the job's log; a smaller "
@@ -93,19 +123,19 @@ def take_back_jobs(session: Session) -> list[tuple[str, str]]:
     }
     moves: list[tuple[str, str]] = []
     for condition, state, values in (
-        (Job.state == JobState.CANCELLING, JobState.CANCELLED, ending),
+        (Job.state == JobState.CANCELLING, JobState.CANCELLED, {"state": JobState.CANCELLED, **ending}),
         (
             (Job.state == JobState.RUNNING) & (Job.attempt >= MAX_ATTEMPTS),
             JobState.FAILED,
-            {**ending, "error": lost},
+            {"state": JobState.FAILED, **ending, "error": lost},
         ),
         (
             Job.state == JobState.RUNNING,
             JobState.QUEUED,
-            {**common, "message": "its worker was lost; waiting for another"},
+            _queued_again("its worker was lost; waiting for another"),
         ),
     ):
-        rows = session.scalars(update(Job).where(condition, lapsed).values(state=state, **values).returning(Job.id))
+        rows = session.scalars(update(Job).where(condition, lapsed).values(**values).returning(Job.id))
         moves.extend((job_id, state.value) for job_id in rows)
     return moves
 

@@ -7,8 +7,37 @@ import pytest
 
 from app import wiring
 from app.db.session import Database
+from app.db.tables import Table
+from app.migrate import migrate
 from app.settings import Settings
+from tests.parts.databases import fresh_postgres_database
 from tests.parts.deployment import Deployment
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def kept_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A migrated database, on each dialect, for all tests here: migrating takes longer than most of them."""
+    if request.param == "sqlite":
+        yield from migrated(f"sqlite:///{tmp_path_factory.mktemp('services') / 'test.sqlite'}")
+    else:
+        with fresh_postgres_database(request.getfixturevalue("postgres")) as url:
+            yield from migrated(url.replace("postgresql://", "postgresql+psycopg://", 1))
+
+
+def migrated(url: str) -> Iterator[Database]:
+    database = Database(url)
+    migrate(database)
+    yield database
+    database.dispose()
+
+
+@pytest.fixture
+def database(kept_database: Database) -> Database:
+    """A migrated database without rows, on each dialect."""
+    with kept_database.write() as session:
+        for table in reversed(Table.metadata.sorted_tables):
+            session.execute(table.delete())
+    return kept_database
 
 
 @pytest.fixture

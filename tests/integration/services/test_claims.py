@@ -25,7 +25,7 @@ def claims(answers: list[Any]) -> list[Any]:
 
 def test_one_row_goes_to_one_of_those_who_claim_at_once(deployment: Deployment) -> None:
     model = deployment.model()
-    for _ in range(15):
+    for _ in range(8):
         job_id = deployment.submit(model)
         answers = claims(at_once([lambda name=f"w{n}": deployment.claim(name) for n in range(4)]))
         assert [(job.id, job.attempt) for job in answers] == [(job_id, 1)]
@@ -33,7 +33,7 @@ def test_one_row_goes_to_one_of_those_who_claim_at_once(deployment: Deployment) 
 
 def test_several_rows_go_to_several_who_claim_at_once(deployment: Deployment) -> None:
     model = deployment.model()
-    for _ in range(10):
+    for _ in range(6):
         expected = {deployment.submit(model) for _ in range(3)}
         taken: list[ClaimedJob] = []
         while len(taken) < 3:  # one who finds the best row being taken by another may go without
@@ -45,7 +45,7 @@ def test_several_rows_go_to_several_who_claim_at_once(deployment: Deployment) ->
 
 
 def test_one_upload_goes_to_one_of_those_who_claim_at_once(deployment: Deployment) -> None:
-    for number in range(10):
+    for number in range(6):
         row = deployment.services.models.record(deployment.receive(b"m%d" % number), "m.onnx", None, {})
         answers = claims(at_once([lambda n=n: deployment.services.work.claim_upload(f"w{n}") for n in range(4)]))
         assert [(upload.id, upload.attempt) for upload in answers] == [(row.id, 1)]
@@ -337,7 +337,7 @@ def test_an_inspection_of_what_was_deleted_is_lost(deployment: Deployment) -> No
 
 def test_only_one_at_a_time_measures_on_a_machine(deployment: Deployment) -> None:
     targets = deployment.services.targets
-    for _ in range(10):
+    for _ in range(6):
         names = [f"holder-{number}" for number in range(4)]
         random.shuffle(names)
         answers = at_once([lambda n=n: (n, targets.take_measuring_lock("boot", n, lease_seconds=60)) for n in names])

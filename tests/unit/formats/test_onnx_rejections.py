@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -107,10 +108,8 @@ def test_altered_bytes_raise_nothing_but_rejections(data: st.DataObject) -> None
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with tempfile.TemporaryDirectory() as folder:
-        try:
+        with suppress(RejectedInput):
             inspect_onnx(write(Path(folder), bytes(content)))
-        except RejectedInput as error:
-            assert error.detail.endswith((".", "?"))
 
 
 @settings(max_examples=200, deadline=None)
@@ -184,7 +183,9 @@ def broken(change: Callable[[ModelProto], object]) -> ModelProto:
         broken(lambda made: made.graph.node[0].input.__setitem__(0, "nowhere")),
         broken(lambda made: made.graph.node[0].attribute.append(helper.make_attribute("strange", 1))),
         broken(lambda made: made.graph.output.pop()),
-        broken(lambda made: made.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[4], raw_data=b"abc"))),
+        broken(
+            lambda made: made.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[4], raw_data=b"abc"))
+        ),
         broken(lambda made: made.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[-4]))),
         broken(lambda made: made.graph.initializer.append(TensorProto(name="w", data_type=1, dims=[1 << 40] * 4))),
         broken(lambda made: setattr(made.graph.input[0].type.tensor_type, "elem_type", 77)),
@@ -206,14 +207,15 @@ def test_names_that_are_not_text(tmp_path: Path) -> None:
 
 
 def test_bodies_nested_beyond_reading(tmp_path: Path) -> None:
-    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [], [value("y", [1])])
+    def field(number: int, content: bytes) -> bytes:
+        length = len(content)
+        return bytes([number << 3 | 2, length & 127 | 128, length >> 7 & 127 | 128, length >> 14]) + content
+
+    graph = b""
     for _ in range(60):
-        node = helper.make_node("If", ["c"], ["y"], then_branch=graph)
-        graph = helper.make_graph([node], "g", [], [value("y", [1])])
-    made = one_node("Relu")
-    made.graph.CopyFrom(graph)
+        graph = field(1, field(5, field(6, graph)))  # a graph's node, its attribute, that one's graph
     with rejected("invalid_model", "nested"):
-        load_model(write(tmp_path, made.SerializeToString()))
+        load_model(write(tmp_path, b"\x08\x08" + field(7, graph) + b"\x42\x02\x10\x11"))
 
 
 def test_an_output_that_is_no_tensor(tmp_path: Path) -> None:
@@ -290,7 +292,9 @@ def test_functions_that_call_each_other_without_end(tmp_path: Path) -> None:
     imports = [helper.make_opsetid("own", 1)]
 
     def calling(name: str, other: str) -> object:
-        return helper.make_function("own", name, ["a"], ["b"], [helper.make_node(other, ["a"], ["b"], domain="own")], imports)
+        return helper.make_function(
+            "own", name, ["a"], ["b"], [helper.make_node(other, ["a"], ["b"], domain="own")], imports
+        )
 
     made = one_node("Ping", domain="own")
     made.functions.extend([calling("Ping", "Pong"), calling("Pong", "Ping")])

@@ -1,5 +1,6 @@
 """A model behind the small interface: as asked for, or an error that says why not."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -39,13 +40,13 @@ def test_conditions_say_what_its_numbers_hold_for(mlp: Path) -> None:
 def test_it_runs_with_one_thread_unless_told(mlp: Path) -> None:
     session = load(mlp)
 
-    assert session.native.get_session_options().intra_op_num_threads == 1  # type: ignore[attr-defined]
+    assert session.native.get_session_options().intra_op_num_threads == 1
 
 
 def test_options_reach_the_runtime(mlp: Path) -> None:
     session = load(mlp, session_options={"session.x64quantprecision": "1"})
 
-    options = session.native.get_session_options()  # type: ignore[attr-defined]
+    options = session.native.get_session_options()
     assert options.get_session_config_entry("session.x64quantprecision") == "1"
 
 
@@ -62,7 +63,7 @@ def test_outputs_come_in_the_order_asked_for(tmp_path: Path) -> None:
 def test_batches_run_one_at_a_time(mlp: Path) -> None:
     asked = []
 
-    def batches():  # type: ignore[no-untyped-def]
+    def batches() -> Iterator[dict[str, models.Array]]:
         for size in (3, 2):
             asked.append(size)
             yield {"x": np.ones((size, 32), np.float32)}

@@ -2,6 +2,7 @@
 
 import io
 import json
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,15 @@ class Job:
 
     def save_model(self, model: ModelProto, *, external: bool = False) -> Path:
         return models.save(model, self.scratch / self.model, external=external)
+
+    def save_file_set(self, model: ModelProto) -> None:
+        """Save a model with external data as the archive that an upload of it is."""
+        path = self.save_model(model, external=True)
+        self.model = "inputs/model/set.zip"
+        with zipfile.ZipFile(self.scratch / self.model, "w") as packed:
+            for name in ("model.onnx", "weights.bin"):
+                packed.write(path.with_name(name), f"net/{name}")
+                path.with_name(name).unlink()
 
     def save_dataset(self, role: str, **arrays: Array) -> None:
         path = self.scratch / "inputs" / role
@@ -118,8 +128,10 @@ class Job:
             measurements=measured,
             job=new_id("job"),
             source={"id": "mdl_" + "0" * 26, "name": "My net.onnx", "sha256": "0" * 64, "bytes": 1},
-            data={role: {"id": "dst_" + "0" * 26, "name": role, "sha256": "1" * 64, "bytes": 2, "rows": 3}
-                  for role in self.datasets},
+            data={
+                role: {"id": "dst_" + "0" * 26, "name": role, "sha256": "1" * 64, "bytes": 2, "rows": 3}
+                for role in self.datasets
+            },
             steps=[{"step": "inspect", "seconds": 0.1, "attempt": 1}],
         )
 

@@ -23,7 +23,8 @@ _RESAMPLES = 2_000
 _MOST_RESAMPLES = 20_000
 _TAIL = 50  # resamples beyond a bound, at least
 _CELLS = 100_000  # of the block of counts held at once: what a cache holds
-_STEP = 1e-5
+_STEP = 1e-5  # of the spread
+_LEAST_STEP = 1e-10  # of the value
 
 
 def estimate(columns: Floats, statistic: Statistic) -> float:
@@ -97,10 +98,9 @@ def _slopes(means: Floats, statistic: Statistic, scale: Floats) -> Floats:
     """The statistic's gradient at each row of `means`, by central differences; shape of `means`."""
     slopes = np.zeros_like(means)
     for column in range(means.shape[-1]):
-        # A step small against the value and against the spread: some columns vary in the last digits only.
-        step = _STEP * np.where(
-            scale[column] > 0, np.minimum(scale[column], np.abs(means[:, column]) + scale[column]), 1.0
-        )
+        # Small against the spread, for some columns vary in their last digits only; but not lost in rounding.
+        step = np.maximum(_STEP * scale[column], _LEAST_STEP * np.abs(means[:, column]))
+        step[step == 0] = 1.0
         above, below = means.copy(), means.copy()
         above[:, column] += step
         below[:, column] -= step

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _EDGE = 1e-12
-_HALVINGS = 60
+_HALVINGS = 48
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ POWER = 0.8
 """With the rows told, the verdict falls four times in five, if the rates are what they seem."""
 
 _MOST = 10_000_000
+_GROWTH = 1.02
 
 
 def rows_needed(
@@ -15,26 +16,27 @@ def rows_needed(
     distance: float,
     error: float,
     confidence: float,
-    decided: Callable[[float], bool] | None = None,
+    reach: Callable[[float], float] | None = None,
 ) -> int | None:
     """Rows after which a bound at `confidence` clears the limit, at the effect and scatter seen now.
 
     `distance` is from the estimate to the limit, `error` the estimate's standard error at `rows` rows.
-    `decided` tells whether so many times the rows, at the same rates, would decide: it answers where few
-    events leave the standard error too small, or at zero. None where the effect sits at the limit,
-    so that no number of rows below ten million helps.
+    `reach` tells how far the bound would lie from the estimate with so many times the rows at the same
+    rates; without it, it shrinks with the root of the rows. It matters where few events were seen, and the
+    standard error is too small, or zero. None where the effect sits so near the limit that ten million
+    rows would not do.
     """
-    if distance == 0:
+    quantile, leave = NormalDist().inv_cdf(confidence), NormalDist().inv_cdf(POWER) * error
+    if distance <= 0:
         return None
-    quantiles = NormalDist().inv_cdf(confidence) + NormalDist().inv_cdf(POWER)
-    needed = math.ceil(rows * (quantiles * error / distance) ** 2)
-    if needed > _MOST:
-        return None
-    if decided is not None:
-        factor = max(needed / rows, 1.0)
-        while not decided(factor):
-            factor *= 1.05
+    if reach is None:
+        factor = ((quantile * error + leave) / distance) ** 2
+    else:
+        factor = 1.0
+        while reach(factor) + leave / math.sqrt(factor) > distance:
+            factor *= _GROWTH
             if factor * rows > _MOST:
                 return None
-        needed = max(needed, math.ceil(factor * rows))
-    return max(needed, rows + 1)
+    if factor * rows > _MOST:
+        return None
+    return max(math.ceil(rows * factor), rows + 1)

@@ -21,6 +21,8 @@ from workers.formats.zip_members import DAMAGE, forbidden, open_zip
 LABELS_FILE = "labels.csv"
 _LABELS_BYTES = 256 << 20
 _LABEL_BOUND = 1 << 62
+# A strip of 1 × 60,000 pixels becomes a giant when its shorter side is resized.
+_RESIZED_PIXELS = 64_000_000
 
 # The decoders that are needed, and no other of Pillow's fifty.
 _DECODERS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
@@ -89,7 +91,7 @@ class ImageDataset(Dataset):
                     raise RejectedInput(
                         f"The picture {member.filename!r} has {image.width} × {image.height} pixels, and at most "
                         f"{self._limits.image_pixels} are taken. Make it smaller.",
-                        code="archive_too_large",
+                        code="dataset_image_too_large",
                     )
                 if image.mode in _DEEP_MODES:
                     raise RejectedInput(
@@ -131,7 +133,10 @@ class ImageDataset(Dataset):
 
 
 def preprocessed(image: Image.Image, how: Preprocess) -> Array:
-    """One picture as one row: shape `how.row_shape`, dtype `how.dtype`."""
+    """One picture as one row: shape `how.row_shape`, dtype `how.dtype`.
+
+    Raises RejectedInput `dataset_image_too_large`.
+    """
     picture = image.convert("L" if how.colour == "L" else "RGB")
     height, width = how.size
     resampling = _FILTERS[how.interpolation]
@@ -145,14 +150,13 @@ def preprocessed(image: Image.Image, how: Preprocess) -> Array:
         # Rounded as torchvision's Resize and CenterCrop do it.
         size = (int(picture.width * share), int(picture.height * share))
         left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-        # Resizing only what is kept: a picture of 1 × 60,000 pixels would otherwise become a giant.
-        box = (
-            left * picture.width / size[0],
-            top * picture.height / size[1],
-            (left + width) * picture.width / size[0],
-            (top + height) * picture.height / size[1],
-        )
-        picture = picture.resize((width, height), resampling, box=box)
+        if size[0] * size[1] > _RESIZED_PIXELS:
+            raise RejectedInput(
+                f"A picture of {picture.width} × {picture.height} pixels would have {size[0]} × {size[1]} before it is cut "
+                "to size. Leave it out, or use resize: stretch.",
+                code="dataset_image_too_large",
+            )
+        picture = picture.resize(size, resampling).crop((left, top, left + width, top + height))
     pixels: Array = np.asarray(picture).reshape(height, width, how.channels)
     if how.colour == "BGR":
         pixels = pixels[:, :, ::-1]

@@ -98,6 +98,36 @@ def _attributes(model: ModelProto) -> Iterator[AttributeProto]:
         yield from function.attribute_proto  # defaults of its own attributes
 
 
+def check_text(model: ModelProto) -> None:
+    """Make sure that every name is text: protobuf hands out bytes for one that is not Unicode.
+
+    Raises RejectedInput `invalid_model`.
+    """
+    if not all(isinstance(name, str) for name in _names(model)):
+        raise RejectedInput(
+            "The model has a name that is not text. The file is damaged or its exporter broken: export it again.",
+            code="invalid_model",
+        )
+
+
+def _names(model: ModelProto) -> Iterator[str]:
+    for opset in model.opset_import:
+        yield opset.domain
+    for function in model.functions:
+        yield from (function.name, function.domain, *function.input, *function.output)
+    for node in all_nodes(model):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for graph in all_graphs(model):
+        for value in (*graph.input, *graph.output):
+            yield value.name
+            yield from (size.dim_param for size in value.type.tensor_type.shape.dim)
+    for tensor in (*all_tensors(model), *(sparse.values for sparse in all_sparse_tensors(model))):
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+
+
 def check_calls(model: ModelProto, limits: InputLimits) -> None:
     """Refuse local functions that call one another in a circle, or that grow beyond measure when written out.
 

@@ -53,20 +53,6 @@ def inspect_onnx(
     limits = limits or InputLimits()
     progress(0.0, "reading the model")
     model = load_model(path)
-    try:
-        described = _describe(model, path, beside, limits, progress)
-    except UnicodeDecodeError as error:
-        raise _unreadable_name() from error
-    return described
-
-
-def _describe(
-    model: ModelProto,
-    path: Path,
-    beside: Collection[str],
-    limits: InputLimits,
-    progress: Callable[[float, str], None],
-) -> ModelInspection:
     opset = check_versions(model)
     operators = Counter(node.op_type for node in all_nodes(model))
     opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
@@ -176,16 +162,11 @@ def _check_names(names: list[str]) -> None:
         raise RejectedInput(f"The model uses {len(names)} different names and operators.", code="model_too_complex")
     for name in names:
         if not name or len(name) > _LONGEST_NAME or any(ord(character) < 32 for character in name):
-            raise _unreadable_name()
-        name.encode()  # a lone surrogate is an error too
-
-
-def _unreadable_name() -> RejectedInput:
-    return RejectedInput(
-        "An input, output or operator has a name that is empty, endless or not text. The file is damaged or its "
-        "exporter broken: export the model again.",
-        code="invalid_model",
-    )
+            raise RejectedInput(
+                f"An input, output or operator has the unusable name {name[:50]!a}. The file is damaged or its "
+                "exporter broken: export the model again.",
+                code="invalid_model",
+            )
 
 
 def _notes(model: ModelProto, inputs: tuple[TensorSpec, ...], opset: int | None, quantized: bool) -> list[str]:

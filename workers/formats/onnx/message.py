@@ -14,6 +14,7 @@ from onnx import ModelProto
 
 from app.errors import RejectedInput
 from workers.formats.limits import human_bytes
+from workers.formats.onnx.graph import check_text
 from workers.formats.signatures import file_head, instead
 
 MESSAGE_BYTES = (1 << 31) - 1
@@ -66,6 +67,7 @@ def load_model(path: Path) -> ModelProto:
         ) from error
     if not model.HasField("graph"):
         raise _not_onnx(path)
+    check_text(model)
     return model
 
 

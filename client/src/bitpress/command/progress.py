@@ -41,16 +41,21 @@ def job_bar() -> Iterator[Callable[["Job"], None] | None]:
     )
     with Progress(*columns, console=stderr(), transient=True) as bar:
         task = bar.add_task("submitted", total=1.0)
-        yield lambda job: bar.update(task, completed=job["progress"], description=where_it_stands(job))
+        yield lambda job: bar.update(task, completed=job["progress"], description=_doing(job))
 
 
 def where_it_stands(job: "Job") -> str:
-    """A job's state in a few words: `candidates: static_int8`, `queued behind 2`."""
-    if job["state"] == "queued":
-        position = job.get("queue_position") or 1
-        return f"queued behind {position - 1}" if position > 1 else f"queued: waits for {job.get('waiting_for')}"
-    if job["state"] == "running":
-        message = job.get("message")
-        stage = job["stage"] or "running"
-        return f"{stage}: {message}" if message else stage
-    return job["state"]
+    """A job's state in a few words: `running: candidates`, `queued behind 2`."""
+    if job["state"] == "running" and job["stage"]:
+        return f"running: {job['stage']}"
+    if job["state"] != "queued":
+        return job["state"]
+    position = job["queue_position"] or 1
+    return f"queued behind {position - 1}" if position > 1 else f"queued: waits for {job['waiting_for']}"
+
+
+def _doing(job: "Job") -> str:
+    """What stands beside the bar: the stage and its own words, as far as there is room."""
+    if job["state"] == "running" and job["stage"]:
+        return f"{job['stage']}: {job['message']}" if job["message"] else job["stage"]
+    return where_it_stands(job)

@@ -1,7 +1,7 @@
 """What a job found, as a table a person can read."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -47,17 +47,23 @@ def print_job(job: "Job") -> None:
 
 def result_table(job: "Job") -> "Table":
     """Lay out the original and every candidate: bytes, latency, what it computes, × fp32 and verdict."""
-    metrics = _metrics(job)
     baseline = job["baseline"]["measurements"] if job["baseline"] else []
-    columns = ["variant", "size", "p50", "p99", *metrics, "× fp32", "gate"]
-    original = _numbers(baseline, metrics)
-    rows = [["fp32", *original, "1.00" if original[1] != NOTHING else NOTHING, ""]]
+    metrics = _metrics(job)
+    titles = [f"{name} {unit}".rstrip() for name, unit in metrics.items()]
+    columns = ["variant", "size", "p50 ms", "p99 ms", *titles, "× fp32", "gate"]
+    rows = [["fp32", *_numbers(baseline, metrics), "1.00", ""]]
     names = _names(job["candidates"])
     for name, candidate in zip(names, job["candidates"], strict=True):
-        measured = candidate["measurements"]
-        chosen = " (chosen)" if candidate["id"] == job["chosen"] and len(names) > 1 else ""
-        verdict = candidate.get("verdict") or (job["gate"] if candidate["id"] == job["chosen"] else None)
-        rows.append([name + chosen, *_numbers(measured, metrics), _speed(baseline, measured), verdict or NOTHING])
+        chosen = candidate["id"] == job["chosen"]
+        verdict = candidate.get("verdict") or (job["gate"] if chosen else None)
+        rows.append(
+            [
+                name + (" (chosen)" if chosen and len(names) > 1 else ""),
+                *_numbers(candidate["measurements"], metrics),
+                _speed(candidate),
+                verdict or NOTHING,
+            ]
+        )
     return table(columns, rows, right=columns[1:-1])
 
 
@@ -67,7 +73,7 @@ def findings(job: "Job") -> Iterator[str]:
         yield job["conclusion"]
     if job["gate"] and job["gate"] != "none":
         yield f"gate: {job['gate']}"
-        yield from (f"  {line}" for line in map(_verdict, job["verdicts"]) if line)
+        yield from (f"  {_verdict(found)}" for found in job["verdicts"])
     notes = [*job["notes"], *(note for candidate in job["candidates"] for note in candidate.get("notes", []))]
     yield from (f"note: {note}" for note in dict.fromkeys(notes))
     if flags := _flags(job):
@@ -75,13 +81,17 @@ def findings(job: "Job") -> Iterator[str]:
     yield from (f"artifact: {artifact}" for artifact in job["artifacts"])
 
 
-def _metrics(job: "Job") -> list[str]:
-    """The columns of metrics: those always shown and those that were asked for, where there is a value."""
+def _metrics(job: "Job") -> dict[str, str]:
+    """The metrics that have a column, with their units: those always shown and those that were asked for."""
     goal = job["spec"].get("goal") or {}
     bound = [constraint["metric"] for constraint in goal.get("constraints", [])]
     wanted = dict.fromkeys([*_ALWAYS_SHOWN, *bound, *job["spec"].get("metrics", [])])
-    measured = [m for candidate in job["candidates"] for m in candidate["measurements"]]
-    return [name for name in wanted if name not in _OF_ANY_ARTIFACT and _value(measured, name) is not None]
+    measured = [each for candidate in job["candidates"] for each in candidate["measurements"]]
+    found = {each["name"]: each["unit"] for each in measured if each["value"] is not None}
+    signs = {"fraction": "%", "1": ""}
+    return {
+        name: signs.get(found[name], found[name]) for name in wanted if name in found and name not in _OF_ANY_ARTIFACT
+    }
 
 
 def _names(candidates: Sequence["Candidate"]) -> list[str]:
@@ -93,44 +103,39 @@ def _names(candidates: Sequence["Candidate"]) -> list[str]:
     ]
 
 
-def _numbers(measured: Iterable["Measurement"], metrics: Sequence[str]) -> list[str]:
-    measured = list(measured)
+def _numbers(measured: Sequence["Measurement"], metrics: Iterable[str]) -> list[str]:
     size = _found(measured, "artifact_bytes")
     return [
-        in_bytes(size["value"]) if size and size["value"] is not None else NOTHING,
+        in_bytes(size["value"] if size else None),
         _written(_found(measured, "latency_p50")),
         _written(_found(measured, "latency_p99")),
-        *(_written(_found(measured, name), interval=True) for name in metrics),
+        *(_written(_found(measured, name), interval=name != "agreement") for name in metrics),
     ]
 
 
-def _found(measured: Iterable["Measurement"], name: str) -> "Measurement | None":
+def _found(measured: Sequence["Measurement"], name: str) -> "Measurement | None":
     """The first measurement of a name: under the first conditions asked for, which comparisons use."""
     return next((each for each in measured if each["name"] == name), None)
-
-
-def _value(measured: Iterable["Measurement"], name: str) -> float | None:
-    found = _found(measured, name)
-    return None if found is None else found["value"]
 
 
 def _written(measurement: "Measurement | None", *, interval: bool = False) -> str:
     if measurement is None or measurement["value"] is None:
         return NOTHING
-    share = measurement["unit"] == "fraction"
-    scale = 100 if share else 1
-    digits = 3 if measurement["unit"] == "ms" and measurement["value"] < 10 else 4 if measurement["unit"] == "1" else 1
+    scale = 100 if measurement["unit"] == "fraction" else 1
+    digits = {"ms": 3 if measurement["value"] < 10 else 1, "1": 4}.get(measurement["unit"], 1)
     text = f"{measurement['value'] * scale:.{digits}f}"
     if interval and (ends := measurement.get("ci95")):
         text += f" [{ends[0] * scale:.{digits}f}, {ends[1] * scale:.{digits}f}]"
-    unit = "%" if share else "" if measurement["unit"] == "1" else measurement["unit"]
     estimated = "~" if measurement.get("method") == "estimated" else ""
-    return f"{estimated}{text} {unit}".rstrip() + ("*" if measurement.get("flags") else "")
+    return estimated + text + ("*" if measurement.get("flags") else "")
 
 
-def _speed(baseline: Iterable["Measurement"], measured: Iterable["Measurement"]) -> str:
-    before, after = _value(baseline, "latency_p50"), _value(measured, "latency_p50")
-    return f"{before / after:.2f}" if before and after else NOTHING
+def _speed(candidate: "Candidate") -> str:
+    """How many times as fast as the original, by the paired comparison of the two."""
+    for compared in candidate.get("comparisons", []):
+        if compared["name"] == "latency_p50" and compared["ratio"]:
+            return f"{1 / compared['ratio']:.2f}" + (" (noise)" if compared.get("within_noise") else "")
+    return NOTHING
 
 
 def _flags(job: "Job") -> list[str]:
@@ -138,10 +143,7 @@ def _flags(job: "Job") -> list[str]:
     return sorted({flag for part in parts for m in part["measurements"] for flag in m.get("flags", [])})
 
 
-def _verdict(found: dict[str, object]) -> str:
-    constraint = found.get("constraint")
-    if isinstance(constraint, dict):
-        bounds = ", ".join(f"{name} {value}" for name, value in constraint.items() if value not in (None, False))
-        constraint = bounds.removeprefix("metric ")
-    said = f"{constraint}: {found.get('verdict')}"
-    return f"{said}: {found['reason']}" if found.get("reason") else said
+def _verdict(found: Mapping[str, Any]) -> str:
+    constraint = found.get("constraint") or {}
+    bounds = ", ".join(f"{name} {value}" for name, value in constraint.items() if value not in (None, False))
+    return f"{found['verdict']}: {found.get('reason') or bounds.removeprefix('metric ')}"

@@ -1,0 +1,291 @@
+"""The rows a model is run on, and what is kept of what it puts out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.errors import StepError
+from tests.parts import models
+from tests.parts.models import Array
+from tests.unit.steps.conftest import vectors
+from workers.runtimes.session import Port, load
+from workers.steps.outputs import Kept, run_over
+from workers.steps.requests import DatasetFile, RowSource
+from workers.steps.rows import DatasetRows, SyntheticRows, rows_from
+
+
+class Doubling:
+    """A session that puts out twice its input, in whatever shape it is told to."""
+
+    def __init__(self, outputs: Sequence[Port], make: Any) -> None:
+        self.inputs, self.outputs = (Port("x", "float32", ("n", 2)),), tuple(outputs)
+        self.load_ms = 0.0
+        self.conditions: dict[str, Any] = {}
+        self.sizes: list[int] = []
+        self._make = make
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[str] | None = None) -> list[Array]:
+        self.sizes.append(len(feeds["x"]))
+        found = self._make(feeds["x"] * 2)
+        return [found[name] for name in (wanted if wanted is not None else [port.name for port in self.outputs])]
+
+
+class Numbered:
+    """Rows [n, 2] that hold their own number."""
+
+    source = "calibration"
+    notes: tuple[str, ...] = ()
+
+    def __init__(self, count: int, fixed: int | None = None) -> None:
+        self.count = count
+        self._fixed = fixed
+
+    def size(self, wanted: int) -> int:
+        return self._fixed or wanted
+
+    def feeds(self, size: int = 1, start: int = 0, stop: int | None = None) -> Iterator[dict[str, Array]]:
+        for first in range(start, self.count, size):
+            rows = np.repeat(np.arange(first, min(first + size, self.count), dtype=np.float32)[:, None], 2, axis=1)
+            if self._fixed:
+                rows = np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
+            yield {"x": rows}
+
+
+def kept_of(kept: Kept) -> dict[str, Array]:
+    with np.load(kept.file, allow_pickle=False) as found:
+        return {name: found[name] for name in found.files}
+
+
+def silent(share: float, message: str) -> None:
+    assert 0 <= share <= 1
+
+
+Y = Port("y", "float32", ("n", 2))
+
+
+@pytest.mark.parametrize(("batch", "sizes"), [(1, [1] * 5), (2, [2, 2, 1]), (8, [5])])
+def test_outputs_are_kept_row_by_row(tmp_path: Path, batch: int, sizes: list[int]) -> None:
+    session = Doubling([Y], lambda x: {"y": x})
+
+    kept = run_over(session, Numbered(5), tmp_path / "o.npz", silent, batch=batch)
+
+    np.testing.assert_array_equal(kept_of(kept)["y"][:, 0], [0, 2, 4, 6, 8])
+    assert session.sizes == sizes
+    assert [path.name for path in tmp_path.iterdir()] == ["o.npz"]
+
+
+def test_a_fixed_batch_is_filled_up_and_cut(tmp_path: Path) -> None:
+    session = Doubling([Port("y", "float32", (3, 2))], lambda x: {"y": x})
+
+    kept = run_over(session, Numbered(5, fixed=3), tmp_path / "o.npz", silent)
+
+    assert session.sizes == [3, 3]
+    np.testing.assert_array_equal(kept_of(kept)["y"][:, 0], [0, 2, 4, 6, 8])
+
+
+def test_an_output_without_batch_axis_is_run_row_by_row(tmp_path: Path) -> None:
+    ports = [Y, Port("total", "float32", ()), Port("flat", "float32", (2,))]
+    session = Doubling(ports, lambda x: {"y": x, "total": x.sum(), "flat": x.sum(axis=0)})
+
+    kept = run_over(session, Numbered(4), tmp_path / "o.npz", silent, batch=2)
+
+    assert session.sizes == [1, 1, 1, 1]
+    found = kept_of(kept)
+    assert (found["total"].shape, found["flat"].shape) == ((4,), (4, 2))
+    np.testing.assert_array_equal(found["total"], [0, 4, 8, 12])
+
+
+def test_an_output_that_mixes_rows_is_refused_in_batches(tmp_path: Path) -> None:
+    session = Doubling([Port("y", "float32", ("m", 2))], lambda x: {"y": x[:1]})
+
+    with pytest.raises(StepError) as raised:
+        run_over(session, Numbered(6), tmp_path / "o.npz", silent, batch=3)
+
+    assert raised.value.code == "output_mixes_rows"
+
+
+def test_large_outputs_keep_their_first_rows(tmp_path: Path) -> None:
+    session = Doubling([Y], lambda x: {"y": x})
+
+    kept = run_over(session, Numbered(100), tmp_path / "o.npz", silent, batch=4, most_bytes=10 * 8)
+
+    assert kept.rows == 10
+    assert kept_of(kept)["y"].shape == (10, 2)
+    assert len(session.sizes) == 3
+    assert "first 10 of 100 rows" in kept.notes[0]
+
+
+def test_no_more_rows_are_run_than_the_original_kept(tmp_path: Path) -> None:
+    session = Doubling([Y], lambda x: {"y": x})
+
+    kept = run_over(session, Numbered(100), tmp_path / "o.npz", silent, most_rows=7)
+
+    assert (kept.rows, len(session.sizes), kept.notes) == (7, 7, ())
+
+
+def test_an_output_whose_shape_changes_is_left_out(tmp_path: Path) -> None:
+    ports = [Y, Port("found", "float32", ("k", 4))]
+    session = Doubling(ports, lambda x: {"y": x, "found": np.zeros((int(x[0, 0]) + 2, 4), np.float32)})
+
+    kept = run_over(session, Numbered(3), tmp_path / "o.npz", silent)
+
+    assert kept.names == ("y",)
+    assert list(kept_of(kept)) == ["y"]
+    assert "found changes from row to row" in kept.notes[0]
+    assert [path.name for path in tmp_path.iterdir()] == ["o.npz"]
+
+
+def test_outputs_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    ports = [Port("text", "string", ("n",)), Port("map", "", ()), Y]
+    session = Doubling(ports, lambda x: {"y": x})
+
+    kept = run_over(session, Numbered(2), tmp_path / "o.npz", silent)
+
+    assert kept.names == ("y",)
+    assert "text, map" in kept.notes[0]
+
+
+def test_nothing_to_compare_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StepError) as raised:
+        run_over(Doubling([Port("text", "string", ("n",))], None), Numbered(2), tmp_path / "o.npz", silent)
+
+    assert raised.value.code == "no_usable_output"
+
+
+def test_no_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StepError) as raised:
+        run_over(Doubling([Y], None), Numbered(0), tmp_path / "o.npz", silent)
+
+    assert raised.value.code == "dataset_empty"
+
+
+def test_integers_and_truth_become_floats(tmp_path: Path) -> None:
+    ports = [Port("i", "int64", ("n", 2)), Port("b", "bool", ("n", 2))]
+    session = Doubling(ports, lambda x: {"i": x.astype(np.int64), "b": x > 2})
+
+    kept = kept_of(run_over(session, Numbered(3), tmp_path / "o.npz", silent))
+
+    assert {values.dtype for values in kept.values()} == {np.dtype(np.float32)}
+    np.testing.assert_array_equal(kept["b"][:, 0], [0, 0, 1])
+
+
+def test_rows_that_are_not_finite_are_counted(tmp_path: Path) -> None:
+    session = Doubling([Y], lambda x: {"y": np.where(x == 4, np.nan, x)})
+
+    kept = run_over(session, Numbered(4), tmp_path / "o.npz", silent)
+
+    assert kept.unusual == {"y": 1}
+
+
+def test_names_may_be_paths(tmp_path: Path) -> None:
+    session = Doubling([Port("/head/file", "float32", ("n", 2))], lambda x: {"/head/file": x})
+
+    kept = run_over(session, Numbered(2), tmp_path / "o.npz", silent)
+
+    assert kept_of(kept)["/head/file"].shape == (2, 2)
+
+
+def test_the_same_outputs_give_the_same_bytes(tmp_path: Path) -> None:
+    files = []
+    for name in ("a.npz", "b.npz"):
+        session = Doubling([Y], lambda x: {"y": x})
+        files.append(run_over(session, Numbered(3), tmp_path / name, silent).file.read_bytes())
+
+    assert files[0] == files[1]
+
+
+def dataset(tmp_path: Path, **arrays: Array) -> DatasetFile:
+    np.savez(tmp_path / "data.npz", **arrays)
+    return DatasetFile(path="data.npz", file_name="data.npz")
+
+
+def test_dataset_rows_come_in_order_and_size(tmp_path: Path) -> None:
+    rows = DatasetRows([Port("x", "float32", ("n", 32))], dataset(tmp_path, x=vectors(600)), tmp_path, "evaluation")
+
+    feeds = list(rows.feeds(7, 3, 500))
+
+    assert [len(feed["x"]) for feed in feeds] == [7] * 71
+    np.testing.assert_array_equal(np.concatenate([feed["x"] for feed in feeds]), vectors(600)[3:500])
+
+
+def test_dataset_rows_take_the_types_that_the_artifact_wants(tmp_path: Path) -> None:
+    rows = DatasetRows([Port("x", "float16", ("n", 32))], dataset(tmp_path, x=vectors(3)), tmp_path, "evaluation")
+
+    assert next(rows.feeds())["x"].dtype == np.float16
+
+
+def test_labels_are_cut_to_the_rows_that_were_kept(tmp_path: Path) -> None:
+    file = dataset(tmp_path, x=vectors(9), labels=np.arange(9))
+    rows = DatasetRows([Port("x", "float32", ("n", 32))], file, tmp_path, "evaluation")
+
+    assert rows.has_labels
+    np.testing.assert_array_equal(rows.labels(4), [0, 1, 2, 3])
+
+
+def test_a_model_without_inputs_has_rows_too(tmp_path: Path) -> None:
+    rows = DatasetRows([], dataset(tmp_path, labels=np.arange(3)), tmp_path, "evaluation")
+
+    assert list(rows.feeds()) == [{}, {}, {}]
+
+
+@pytest.mark.parametrize("name", ["conv", "conv1", "mlp", "transformer", "branches", "loop"])
+def test_random_rows_run_on_any_model(tmp_path: Path, name: str) -> None:
+    made = {
+        "conv": models.conv_net(),
+        "conv1": models.conv_net(batch=1),
+        "mlp": models.mlp(),
+        "transformer": models.transformer(words=13),
+        "branches": models.branches(),
+        "loop": models.loop(),
+    }[name]
+    session = load(models.save(made, tmp_path / "model.onnx"))
+
+    rows = SyntheticRows(session)
+    kept = run_over(session, rows, tmp_path / "o.npz", silent)
+
+    assert (rows.count, kept.rows) == (32, 32)
+    again = SyntheticRows(session)
+    for first, second in zip(rows.feeds(), again.feeds(), strict=True):
+        for port in session.inputs:
+            np.testing.assert_array_equal(first[port.name], second[port.name])
+
+
+def test_random_ids_stay_below_the_table_and_masks_are_ones(tmp_path: Path) -> None:
+    session = load(models.save(models.transformer(words=13), tmp_path / "model.onnx"))
+
+    rows = SyntheticRows(session)
+    feeds = list(rows.feeds())
+
+    assert max(feed["input_ids"].max() for feed in feeds) == 9
+    assert all((feed["attention_mask"] == 1).all() for feed in feeds)
+    assert feeds[0]["input_ids"].shape == (1, 16)
+    assert any("[1, 16]" in note for note in rows.notes)
+
+
+def test_random_rows_take_the_shapes_that_are_named(tmp_path: Path) -> None:
+    session = load(models.save(models.transformer(), tmp_path / "model.onnx"))
+
+    rows = SyntheticRows(session, shapes={"input_ids": (1, 7)})
+
+    # The mask shares the symbol of its axis.
+    assert next(rows.feeds(2))["attention_mask"].shape == (2, 7)
+
+
+@pytest.mark.parametrize("shapes", [{"image": (1, 3, 12)}, {"image": (1, 4, 12, 12)}, {"picture": (1, 3, 12, 12)}])
+def test_shapes_that_do_not_fit_are_refused(tmp_path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    session = load(models.save(models.conv_net(), tmp_path / "model.onnx"))
+
+    with pytest.raises(StepError) as raised:
+        SyntheticRows(session, shapes=shapes)
+
+    assert raised.value.code == "shapes_do_not_fit"
+
+
+def test_seeds_make_other_rows(tmp_path: Path) -> None:
+    session = load(models.save(models.mlp(), tmp_path / "model.onnx"))
+    first, second = (next(rows_from(RowSource(seed=seed), tmp_path, session).feeds())["x"] for seed in (1, 2))
+
+    assert not np.array_equal(first, second)
