@@ -32,7 +32,7 @@ log = logging.getLogger("bitpress")
 
 # A process that dies again within this time is started again more and more slowly.
 QUICK_DEATH_SECONDS = 5.0
-LONGEST_PAUSE_SECONDS = 15.0
+LONGEST_PAUSE_SECONDS = 5.0
 STOP_SECONDS = 10.0
 _PR_SET_PDEATHSIG = 1
 

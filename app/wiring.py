@@ -34,13 +34,8 @@ def make_private(folder: Path) -> Path:
 
 
 def database_url(settings: Settings) -> str:
-    """The database's SQLAlchemy URL; plain Postgres URLs are given psycopg 3."""
-    if settings.database_url is None:
-        return f"sqlite:///{make_private(settings.data_dir) / 'bitpress.sqlite'}"
-    for plain in ("postgresql://", "postgres://"):
-        if settings.database_url.startswith(plain):
-            return "postgresql+psycopg://" + settings.database_url.removeprefix(plain)
-    return settings.database_url
+    """The database's SQLAlchemy URL."""
+    return settings.database_url or f"sqlite:///{make_private(settings.data_dir) / 'bitpress.sqlite'}"
 
 
 def broker_url(settings: Settings) -> str:

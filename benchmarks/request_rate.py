@@ -39,7 +39,7 @@ async def bare():
 def uvicorn(target: str, environment: dict[str, str], *more: str, folder: str | None = None) -> Iterator[str]:
     """Serve an application on a free port; yields its address."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", target, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    command = [sys.executable, "-m", "uvicorn", target, "--port", str(port), "--log-level", "warning"]
     process = subprocess.Popen([*command, *more], env={**os.environ, **environment}, cwd=folder)
     try:
         yield f"http://127.0.0.1:{port}"
@@ -117,9 +117,7 @@ def main() -> None:
                 for _ in range(given.rounds):
                     rates["bare"].append(rate(f"{bare}/bare", given.seconds))
                     rates["200"].append(rate(path, given.seconds, Authorization=f"Bearer {key}"))
-                    rates["304"].append(
-                        rate(path, given.seconds, Authorization=f"Bearer {key}", If_None_Match=etag)
-                    )
+                    rates["304"].append(rate(path, given.seconds, Authorization=f"Bearer {key}", If_None_Match=etag))
                     time.sleep(0.2)
     best = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
     print(f"{'route':<32}{'requests/s':>12}{'of bare':>10}{'asked':>8}")

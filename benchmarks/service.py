@@ -89,7 +89,8 @@ def bench_start(folder: Path) -> None:
         port = free_port()
         begun = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port), "--log-level", "error"],
+            [sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--port", str(port)],
+            stderr=subprocess.DEVNULL,
             env={**os.environ, "BITPRESS_DATA_DIR": str(folder)},
         )
         while True:
@@ -132,8 +133,7 @@ def bench_polls(folder: Path) -> None:
 
         async def everybody() -> float:
             callers = [asyncio.create_task(_poll(service.url, service.key, job_id, etag, seen)) for _ in range(500)]
-            while len(server.net_connections()) < 500:
-                await asyncio.sleep(0.1)
+            await asyncio.to_thread(wait_until, lambda: len(server.net_connections()) >= 500, every=0.1)
             await asyncio.sleep(2)
             measured.extend((server.memory_info().rss / MB, server.num_threads(), _database_connections(service)))
 
@@ -159,9 +159,7 @@ def _database_connections(service: Service) -> int:
     import psycopg
 
     with psycopg.connect(service.environment["BITPRESS_DATABASE_URL"]) as connection:
-        row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-        ).fetchone()
+        row = connection.execute("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()").fetchone()
         assert row
         return int(row[0])
 

@@ -29,7 +29,7 @@ from app.errors import (
     Unavailable,
     UnsupportedMedia,
 )
-from app.services.specification import field_error
+from app.services.field_errors import field_error
 
 log = logging.getLogger(__name__)
 
@@ -142,15 +142,13 @@ def install(app: FastAPI) -> None:
 
 
 def from_validation(error: RequestValidationError) -> InvalidRequest:
-    """Parameters that FastAPI refused; those outside the body are named in the detail, with no pointer."""
+    """Parameters that FastAPI refused: they are named in the detail, for a pointer leads into the body.
+
+    Bodies are read by the routes themselves, so that every error in one comes at once.
+    """
     errors = []
     for found in error.errors():
         where, *inside = found["loc"]
-        if where == "body":
-            errors.append(field_error({**found, "loc": tuple(inside)}))
-        else:
-            plain = field_error({**found, "loc": ()})
-            errors.append(
-                FieldError("", plain.code, f"{where} parameter {inside[0] if inside else ''}: {plain.detail}")
-            )
+        plain = field_error(found, [])
+        errors.append(FieldError("", plain.code, f"{where} parameter {inside[0] if inside else ''}: {plain.detail}"))
     return InvalidRequest(errors[0].detail if errors else "The request is not valid.", errors=errors)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
-from app.errors import StorageFull, Unavailable
+from app.errors import InvalidRequest, StorageFull, Unavailable
 
 
 class Database:
@@ -21,6 +21,8 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = 8) -> None:
         self.url = make_url(url)
+        if self.url.drivername in ("postgresql", "postgres"):  # psycopg 3, whatever SQLAlchemy would choose
+            self.url = self.url.set(drivername="postgresql+psycopg")
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             if self.url.database and self.url.database != ":memory:":
@@ -116,6 +118,11 @@ def _mapped_errors() -> Iterator[None]:
             ) from error
         raise Unavailable(
             "The database cannot be reached now. Try again in a few seconds.", code="database_unavailable"
+        ) from error
+    except DataError as error:
+        raise InvalidRequest(
+            "A value is not one that the database stores: a number out of range, or text with a NUL.",
+            code="invalid_value",
         ) from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -100,7 +100,7 @@ def _shape_problem(wanted: TensorSpec, have: TensorSpec) -> str | None:
     if len(row) == len(have.shape) and all(map(_same_size, row, have.shape)):
         return None
     detail = f"A row of {have.name!r} has the shape {shape_text(have.shape)}; the model takes {shape_text(tuple(row))}."
-    if have.shape == wanted.shape or (batch == 1 and have.shape[:1] == (1,) and len(have.shape) == len(wanted.shape)):
+    if have.shape[:1] == (1,) and len(have.shape) == 1 + len(row) and all(map(_same_size, row, have.shape[1:])):
         return f"{detail} There is one axis too many: the first axis is the sample, so drop the 1 after it."
     if sorted(map(str, row)) == sorted(map(str, have.shape)):
         return f"{detail} The axes are in another order: transpose the array."
@@ -120,8 +120,11 @@ def _range_problem(
     # One value a row is no class axis: labels may then be what is predicted, whole numbers by chance.
     if label_range is None or not isinstance(classes, int) or classes < 2:
         return None
-    # Labels of another rank than "one a vector of classes" (pictures of labels, say) mean something else.
-    if shape is None or labels.shape is None or (labels.shape != (1,) and len(labels.shape) != len(shape) - 2):
+    # Labels of another rank than "one a vector of classes" mean something else; so do those of a picture's points,
+    # whose classes seldom stand on the last axis.
+    if shape is None or len(shape) > 3 or labels.shape is None:
+        return None
+    if len(labels.shape) != len(shape) - 2 and labels.shape != (1,):
         return None
     low, high = label_range
     if low >= 0 and high < classes:

@@ -44,7 +44,7 @@ def may_become(before: JobState, after: JobState) -> bool:
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 DatasetId = Annotated[str, Field(pattern=r"^dst_[0-9a-z]{26}$")]

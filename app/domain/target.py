@@ -32,7 +32,8 @@ class Fingerprint(BaseModel):
 
     `cores` are those that this process may use, by its affinity and its control group's quota;
     `memory_bytes` is the machine's, or its control group's limit where that is less. `virtualization` is
-    "none", a hypervisor's name, "vm" where it gives none, or "unknown". Two machines with the same `id` may be compared.
+    "none", a hypervisor's name, "vm" where it gives none, or "unknown". Two machines with the same `id` may
+    be compared.
     """
 
     model_config = ConfigDict(frozen=True)

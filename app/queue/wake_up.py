@@ -5,12 +5,12 @@ wakes it again while rows wait. So sending never fails a request.
 """
 
 import logging
+import time
 from pathlib import Path
 from threading import Lock
 from urllib.parse import unquote, urlsplit
 
 from celery import Celery
-from kombu.exceptions import OperationalError
 
 from app.queue.names import task_of
 
@@ -18,6 +18,12 @@ log = logging.getLogger(__name__)
 
 # A wake-up that nobody took for this long is stale: whoever comes looks at the rows anyway.
 EXPIRES_SECONDS = 300
+
+REST_SECONDS = 1.0
+"""How long a broker that failed is left alone: a request must not wait for each of those before it."""
+
+_CONNECTING: dict[str, object] = {"socket_connect_timeout": 2, "socket_keepalive": True}
+_FOR_SENDING = {**_CONNECTING, "socket_timeout": 2}
 
 
 def broker_settings(url: str) -> dict[str, object]:
@@ -27,7 +33,7 @@ def broker_settings(url: str) -> dict[str, object]:
         return {
             "broker_url": url,
             # A message is acknowledged as soon as it is read, so nothing is ever delivered again.
-            "broker_transport_options": {"socket_connect_timeout": 2, "socket_keepalive": True},
+            "broker_transport_options": _CONNECTING,
         }
     folder = Path(unquote(parts.path))
     for name in ("messages", "control"):
@@ -47,9 +53,13 @@ class WakeUps:
     """Sends wake-ups; a broker that is down costs a log line, nothing else."""
 
     def __init__(self, broker_url: str) -> None:
+        settings = broker_settings(broker_url)
+        if not broker_url.startswith("filesystem:"):
+            # A broker that is there and does not answer would otherwise be waited for without end.
+            settings["broker_transport_options"] = _FOR_SENDING
         self._celery = Celery("bitpress", set_as_current=False)
         self._celery.conf.update(
-            broker_settings(broker_url),
+            settings,
             task_ignore_result=True,
             task_publish_retry=True,
             # Once more at once: a pooled connection may have died with the last broker.
@@ -57,15 +67,20 @@ class WakeUps:
             broker_connection_timeout=2,
         )
         self._lock = Lock()
+        self._rest_until = 0.0
 
     def send(self, queue: str) -> bool:
         """Ask whoever serves `queue` to look; tells whether the broker took the message."""
-        try:
-            with self._lock:  # the filesystem transport's channel is not safe to share
+        with self._lock:  # the filesystem transport's channel is not safe to share
+            # Those who waited for the lock while the broker failed another need not try it one by one.
+            if time.monotonic() < self._rest_until:
+                return False
+            try:
                 self._celery.send_task(task_of(queue), queue=queue, expires=EXPIRES_SECONDS, ignore_result=True)
-        except (OperationalError, OSError) as error:
-            log.warning("wake-up of %s not sent, the sweeper will: %s", queue, error)
-            return False
+            except Exception as error:  # what some brokers answer (out of memory, read-only) is of no common class
+                log.warning("wake-up of %s not sent, the sweeper will: %s", queue, error)
+                self._rest_until = time.monotonic() + REST_SECONDS
+                return False
         return True
 
     def check(self) -> None:

@@ -62,12 +62,7 @@ class Blobs:
         return Received(blob.id, sha256, size)
 
     def settle(self, session: Session, received: Received) -> Blob:
-        """Make received bytes part of the transaction that needs them."""
-        known = session.get(Blob, received.blob_id)
-        if known is not None and known.state == blobs.STORED:
-            found = blobs.find(session, received.sha256)
-            if found is not None:
-                return found
+        """Make received bytes part of the transaction that needs them. Raises `Unavailable` (`object_gone`)."""
         return blobs.settle(session, received.blob_id, sha256=received.sha256, size=received.bytes)
 
     def discard(self, received: Received) -> None:
@@ -79,9 +74,17 @@ class Blobs:
             return blobs.begin(session, location)
 
     def _discard(self, blob_id: str) -> None:
-        # Where even this fails, the row stays `pending` and the sweeper takes it a day later.
-        with contextlib.suppress(BitpressError), self._database.write() as session:
-            blobs.discard(session, blob_id)
+        # What fails here the sweeper does: soon where the row says `deleting`, a day later where it is `pending`.
+        with contextlib.suppress(BitpressError):
+            with self._database.write() as session:
+                location = blobs.discard(session, blob_id)
+            if location is not None:
+                self._delete(blob_id, location)
+
+    def _delete(self, blob_id: str, location: str) -> None:
+        self.store.delete(location)
+        with self._database.write() as session:
+            blobs.forget(session, blob_id)
 
     def sweep(self) -> int:
         """Delete what nobody needs any more; returns how many objects went."""
@@ -90,7 +93,5 @@ class Blobs:
         with self._database.write() as session:
             going = blobs.begin_deleting(session, grace_ms=self._grace_ms, abandoned_ms=ABANDONED_SECONDS * 1000)
         for blob_id, location in going:
-            self.store.delete(location)
-            with self._database.write() as session:
-                blobs.forget(session, blob_id)
+            self._delete(blob_id, location)
         return len(going)

@@ -198,12 +198,12 @@ class Jobs:
         for column, wanted in ((Job.state, state), (Job.model_id, model), (Job.target, target)):
             if wanted is not None:
                 query = query.where(column == wanted)
-        if label is not None:
-            name, colon, value = label.partition(":")
-            if not colon:
-                raise InvalidRequest("Write label as name:value.", code="invalid_value")
-            query = query.where(Job.spec["labels"][name].as_string() == value)
+        name, colon, value = (label or "").partition(":")
+        if label is not None and not colon:
+            raise InvalidRequest("Write label as name:value.", code="invalid_value")
         with self._database.read() as session:
+            if label is not None:
+                query = query.where(jobs.has_label(session, name, value))
             rows, following = page(session, query, Job.id, limit=limit, cursor=cursor)
             return [self._view(session, job) for job in rows], following
 

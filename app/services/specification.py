@@ -1,7 +1,7 @@
 """A job's specification against what is there: every error of a request, found at once."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,16 +9,18 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.db.tables import Dataset, Model
+from app.domain.dataset import LABELS
 from app.domain.fit import fit
 from app.domain.goal import CEILINGS
 from app.domain.job import JobSpec
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
 from app.domain.model import TensorSpec
-from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES
+from app.domain.recipe import NEEDS_CALIBRATION
 from app.domain.target import fp16_is_native, saturates_int8
 from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
+from app.services.field_errors import places, pointer, schema_errors
 from app.services.targets import Target, known_targets, target_alive
 
 
@@ -55,64 +57,48 @@ def check(session: Session, body: Any) -> Checked:
                 "A goal alone does not choose one here.",
             )
         )
+    spec: JobSpec | None
     try:
-        checked.spec = JobSpec.model_validate(body)
+        spec = checked.spec = JobSpec.model_validate(body)
     except ValidationError as error:
         known = {found.pointer for found in checked.errors}
-        checked.errors.extend(found for found in schema_errors(error) if found.pointer not in known)
+        checked.errors.extend(found for found in schema_errors(error, body) if found.pointer not in known)
+        spec = _readable_rest(body, checked.errors)
     _find_inputs(session, body, checked)
-    if checked.spec is not None:
-        _check_target(session, checked.spec, checked)
-        _check_goal(checked.spec, checked)
-        _check_data(checked.spec, checked)
+    if spec is not None:
+        before = list(checked.errors)
+        _check_target(session, spec, checked)
+        _check_goal(spec, checked)
+        _check_data(spec, checked)
+        later = checked.errors[len(before) :]
+        checked.errors = before + [found for found in later if not any(_overlap(found, known) for known in before)]
     return checked
 
 
-# What pydantic calls a mistake, and what we call it.
-_CODES = {
-    "missing": "field_missing",
-    "extra_forbidden": "unknown_field",
-    "union_tag_invalid": "unknown_technique",
-    "union_tag_not_found": "technique_missing",
-    "literal_error": "not_allowed",
-    "value_error": "contradiction",
-    "json_invalid": "invalid_json",
-}
+_STAND_INS = {"model": "mdl_" + "0" * 26, "recipe": {"technique": "dynamic_int8"}}
 
 
-def schema_errors(error: ValidationError, *, root: tuple[str | int, ...] = ()) -> list[FieldError]:
-    """Turn pydantic's findings into field errors with JSON pointers."""
-    return [field_error(found, root) for found in error.errors(include_url=False)]
+def _readable_rest(body: dict[str, Any], errors: Sequence[FieldError]) -> JobSpec | None:
+    """A specification without the fields, and the fields of those, that are wrong: the others are checked too."""
+    rest = {name: dict(value) if isinstance(value, dict) else value for name, value in body.items()}
+    for found in errors:
+        top, below, *_ = [*places(found.pointer), "", ""]
+        inside = rest.get(top)
+        if isinstance(inside, dict) and below in inside:
+            del inside[below]
+        else:
+            rest.pop(top, None)
+    if "technique" not in (rest.get("recipe") or {}):
+        rest.pop("recipe", None)
+    try:
+        return JobSpec.model_validate(_STAND_INS | rest)
+    except ValidationError:
+        return None
 
 
-def field_error(found: Mapping[str, Any], root: tuple[str | int, ...] = ()) -> FieldError:
-    """Turn one of pydantic's findings into a field error."""
-    kind = str(found["type"])
-    location = [part for part in (*root, *found["loc"]) if part not in TECHNIQUES]
-    code = _CODES.get(kind, "too_large" if kind.endswith("too_long") else "invalid_value")
-    detail = str(found["msg"]).removeprefix("Value error, ")
-    if code == "unknown_field":
-        detail = f"There is no option {location[-1]!r} here."
-        if near := difflib.get_close_matches(str(location[-1]), _options_of(found), n=2):
-            detail += f" Did you mean {' or '.join(map(repr, near))}?"
-    elif code == "unknown_technique":
-        detail = f"There is no such technique here; choose one of {', '.join(TECHNIQUES)}."
-        location.append("technique")
-    return FieldError(pointer(location), code, detail[:1].upper() + detail[1:])
-
-
-def _options_of(found: Mapping[str, Any]) -> list[str]:
-    """Names of the fields that may stand where an unknown one was found."""
-    names = {name for options in TECHNIQUES.values() for name in options.model_fields}
-    names |= set(JobSpec.model_fields)
-    for part in JobSpec.model_fields.values():
-        names |= set(getattr(part.annotation, "model_fields", {}))
-    return sorted(names)
-
-
-def pointer(parts: list[str | int]) -> str:
-    """An RFC 6901 JSON pointer."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
+def _overlap(one: FieldError, other: FieldError) -> bool:
+    """Whether one error lies at or below the other's place."""
+    return f"{one.pointer}/".startswith(f"{other.pointer}/") or f"{other.pointer}/".startswith(f"{one.pointer}/")
 
 
 def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> None:
@@ -124,7 +110,7 @@ def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> No
     roles = body.get("datasets")
     seen: dict[str, str] = {}
     for role, dataset_id in roles.items() if isinstance(roles, dict) else ():
-        place = f"/datasets/{role}"
+        place = pointer(["datasets", role])
         if not isinstance(dataset_id, str) or place in bad:
             continue
         if dataset_id in seen:
@@ -209,7 +195,7 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
     for index, name in enumerate(spec.metrics):
         if name not in METRICS:
             checked.errors.append(FieldError(f"/metrics/{index}", "unknown_metric", _no_metric(name, sorted(METRICS))))
-        elif METRICS[name].needs_labels and not _has_labels(checked, "evaluation"):
+        elif METRICS[name].needs_labels and _lacks_labels(checked):
             checked.errors.append(_labels_missing(f"/metrics/{index}", name))
     if spec.goal is None:
         return
@@ -221,7 +207,7 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
         if name not in known:
             checked.errors.append(FieldError(f"{place}/metric", "unknown_metric", _no_metric(name, known)))
             continue
-        if name in METRICS and METRICS[name].needs_labels and not _has_labels(checked, "evaluation"):
+        if name in METRICS and METRICS[name].needs_labels and _lacks_labels(checked):
             checked.errors.append(_labels_missing(f"{place}/metric", name))
         if constraint.min is not None:
             floors[name] = max(floors.get(name, constraint.min), constraint.min)
@@ -237,10 +223,13 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
             )
 
 
-def _has_labels(checked: Checked, role: str) -> bool:
-    dataset = checked.datasets.get(role)
+def _lacks_labels(checked: Checked) -> bool:
+    """Whether no labels are there to compare with; an evaluation set that cannot be used (yet) may have some."""
+    if any(found.pointer in ("/datasets", "/datasets/evaluation") for found in checked.errors):
+        return False
+    dataset = checked.datasets.get("evaluation")
     fields = (dataset.inspection or {}).get("fields", []) if dataset is not None else []
-    return any(found["name"] == "labels" for found in fields)
+    return all(found["name"] != LABELS for found in fields)
 
 
 def _labels_missing(place: str, metric: str) -> FieldError:

@@ -4,7 +4,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Generic, TypeVar
 
 import anyio.to_thread
-from sqlalchemy import select
+from sqlalchemy import delete, select
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
@@ -13,8 +14,8 @@ from app.db.repositories.paging import page
 from app.db.session import Database
 from app.db.tables import Blob, Dataset, Model
 from app.domain.ids import new_id
-from app.domain.uploads import UploadState, stem
-from app.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from app.domain.uploads import UploadState, plain_file_name, stem
+from app.errors import Conflict, InvalidRequest, NotFound
 from app.queue.names import INSPECTIONS
 from app.queue.wake_up import WakeUps
 from app.services.blobs import Blobs, Received
@@ -81,15 +82,23 @@ class Uploads(Generic[Uploaded]):
 
     def record(self, received: Received, file_name: str, name: str | None, extra: dict[str, Any]) -> Uploaded:
         """Make stored bytes an upload and wake an inspector. Raises `InvalidRequest` (`empty_file`)."""
-        if received.bytes == 0:
+        try:
+            row = self._insert(received, plain_file_name(file_name), name, extra)
+        except BaseException:
             self._blobs.discard(received)
+            raise
+        self._wake_ups.send(INSPECTIONS)
+        return row
+
+    def _insert(self, received: Received, file_name: str, name: str | None, extra: dict[str, Any]) -> Uploaded:
+        if received.bytes == 0:
             raise InvalidRequest("The file is empty. Upload the whole file.", code="empty_file")
         with self._database.write() as session:
             blob = self._blobs.settle(session, received)
             row = self.table(
                 id=new_id(self.prefix),
                 name=(name or stem(file_name))[:200],
-                file_name=file_name.replace("\\", "/").rsplit("/", 1)[-1][:200] or "unnamed",
+                file_name=file_name,
                 state=UploadState.INSPECTING,
                 bytes=blob.bytes,
                 sha256=received.sha256,
@@ -98,8 +107,7 @@ class Uploads(Generic[Uploaded]):
                 **extra,
             )
             session.add(row)
-        self._wake_ups.send(INSPECTIONS)
-        return row
+            return row
 
     def get(self, upload_id: str) -> Uploaded:
         """Raises `NotFound`."""
@@ -109,8 +117,11 @@ class Uploads(Generic[Uploaded]):
     def _found(self, session: Session, upload_id: str) -> Uploaded:
         row = session.get(self.table, upload_id)
         if row is None:
-            raise NotFound(f"There is no {self.noun} {upload_id}.", code=f"{self.noun}_not_found")
+            raise self._missing(upload_id)
         return row
+
+    def _missing(self, upload_id: str) -> NotFound:
+        return NotFound(f"There is no {self.noun} {upload_id}.", code=f"{self.noun}_not_found")
 
     def location(self, upload_id: str) -> tuple[Uploaded, str]:
         """The upload and where its bytes are in the store."""
@@ -141,14 +152,22 @@ class Uploads(Generic[Uploaded]):
 
     def delete(self, upload_id: str) -> None:
         """Forget an upload; its bytes go when no other row has them. Raises `Conflict` while a job uses it."""
+        try:
+            self._delete(upload_id)
+        except IntegrityError:
+            # A job that uses it was submitted at this very moment: now it can be found.
+            self._delete(upload_id)
+
+    def _delete(self, upload_id: str) -> None:
         with self._database.write() as session:
-            row = self._found(session, upload_id)
             if (user := self.user(session, upload_id)) is not None:
                 raise Conflict(
                     f"The {self.noun} {upload_id} is used by job {user}. Delete its jobs first.",
                     code=f"{self.noun}_in_use",
                 )
-            session.delete(row)
+            gone = delete(self.table).where(self.table.id == upload_id).returning(self.table.id)
+            if session.scalar(gone) is None:
+                raise self._missing(upload_id)
 
 
 class Models(Uploads[Model]):

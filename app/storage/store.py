@@ -147,24 +147,17 @@ class ObjectStore:
         What can be known before the first byte is raised here and not by the iterator: NotFound,
         and RangeNotSatisfiable where `start` lies outside the object.
         """
-        if self._transfer.reads_by_range:
-            with translated():
-                size = (await obstore.head_async(self._backend, location))["size"]
-            _check_start(start, size)
+        if self._transfer.reads_by_range or (end is not None and end <= start):
+            size = await self._inside(location, start)
             return self._ranges_async(location, start, size if end is None else min(end, size))
-        if end is not None and end <= start:
-            with translated():
-                size = (await obstore.head_async(self._backend, location))["size"]
-            _check_start(start, size)
-            return self._ranges_async(location, 0, 0)
         try:
-            result = await obstore.get_async(self._backend, location, options=_range_option(start, end))
-        except Exception as error:
             with translated():
-                if start > 0:
-                    size = (await obstore.head_async(self._backend, location))["size"]
-                    _check_start(start, size)
-                raise error
+                result = await obstore.get_async(self._backend, location, options=_range_option(start, end))
+        except Unavailable:
+            # A range that cannot be served and a server that cannot serve look alike.
+            if start > 0:
+                await self._inside(location, start)
+            raise
         return _stream_async(result)
 
     async def aclose(self) -> None:
@@ -283,6 +276,14 @@ class ObjectStore:
 
     # What these share
 
+    async def _inside(self, location: str, start: int) -> int:
+        """The object's size, when `start` lies inside it. Raises RangeNotSatisfiable."""
+        with translated():
+            size = (await obstore.head_async(self._backend, location))["size"]
+        if start < 0 or (start >= size and start > 0):
+            raise RangeNotSatisfiable(f"The content has {size} bytes; ask for a range within them.", content_bytes=size)
+        return size
+
     async def _ranges_async(self, location: str, start: int, end: int) -> AsyncIterator[bytes]:
         for first in range(start, end, BLOCK_BYTES):
             with translated():
@@ -357,8 +358,3 @@ def _range_option(start: int, end: int | None) -> "GetOptions":
     if end is not None:
         return {"range": (start, end)}
     return {"range": {"offset": start}} if start else {}
-
-
-def _check_start(start: int, size: int) -> None:
-    if start < 0 or (start >= size and start > 0):
-        raise RangeNotSatisfiable(f"The content has {size} bytes; ask for a range within them.", content_bytes=size)

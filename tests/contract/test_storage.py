@@ -526,6 +526,24 @@ class TestS3(StoreContract):
             asyncio.run(proxied.put_stream("one", chunks()))
         assert remains() == []
 
+    def test_an_upload_cancelled_while_it_is_completed_is_taken_back(
+        self, proxied: ObjectStore, s3_proxy: Proxy, remains: Callable[[], list[str]]
+    ) -> None:
+        async def cancel_it() -> None:
+            # So few bytes are sent only when the upload is completed, and now that takes its time.
+            s3_proxy.fault = Fault("delay", seconds=0.3)
+            upload = asyncio.create_task(proxied.put_stream("one", in_chunks(b"1")))
+            await asyncio.wait([upload], timeout=0.15)
+            upload.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await upload
+            s3_proxy.fault = None
+            await proxied.aclose()
+
+        asyncio.run(cancel_it())
+        time.sleep(1)  # for what may still be on its way
+        assert remains() == []
+
     def test_a_slow_server_is_waited_for(self, proxied: ObjectStore, s3_proxy: Proxy) -> None:
         s3_proxy.fault = Fault("delay", seconds=0.2)
         assert put(proxied, "one", b"x" * 100_000).bytes == 100_000

@@ -74,63 +74,74 @@ def ended_once(service: Service, job_id: str) -> dict[str, Any]:
     return body
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_kill_the_child(embedded: Service, stage: str) -> None:
+def test_kill_the_child_in_every_stage(embedded: Service) -> None:
     job_id = submit(embedded)
-    in_stage(embedded, job_id, stage)
-    kill(embedded.sandbox_children())
+    killed = 0
+    for stage in STAGES:
+        in_stage(embedded, job_id, stage)
+        killed += kill(embedded.sandbox_children())
     body = ended_once(embedded, job_id)
+    assert killed >= 4, "the last stages are short: a child may have ended before its signal came"
     assert body["attempt"] == 1, "the worker goes on with a new child"
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_kill_the_worker(embedded: Service, stage: str) -> None:
+@pytest.mark.parametrize("stages", [STAGES[0::3], STAGES[1::3], STAGES[2::3]], ids="-".join)
+def test_kill_the_worker_in_every_stage(embedded: Service, stages: tuple[str, ...]) -> None:
+    """Two stages a job: after the third loss a job fails, as `test_claims` shows."""
     job_id = submit(embedded)
-    in_stage(embedded, job_id, stage)
-    was_running = embedded.job(job_id)["state"] == "running"
-    killed = kill(embedded.job_worker())
-    assert killed >= 1
+    killed_running = 0
+    for stage in stages:
+        in_stage(embedded, job_id, stage)
+        attempt = embedded.job(job_id)["attempt"]
+        assert kill(embedded.job_worker()) >= 1
+        state = embedded.job(job_id)["state"]
+        killed_running += state == "running"
+
+        def taken_over(attempt: int = attempt) -> bool:
+            body = embedded.job(job_id)
+            return body["attempt"] > attempt or body["state"] == "succeeded"
+
+        wait_until(taken_over, what="another attempt")
     body = ended_once(embedded, job_id)
-    # In the last stages the job may have ended before the signal came.
-    assert body["attempt"] in ((2,) if was_running and stage in STAGES[:4] else (1, 2))
+    assert body["attempt"] == 1 + killed_running
+    assert killed_running >= 1
 
 
-@pytest.mark.parametrize("stage", ("inspect", "candidates"))
-def test_kill_the_server(embedded: Service, stage: str) -> None:
+def test_kill_the_server_in_every_stage(embedded: Service) -> None:
     job_id = submit(embedded)
-    in_stage(embedded, job_id, stage)
-    assert kill(embedded.processes("uvicorn")) == 1
+    for stage in STAGES:
+        in_stage(embedded, job_id, stage)
+        wait_until(lambda: kill(embedded.processes("uvicorn")) == 1, what="a server to kill")
     wait_until(lambda: ready(embedded), what="the server's return")
     body = ended_once(embedded, job_id)
     assert body["attempt"] == 1, "the worker never noticed"
 
 
-@pytest.mark.parametrize("stage", ("inspect", "candidates"))
-def test_kill_the_broker(embedded: Service, stage: str) -> None:
-    if embedded.made["broker"] == "filesystem":
-        # There is no process to kill: its messages are files, so they are taken away instead.
-        job_id = submit(embedded)
+def test_kill_the_broker_in_every_stage(embedded: Service) -> None:
+    job_id = submit(embedded)
+    for stage in STAGES:
         in_stage(embedded, job_id, stage)
-        for message in (embedded.data_dir / "broker" / "messages").glob("*"):
+        lose_messages(embedded)
+    second = submit(embedded)
+    lose_messages(embedded)
+    assert ended_once(embedded, job_id)["attempt"] == 1
+    assert ended_once(embedded, second)["attempt"] == 1
+
+
+def lose_messages(service: Service) -> None:
+    """kill -9 of Redis; where messages are files there is no process to kill, so they are taken away instead."""
+    if service.made["broker"] == "filesystem":
+        for message in (service.data_dir / "broker" / "messages").glob("*"):
             message.unlink(missing_ok=True)
     else:
-        job_id = submit(embedded)
-        in_stage(embedded, job_id, stage)
-        assert kill(embedded.processes("redis-server")) == 1
-    second = submit(embedded)
-    ended_once(embedded, job_id)
-    ended_once(embedded, second)
+        wait_until(lambda: kill(service.processes("redis-server")) == 1, what="a Redis to kill")
 
 
 def test_a_job_queued_while_its_message_is_lost_is_run_all_the_same(embedded: Service) -> None:
     for process in embedded.job_worker():
         process.send_signal(signal.SIGSTOP)
     job_id = submit(embedded)
-    if embedded.made["broker"] == "filesystem":
-        for message in (embedded.data_dir / "broker" / "messages").glob("*"):
-            message.unlink(missing_ok=True)
-    else:
-        kill(embedded.processes("redis-server"))
+    lose_messages(embedded)
     for process in embedded.job_worker():
         process.send_signal(signal.SIGCONT)
     ended_once(embedded, job_id)

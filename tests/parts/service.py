@@ -67,7 +67,7 @@ class Service:
 
     def sandbox_children(self) -> list[psutil.Process]:
         """Confined children at work."""
-        return self.processes("workers.sandbox.entry")
+        return self.processes("sandbox/entry.py")
 
     def upload(self, kind: str, path: Path, **fields: str) -> dict[str, Any]:
         """Upload a file and wait until it is inspected."""

@@ -3,12 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from app.domain.goal import Goal
 from app.domain.job import Gate
 from workers.evaluation.bounds import TWO_SIDED_95, Bounded, drop_bounds
 from workers.evaluation.comparison import Comparison
 from workers.evaluation.evidence import Evidence
-from workers.evaluation.gate import Verdict
+from workers.evaluation.gate import NOT_HELD_OUT, Verdict
 from workers.evaluation.words import amount, plain, times
 
 _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
@@ -29,7 +28,6 @@ def conclude(
     recipe: Mapping[str, Any],
     evidence: Evidence,
     *,
-    goal: Goal | None,
     gate: Gate,
     verdicts: Sequence[Verdict],
     fingerprint: Mapping[str, Any],
@@ -37,10 +35,12 @@ def conclude(
     """A few sentences on one artifact: speed, size, accuracy, advice, the verdict, and what to doubt."""
     technique = str(recipe.get("technique", "the artifact"))
     latency, size = evidence.comparison("latency_p50"), evidence.comparison("artifact_bytes")
-    facts = [fact for fact in (_latency(latency), _size(size), _accuracy(evidence)) if fact]
-    sentences = [f"{technique} is {_listed(facts)}; {_advice(technique, latency, size, goal)}."] if facts else []
+    facts = [fact for fact in (_latency(latency), _size(size)) if fact]
+    said = ", ".join(part for part in (_listed(facts), _accuracy(evidence)) if part)
+    sentences = [f"{technique} is {said}; {_advice(technique, latency, size, gate)}."] if said else []
     sentences += _gate(gate, verdicts)
     sentences += _doubts(latency, evidence)
+    sentences += _not_held_out(evidence, verdicts)
     if technique.endswith("int8") and _lacks_vnni(fingerprint):
         sentences.append("This processor has no VNNI.")
     return " ".join(sentences)
@@ -66,7 +66,7 @@ def _size(found: Comparison | None) -> str | None:
         return None
     if abs(found.ratio - 1) < _SAME_SIZE:
         return "of the same size"
-    return f"{times(found.ratio)} larger" if found.ratio > 1 else f"{times(1 / found.ratio)} smaller"
+    return f"{found.ratio:.1f} × larger" if found.ratio > 1 else f"{1 / found.ratio:.1f} × smaller"
 
 
 def _accuracy(evidence: Evidence) -> str | None:
@@ -80,9 +80,9 @@ def _accuracy(evidence: Evidence) -> str | None:
         if agreement.ci95 is not None:
             low, high = (amount(end, "fraction") for end in agreement.ci95)
             scatter = f" ({low.removesuffix(' %')} to {high})"
-        return f"of the original's opinion on {amount(agreement.value, 'fraction')} of rows{scatter}"
+        return f"in agreement with the original on {amount(agreement.value, 'fraction')} of rows{scatter}"
     if fidelity is not None and fidelity.value is not None:
-        return f"within {plain(fidelity.value)} dB of the original (SQNR)"
+        return f"{plain(fidelity.value)} dB above its quantization noise"
     return None
 
 
@@ -94,7 +94,9 @@ def _drop(found: Bounded) -> str:
     return f"{abs(points):.1f} points ± {reach:.1f} {'less' if points > 0 else 'more'} accurate"
 
 
-def _advice(technique: str, latency: Comparison | None, size: Comparison | None, goal: Goal | None) -> str:
+def _advice(technique: str, latency: Comparison | None, size: Comparison | None, gate: Gate) -> str:
+    if gate == "missed":
+        return "keep the original, or ask for less"
     smaller = size is not None and size.ratio < 1 - _SAME_SIZE
     for_size = f"take {technique} for size" if smaller else "there is nothing to gain from it"
     if latency is None:
@@ -102,9 +104,7 @@ def _advice(technique: str, latency: Comparison | None, size: Comparison | None,
     if latency.within_noise or latency.ci95 is None:
         return f"no gain in latency can be shown, {for_size}"
     if latency.ratio > 1:
-        wanted = goal.minimize if goal is not None else "latency"
-        keep = "keep the original for latency"
-        return f"{keep}, {for_size}" if smaller or wanted != "latency" else keep
+        return "keep the original for latency" + (f", {for_size}" if smaller else "")
     return f"take {technique} for latency{' and for size' if smaller else ''}"
 
 
@@ -114,10 +114,11 @@ def _gate(gate: Gate, verdicts: Sequence[Verdict]) -> Iterable[str]:
     if gate == "met":
         yield "The goal is met."
         return
-    yield {"missed": "The goal is missed.", "undecided": "Whether the goal is met is undecided."}[gate]
+    lead = {"missed": "The goal is missed", "undecided": "Whether the goal is met is undecided"}[gate]
     for verdict in verdicts:
         if verdict.verdict == gate:
-            yield verdict.reason[0].upper() + verdict.reason[1:]
+            yield f"{lead}: {verdict.reason[0].lower()}{verdict.reason[1:]}"
+            lead = "Also"
 
 
 def _doubts(latency: Comparison | None, evidence: Evidence) -> Iterable[str]:
@@ -126,8 +127,13 @@ def _doubts(latency: Comparison | None, evidence: Evidence) -> Iterable[str]:
     doubts = [_DOUBTS[flag] for flag in flags if flag in _DOUBTS]
     if doubts:
         yield f"The times are doubtful: {_listed(doubts)}."
+
+
+def _not_held_out(evidence: Evidence, verdicts: Sequence[Verdict]) -> Iterable[str]:
+    if any(verdict.reason.startswith(NOT_HELD_OUT) for verdict in verdicts):
+        return
     if evidence.source == "calibration":
-        yield "Nothing was held out: accuracy is that on the calibration rows."
+        yield f"{NOT_HELD_OUT}: accuracy is that on the calibration rows."
     elif evidence.source == "synthetic":
         yield "There were no data: fidelity is that on random rows, which may say little about real ones."
 
@@ -138,4 +144,4 @@ def _lacks_vnni(fingerprint: Mapping[str, Any]) -> bool:
 
 
 def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return " and ".join(filter(None, (", ".join(parts[:-1]), *parts[-1:])))

@@ -5,7 +5,7 @@ on the good side is beyond it, and undecided between the two.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,7 +17,7 @@ from app.domain.metric import METRICS
 from app.errors import StepError
 from workers.evaluation.accuracy import NON_FINITE
 from workers.evaluation.bounds import Bounded, drop_bounds, metric_bounds, replicate_interval
-from workers.evaluation.evidence import Evidence
+from workers.evaluation.evidence import Evidence, Source
 from workers.evaluation.statistics.rows_needed import rows_needed
 from workers.evaluation.words import amount, difference, plain
 
@@ -25,6 +25,9 @@ _CODE = "constraint_not_measured"
 
 _SEVERITY: tuple[Gate, ...] = ("missed", "undecided", "met", "none")
 """The first of these that any constraint has is the verdict on all of them."""
+
+NOT_HELD_OUT = "Nothing was held out"
+"""How the reason begins where a metric was computed on rows that helped to make the artifact, or on none."""
 
 _LEAST_ROWS = 2
 
@@ -103,10 +106,8 @@ def judge_constraint(constraint: Constraint, evidence: Evidence, confidence: flo
             for limit in _limits(constraint)
         ]
     found = (_metric if is_metric else _ceiling)(constraint, name, measured, evidence, confidence)
-    held_out = evidence.source == "evaluation" or not is_metric
-    return [
-        _verdict(constraint, limit, found, measured, confidence, held_out, evidence) for limit in _limits(constraint)
-    ]
+    judged_on = evidence.source if is_metric else "evaluation"
+    return [_verdict(constraint, limit, found, measured, confidence, judged_on) for limit in _limits(constraint)]
 
 
 def _limits(constraint: Constraint) -> list[_Limit]:
@@ -182,26 +183,18 @@ def _verdict(
     found: Bounded,
     measured: Measurement,
     confidence: float,
-    held_out: bool,
-    evidence: Evidence,
+    judged_on: Source,
 ) -> Verdict:
     verdict = limit.verdict(found)
     needed = None
     reason = _reason(constraint, limit, found, measured, confidence)
-    if not held_out:
+    if judged_on != "evaluation":
         verdict = "undecided"
-        rows = "random rows" if evidence.source == "synthetic" else "the calibration rows"
-        reason = f"Nothing was held out: on {rows} {reason[0].lower()}{reason[1:]} Bring an evaluation dataset."
-    elif verdict == "undecided" and found.rows is not None:
-        needed = _rows_needed(limit, found, confidence)
-        if found.rows < _LEAST_ROWS and found.at_scale is None:
-            reason += " One row shows no scatter: bring more."
-        elif needed is None:
-            reason += " It sits so near the limit that no practical number of rows would decide."
-        else:
-            reason += f" About {needed:,} rows would decide, if the rates stay as they are."
+        rows = "random rows" if judged_on == "synthetic" else "the calibration rows"
+        reason = f"{NOT_HELD_OUT}: on {rows} {reason} Bring an evaluation dataset."
     elif verdict == "undecided":
-        reason += " The children that measured it differ too much to tell."
+        needed = _rows_needed(limit, found, confidence)
+        reason += _what_would_decide(found, needed)
     return Verdict(
         constraint=constraint,
         verdict=verdict,
@@ -212,6 +205,16 @@ def _verdict(
         rows_needed=needed,
         reason=reason,
     )
+
+
+def _what_would_decide(found: Bounded, needed: int | None) -> str:
+    if found.rows is None:
+        return " The processes that measured it differ too much to tell."
+    if found.rows < _LEAST_ROWS and found.at_scale is None:
+        return " One row shows no scatter: bring more."
+    if needed is None:
+        return " It sits so near the limit that no practical number of rows would decide."
+    return f" About {needed:,} rows would decide, if the rates stay as they are."
 
 
 def _rows_needed(limit: _Limit, found: Bounded, confidence: float) -> int | None:
@@ -230,29 +233,21 @@ def _rows_needed(limit: _Limit, found: Bounded, confidence: float) -> int | None
 
 def _reason(constraint: Constraint, limit: _Limit, found: Bounded, measured: Measurement, confidence: float) -> str:
     """A sentence with the value, its bounds and the limit."""
-    drop = constraint.max_drop is not None
-    if drop and constraint.relative:
-
-        def say(value: float) -> str:
-            return f"{plain(value * 100)} % of the original's"
-
-    elif drop:
-
-        def say(value: float) -> str:
-            return difference(value, measured.unit)
-
-    else:
-
-        def say(value: float) -> str:
-            return amount(value, measured.unit)
-
-    subject = f"{measured.name} is worse by" if drop else f"{measured.name} is"
-    scatter = ""
+    say = _wording(constraint, measured.unit)
+    reason = f"{measured.name} is {'worse by ' if constraint.max_drop is not None else ''}{say(found.value)}"
     if _has_ends(found):
-        scatter = f" (at {confidence * 100:g} % confidence at least {say(found.lower)}, and at most {say(found.upper)})"
-    side = "at most" if limit.is_ceiling else "at least"
-    allowed = say(limit.value)
-    return f"{subject} {say(found.value)}{scatter}; {allowed if drop else side + ' ' + allowed} is allowed."
+        reason += f" (one-sided {confidence * 100:g} % bounds: {say(found.lower)} and {say(found.upper)})"
+    elif measured.count == 1 and found.rows is None:
+        reason += " (one process measured it, so its scatter is unknown)"
+    return f"{reason}; the limit is {say(limit.value)}."
+
+
+def _wording(constraint: Constraint, unit: str) -> Callable[[float], str]:
+    if constraint.relative:
+        return lambda value: f"{plain(value * 100)} % of the original's"
+    if constraint.max_drop is not None:
+        return lambda value: difference(value, unit)
+    return lambda value: amount(value, unit)
 
 
 def _has_ends(found: Bounded) -> bool:

@@ -1,8 +1,8 @@
 """What one fresh child measured: the unit of which intervals are made."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from workers.evaluation.contention import Context
 
@@ -73,3 +73,9 @@ class MemoryReplicate(_Part):
     peak_bytes: int
     """High-water mark of the whole process."""
     calls: int
+
+
+REPLICATE: TypeAdapter[LatencyReplicate | MemoryReplicate] = TypeAdapter(
+    Annotated[LatencyReplicate | MemoryReplicate, Field(discriminator="kind")]
+)
+"""Reads the result of any measuring child."""

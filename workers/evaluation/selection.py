@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 
-from app.domain.goal import CEILINGS, Goal
+from app.domain.goal import CEILINGS, Goal, Minimizable
 from app.domain.metric import ALWAYS
 from workers.evaluation.evidence import Evidence
 from workers.evaluation.metrics import row_metric
@@ -21,7 +21,7 @@ def choose(candidates: Mapping[str, Evidence], goal: Goal | None) -> str | None:
     if not candidates:
         return None
     minimize = goal.minimize if goal is not None else "latency"
-    weights: dict[str, float] = {minimize: 1.0} if isinstance(minimize, str) else {**minimize}
+    weights: Mapping[Minimizable, float] = {minimize: 1.0} if isinstance(minimize, str) else minimize
     return min(candidates, key=lambda name: _cost(candidates[name], weights))
 
 
@@ -46,7 +46,7 @@ def pareto(candidates: Mapping[str, Evidence]) -> frozenset[str]:
     )
 
 
-def _cost(evidence: Evidence, weights: Mapping[str, float]) -> float:
+def _cost(evidence: Evidence, weights: Mapping[Minimizable, float]) -> float:
     cost = 0.0
     for thing, weight in weights.items():
         comparison = evidence.comparison(CEILINGS[thing])

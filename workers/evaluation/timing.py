@@ -29,6 +29,8 @@ _LONGEST_BLOCK_MS = 5_000.0  # only a model slower than a quarter of a second a 
 _LEAST_CALLS = 3
 _MOST_SAMPLES = 2_000  # of one session in one comparison: 20 beyond the p99
 
+_OVERTIME = 1.5  # what a disturbed series may take of what was planned
+
 _STEADY = 0.02  # three windows in a row this close have stopped drifting
 _WINDOW_MS = 5.0
 _MOST_CALLS_A_WINDOW = 50
@@ -47,10 +49,15 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How two sessions are compared: `rounds` of one block of `calls` each."""
+    """How two sessions are compared: at most `rounds` of one block of `calls` each.
+
+    After `seconds` no further round is begun: on a busy machine calls take longer than they did when they
+    were counted out.
+    """
 
     rounds: int
     calls: int
+    seconds: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +109,7 @@ def plan_blocks(first_ms: float, second_ms: float, seconds: float) -> Plan:
     calls = max(min(calls, int(_LONGEST_BLOCK_MS / slower)), _LEAST_CALLS)
     rounds = int(seconds * 1000 / ((calls + _LEAD_IN) * both))
     rounds = min(max(rounds, 1), max(_MOST_SAMPLES // calls, 1))
-    return Plan(rounds - rounds % 2 if rounds > 1 else 1, calls)
+    return Plan(rounds - rounds % 2 if rounds > 1 else 1, calls, _OVERTIME * seconds)
 
 
 def alternate(
@@ -121,7 +128,10 @@ def alternate(
     """
     blocks = Blocks([], [])
     sessions = ((0, first, blocks.first), (1, second, blocks.second))
+    begun = clock()
     for number in range(plan.rounds):
+        if number and number % 2 == 0 and (clock() - begun) / 1e9 > plan.seconds:
+            break
         order = reversed(sessions) if (number % 2 == 0) == second_leads else sessions
         for session, call, samples in order:
             feed = number * plan.calls

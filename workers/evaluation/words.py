@@ -45,7 +45,7 @@ def _digits(percent: float) -> int:
     """Enough digits to tell small percentages apart, one for the others."""
     if percent == 0 or abs(percent) >= 0.1:
         return 1
-    return min(2 - math.floor(math.log10(abs(percent))) - 1, 6)
+    return min(-math.floor(math.log10(abs(percent))), 6)
 
 
 def _bytes(value: float) -> str:

@@ -229,7 +229,7 @@ class SandboxChild:
         try:
             self._events.allow(self.limits.progress_bytes)
             self._send(command.encode())
-            self._follow(step, folder, seconds or self.limits.seconds, on_progress, tick)
+            self._follow(step, folder, self.limits.seconds if seconds is None else seconds, on_progress, tick)
             return scratch_folder.read_result(self.scratch, folder, self.limits.result_bytes)
         except StepFailed:
             raise

@@ -121,21 +121,22 @@ def _with_entries(folders: Sequence[str]) -> list[str]:
 
 def _limit_resources(plan: Plan, *, changed_user: bool) -> None:
     limits = {
-        resource.RLIMIT_CORE: 0,
-        resource.RLIMIT_AS: plan.address_space_bytes,
-        resource.RLIMIT_FSIZE: plan.file_bytes,
-        resource.RLIMIT_NOFILE: plan.open_files,
-        resource.RLIMIT_CPU: plan.cpu_seconds,
+        resource.RLIMIT_CORE: (0, 0),
+        resource.RLIMIT_AS: (plan.address_space_bytes, plan.address_space_bytes),
+        resource.RLIMIT_FSIZE: (plan.file_bytes, plan.file_bytes),
+        resource.RLIMIT_NOFILE: (plan.open_files, plan.open_files),
+        # SIGXCPU tells the parent what happened; the SIGKILL that follows would not.
+        resource.RLIMIT_CPU: (plan.cpu_seconds, plan.cpu_seconds + 5),
     }
     if changed_user:
         # The kernel counts all threads of the user, so this leaves room for other children; the parent
         # counts each child's own.
-        limits[resource.RLIMIT_NPROC] = 16 * plan.threads
-    for kind, value in limits.items():
-        _, hard = resource.getrlimit(kind)
-        if hard != resource.RLIM_INFINITY:
-            value = min(value, hard)
-        resource.setrlimit(kind, (value, value))
+        limits[resource.RLIMIT_NPROC] = (16 * plan.threads, 16 * plan.threads)
+    for kind, (soft, hard) in limits.items():
+        _, ceiling = resource.getrlimit(kind)
+        if ceiling != resource.RLIM_INFINITY:
+            hard = min(hard, ceiling)
+        resource.setrlimit(kind, (min(soft, hard), hard))
 
 
 def _observed(uid: int, abi: int) -> Confinement:

@@ -11,7 +11,6 @@ import json
 import os
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -78,7 +77,7 @@ def _exit_code() -> int:
         os.write(2, b"MemoryError\n")  # a traceback would take memory
         return MEMORY_EXIT
     except BaseException:
-        traceback.print_exc()
+        sys.excepthook(*sys.exc_info())  # into the log
         return 1
     return 0
 

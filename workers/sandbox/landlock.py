@@ -106,7 +106,7 @@ def _allow(ruleset: int, path: str, access: int) -> None:
         access &= _OF_A_FILE
     rule = _PathBeneath(allowed_access=access, parent_fd=fd)
     _call(_ADD_RULE, ctypes.c_int(ruleset), ctypes.c_int(_RULE_PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint32(0))
-    # A rule is tied to an inode, and procfs makes a new inode once it has forgotten the old one: only an
-    # open descriptor keeps the process's own entries allowed under memory pressure.
+    # A rule is tied to an inode, and procfs makes a new inode once it has forgotten the old one: without an
+    # open descriptor its files are denied after memory grew short (seen on Linux 6.18 with drop_caches).
     if not path.startswith("/proc/"):
         os.close(fd)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class LogPipe:
         os.set_blocking(fd, False)
         self.fd = fd
         self.closed = False
-        self._file = path.open("ab", buffering=0)
+        self._file: FileIO = path.open("ab", buffering=0)
         self._room = max(0, limit_bytes - self._file.tell())
         self._left_out = 0
         self._tail = b""
@@ -118,12 +119,18 @@ class LogPipe:
             if not data:
                 self.closed = True
                 return False
-            kept = data[: self._room]
-            self._file.write(kept)
-            self._room -= len(kept)
-            self._left_out += len(data) - len(kept)
+            kept = self._write(data[: self._room])
+            self._room -= kept
+            self._left_out += len(data) - kept
             self._tail = (self._tail + data[-_TAIL_BYTES:])[-_TAIL_BYTES:]
         return True
+
+    def _write(self, data: bytes) -> int:
+        """How much of it the file took: a full disk costs the log, not the job."""
+        try:
+            return self._file.write(data) or 0
+        except OSError:
+            return 0
 
     def tail(self) -> str:
         """The last lines printed, at most 4096 bytes of them."""
@@ -132,6 +139,6 @@ class LogPipe:
     def close(self) -> None:
         if self._left_out:
             note = f"\n[{self._left_out} bytes left out; the last of them:]\n".encode()
-            self._file.write(note + self._tail[-self._left_out :])
+            self._write(note + self._tail[-self._left_out :])
         self._file.close()
         os.close(self.fd)

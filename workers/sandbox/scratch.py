@@ -5,6 +5,7 @@ swapped between look and use leads nowhere.
 """
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -88,12 +89,21 @@ def hand_over(folder: int, uid: int, gid: int) -> None:
 def make_step_folder(folder: int, name: str, request: bytes, owner: tuple[int, int]) -> None:
     """Make a step's folder in an open scratch folder, with its `request.json`, for the child's user and group.
 
-    Raises ResultInvalid where the name is taken: no two steps share a folder, and no child prepares one.
+    Raises ResultInvalid where the name is taken: no two steps share a folder, and no child prepares one; and
+    DiskLimitExceeded where the disk is full.
     """
     try:
-        os.mkdir(name, 0o700, dir_fd=folder)
+        _make_step_folder(folder, name, request, owner)
     except FileExistsError:
         raise ResultInvalid(f"There is something named {name} in the scratch folder already.") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskLimitExceeded("The worker's disk is full. Try again later.", retryable=True) from error
+
+
+def _make_step_folder(folder: int, name: str, request: bytes, owner: tuple[int, int]) -> None:
+    os.mkdir(name, 0o700, dir_fd=folder)
     below = os.open(name, _FOLDER, dir_fd=folder)
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC

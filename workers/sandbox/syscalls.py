@@ -3,7 +3,8 @@
 Compiled in the parent, once, and loaded by the child: importing pyseccomp starts `ldconfig` and costs more
 than the rest of the confinement. Everything a step needs (files, memory, threads, clocks) stays allowed.
 What Landlock does not cover is refused here: changing the mode, owner or times of files that the child
-merely owns, the limits and priorities of other processes, and memory that no resident set shows.
+merely owns, the limits and priorities of other processes, and memory that no resident set shows. One thing
+cannot be told apart: sched_setaffinity stays, because onnxruntime pins its own threads by their ids.
 """
 
 import errno

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from app.domain.measurement import Measurement
 from workers.evaluation.accuracy import Accuracy, compared_output, judge, metrics_for, save_scores
-from workers.runtimes.session import Array, available_threads, load
+from workers.runtimes.session import Array, load
 from workers.steps.artifact import artifact_bytes, describe_model
-from workers.steps.outputs import Kept, run_over
+from workers.steps.outputs import Kept, run_over, worthwhile_threads
 from workers.steps.requests import BaselineRequest, JobRequest, Progress
 from workers.steps.rows import DatasetRows, Rows, Source, rows_of
 
@@ -49,15 +49,12 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     """
     progress(0.0, "loading the model")
     model = scratch / request.model
-    session = load(model, threads=available_threads())
+    session = load(model)
     rows = rows_of(request, scratch, session)
-    kept = run_over(
-        session,
-        rows,
-        folder / OUTPUTS,
-        lambda share, text: progress(0.9 * share, text),
-        batch=request.spec.measure.batch[0],
-    )
+    batch = request.spec.measure.batch[0]
+    if (threads := worthwhile_threads(session, rows, batch)) > 1:
+        session = load(model, threads=threads)
+    kept = run_over(session, rows, folder / OUTPUTS, lambda share, text: progress(0.9 * share, text), batch=batch)
     labels = _labels(rows, kept)
     if labels is not None:
         np.save(folder / LABELS_FILE, labels, allow_pickle=False)

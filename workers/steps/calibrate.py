@@ -8,7 +8,8 @@ from pydantic import BaseModel
 
 from app.domain.recipe import StaticInt8
 from app.errors import StepError
-from workers.runtimes.session import Array, available_threads, load
+from workers.runtimes.session import Array, load
+from workers.steps.outputs import worthwhile_threads
 from workers.steps.requests import CalibrateRequest, Progress
 from workers.steps.rows import DatasetRows
 
@@ -45,7 +46,8 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
     progress(0.0, "preparing the model")
     model = scratch / request.model
     prepared = prepare_for(model, recipe)
-    rows = DatasetRows(load(model, optimization="none").inputs, request.datasets["calibration"], scratch, "calibration")
+    session = load(model)
+    rows = DatasetRows(session.inputs, request.datasets["calibration"], scratch, "calibration")
     wanted = min(recipe.calibration.samples, rows.count)
     if wanted == 0:
         raise StepError("The calibration dataset has no rows.", code="dataset_empty")
@@ -57,7 +59,7 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
             _reported(rows, wanted, progress),
             Path(work),
             samples=wanted,
-            threads=available_threads(),
+            threads=worthwhile_threads(session, rows),
         )
     ranges.write(folder / RANGES)
     notes = prepared.notes

@@ -14,11 +14,11 @@ from app.domain.measurement import Measurement
 from app.errors import StepError
 from workers.evaluation.accuracy import save_scores
 from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
-from workers.runtimes.session import Session, available_threads, load
+from workers.runtimes.session import load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
 from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
 from workers.steps.calibrate import RANGES
-from workers.steps.outputs import Kept, run_over
+from workers.steps.outputs import Kept, run_over, worthwhile_threads
 from workers.steps.requests import CandidatesRequest, Progress, read_result
 from workers.steps.rows import rows_of
 
@@ -75,9 +75,8 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
         )
     progress(0.4, "loading the artifact again")
     notes = [*produced.notes, *_check(produced.file, model)]
-    session = _load(produced)
     kept = _run(
-        request, session, baseline, scratch, home.parent, lambda share, text: progress(0.45 + 0.45 * share, text)
+        request, produced, baseline, scratch, home.parent, lambda share, text: progress(0.45 + 0.45 * share, text)
     )
     progress(0.9, "comparing with the original")
     accuracy = accuracy_of(
@@ -128,37 +127,29 @@ def _check(file: Path, original: Path) -> list[str]:
     return []
 
 
-def _load(produced: Produced) -> Session:
-    """Load it as anyone would, and then with the options that it requires."""
-    try:
-        session = load(produced.file, threads=available_threads())
-        if produced.session_options:
-            session = load(produced.file, threads=available_threads(), session_options=produced.session_options)
-    except StepError as error:
-        raise _does_not_load(error.detail) from error
-    return session
-
-
 def _run(
     request: CandidatesRequest,
-    session: Session,
+    produced: Produced,
     baseline: BaselineResult,
     scratch: Path,
     home: Path,
     progress: Progress,
 ) -> Kept:
+    """Load the artifact as anyone would, then with the options that it requires, and run it."""
+    batch = request.spec.measure.batch[0]
+    options = produced.session_options
     try:
+        session = load(produced.file)
+        if options:
+            session = load(produced.file, session_options=options)
+        rows = rows_of(request, scratch, session)
+        if (threads := worthwhile_threads(session, rows, batch)) > 1:
+            session = load(produced.file, threads=threads, session_options=options)
         return run_over(
-            session,
-            rows_of(request, scratch, session),
-            home / OUTPUTS,
-            progress,
-            batch=request.spec.measure.batch[0],
-            wanted=baseline.names,
-            most_rows=baseline.rows,
+            session, rows, home / OUTPUTS, progress, batch=batch, wanted=baseline.names, most_rows=baseline.rows
         )
     except StepError as error:
-        if error.code == "model_does_not_run":
+        if error.code in ("model_does_not_load", "model_does_not_run"):
             raise _does_not_load(error.detail) from error
         raise
 

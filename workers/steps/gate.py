@@ -1,6 +1,5 @@
 """Combine what the children measured, judge the goal, and say in words what came out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,11 @@ from workers.evaluation.conclusion import conclude
 from workers.evaluation.evidence import Evidence, gather, timed
 from workers.evaluation.footprint import peak_memory
 from workers.evaluation.gate import Verdict, judge_goal
-from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, MemoryReplicate
+from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, MemoryReplicate
 from workers.evaluation.selection import choose, pareto
 from workers.steps.baseline import BaselineResult
 from workers.steps.candidates import Candidate, CandidatesResult
 from workers.steps.requests import JobRequest, Progress, ScratchPath, read_result
-
-_KINDS: dict[str, type[LatencyReplicate] | type[MemoryReplicate]] = {
-    "latency": LatencyReplicate,
-    "memory": MemoryReplicate,
-}
 
 
 class GateRequest(JobRequest):
@@ -91,7 +85,18 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
     progress(0.9, "judging")
     goal = request.spec.goal
     chosen = choose(evidence, goal)
-    gate, verdicts = judge_goal(goal, evidence[chosen]) if chosen is not None else ("none", ())
+    gate: Gate = "none"
+    verdicts: tuple[Verdict, ...] = ()
+    conclusion = ""
+    if chosen is not None:
+        gate, verdicts = judge_goal(goal, evidence[chosen])
+        conclusion = conclude(
+            _recipe(made.candidates, chosen),
+            evidence[chosen],
+            gate=gate,
+            verdicts=verdicts,
+            fingerprint=request.fingerprint,
+        )
     best = pareto(evidence)
     return GateResult(
         baseline=tuple(original),
@@ -108,16 +113,7 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         chosen=chosen,
         gate=gate,
         verdicts=verdicts,
-        conclusion=""
-        if chosen is None
-        else conclude(
-            _recipe(made.candidates, chosen),
-            evidence[chosen],
-            goal=goal,
-            gate=gate,
-            verdicts=verdicts,
-            fingerprint=request.fingerprint,
-        ),
+        conclusion=conclusion,
         notes=_disturbances(latency),
     )
 
@@ -126,8 +122,7 @@ def _replicates(request: GateRequest, scratch: Path) -> tuple[list[LatencyReplic
     latency: list[LatencyReplicate] = []
     memory: list[MemoryReplicate] = []
     for name in request.measurements:
-        document = json.loads((scratch / name / "result.json").read_bytes())
-        found = _KINDS[document["kind"]].model_validate(document)
+        found = REPLICATE.validate_json((scratch / name / "result.json").read_bytes())
         if isinstance(found, LatencyReplicate):
             latency.append(found)
         else:

@@ -90,7 +90,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         warm_up={"original": _warmth(warm), "artifact": _warmth(warm_other)},
         same=_pair(same),
         against=_pair(against),
-        energy_joules=meter.joules_a_call(plan.rounds * plan.calls),
+        energy_joules=meter.joules_a_call(len(against.first) * plan.calls),
         context=context,
         conditions={"original": original.conditions, "artifact": candidate.conditions},
         seconds=round(time.monotonic() - begun, 3),

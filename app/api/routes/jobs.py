@@ -1,25 +1,23 @@
 """Jobs: submit, validate, list, poll, cancel, delete; their log and report."""
 
-import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
 from app.api.answers import json_answer, matches
+from app.api.bodies import read_json
 from app.api.deps import Cursor, Limit, ServicesDep, WatcherDep
 from app.api.problems import PROBLEMS
 from app.api.schemas.documents import JobDocument, Page, Validation, job_document
 from app.domain.job import STAGES, JobSpec
-from app.errors import InvalidRequest, PayloadTooLarge
 
 # Manifests, reports and logs are written by our own steps, within the limits of a child's result.
 _DOCUMENT_BYTES = 256 << 20
 
 router = APIRouter(prefix="/jobs", responses=PROBLEMS)
 
-_BODY_BYTES = 1 << 20
 _SPEC_BODY = {
     "requestBody": {
         "required": True,
@@ -30,18 +28,6 @@ _SPEC_BODY = {
 SPEC_SCHEMA = JobSpec.model_json_schema(ref_template="#/components/schemas/{model}")
 
 
-async def _body(request: Request) -> tuple[bytes, Any]:
-    raw = bytearray()
-    async for chunk in request.stream():
-        raw += chunk
-        if len(raw) > _BODY_BYTES:
-            raise PayloadTooLarge("A job's specification may have at most 1 MiB.")
-    try:
-        return bytes(raw), json.loads(raw)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from error
-
-
 @router.post("", status_code=202, response_model=JobDocument, openapi_extra=_SPEC_BODY)
 async def submit_job(
     request: Request,
@@ -49,7 +35,7 @@ async def submit_job(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Response:
     """Submit a job. With an `Idempotency-Key`, the same key and body give the same job again."""
-    raw, body = await _body(request)
+    raw, body = await read_json(request)
     view, _created = await anyio.to_thread.run_sync(
         lambda: services.jobs.submit(body, raw, idempotency_key=idempotency_key)
     )
@@ -60,7 +46,7 @@ async def submit_job(
 @router.post("/validate", response_model=Validation, openapi_extra=_SPEC_BODY)
 async def validate_job(request: Request, services: ServicesDep) -> Response:
     """Say what a specification would do, what is wrong with it and what is doubtful; nothing is created."""
-    _, body = await _body(request)
+    _, body = await read_json(request)
     checked = await anyio.to_thread.run_sync(services.jobs.validate, body)
     errors = [{"pointer": found.pointer, "code": found.code, "detail": found.detail} for found in checked.errors]
     return json_answer(

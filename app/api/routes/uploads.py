@@ -1,21 +1,24 @@
 """Models and datasets: upload, list, show, download, delete."""
 
-import json
+from collections.abc import AsyncIterator
 from typing import Annotated, Any, Literal
 
+import anyio
 import anyio.to_thread
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.api.answers import content_answer, json_answer
+from app.api.bodies import parsed, read_json
 from app.api.deps import Cursor, Limit, ServicesDep
 from app.api.multipart import read_form
 from app.api.problems import PROBLEMS
 from app.api.schemas.documents import DatasetDocument, ModelDocument, Page, dataset_document, model_document
 from app.domain.dataset import Preprocess
-from app.errors import FieldError, InvalidRequest, PayloadTooLarge, UnsupportedMedia
-from app.services.specification import schema_errors
+from app.errors import FieldError, InvalidRequest, UnsupportedMedia
+from app.services.blobs import Received
+from app.services.field_errors import pointer, schema_errors
 from app.services.uploads import Datasets, Models
 
 router = APIRouter(responses=PROBLEMS)
@@ -23,8 +26,6 @@ router = APIRouter(responses=PROBLEMS)
 State = Annotated[Literal["inspecting", "ready", "rejected"] | None, Query()]
 Name = Annotated[str | None, Query(max_length=200)]
 Sha256 = Annotated[str | None, Query(pattern="^[0-9a-f]{64}$")]
-
-_JSON_BYTES = 1 << 20
 
 # These bodies are read by hand; the OpenAPI document is told of their parts here.
 PREPROCESS_SCHEMAS = {"Preprocess": Preprocess.model_json_schema(ref_template="#/components/schemas/{model}")}
@@ -43,6 +44,12 @@ class DatasetFromSource(FromSource):
     """A dataset that is in a bucket already."""
 
     preprocess: Preprocess | None = None
+
+
+class _Described(BaseModel):
+    """What a form says of a dataset besides its name."""
+
+    preprocess: Preprocess
 
 
 def _body(schema: type[BaseModel], *, preprocess: bool) -> dict[str, Any]:
@@ -84,26 +91,9 @@ async def create_dataset(request: Request, services: ServicesDep) -> Response:
 async def _create(request: Request, services: ServicesDep, uploads: Models | Datasets, schema: type[FromSource]) -> Any:
     kind = request.headers.get("content-type", "").split(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        max_bytes = uploads.max_bytes
-        form = await read_form(
-            request, lambda chunks: services.blobs.receive(chunks, max_bytes=max_bytes), max_bytes=max_bytes
-        )
-        assert form.kept is not None
-        try:
-            extra = _extra(form.fields, with_preprocess=schema is DatasetFromSource)
-            name = form.fields.get("name") or None
-            if name is not None and len(name) > 200:
-                raise InvalidRequest(
-                    "The name is longer than 200 characters.",
-                    errors=[FieldError("/name", "too_large", "Give at most 200 characters.")],
-                )
-        except InvalidRequest:
-            await anyio.to_thread.run_sync(services.blobs.discard, form.kept)
-            raise
-        record = uploads.record
-        return await anyio.to_thread.run_sync(record, form.kept, form.file_name or "unnamed", name, extra)
+        return await _from_form(request, services, uploads, schema)
     if kind == "application/json":
-        body = await _json(request)
+        _, body = await read_json(request)
         if isinstance(body, dict) and "upload" in body:
             raise InvalidRequest(
                 "Resumable uploads are not part of this version. Send the file as multipart/form-data.",
@@ -113,7 +103,7 @@ async def _create(request: Request, services: ServicesDep, uploads: Models | Dat
         try:
             given = schema.model_validate(body)
         except ValidationError as error:
-            errors = schema_errors(error)
+            errors = schema_errors(error, body)
             raise InvalidRequest(errors[0].detail, code=errors[0].code, errors=errors) from error
         preprocess = getattr(given, "preprocess", None)
         extra = {"preprocess": preprocess.model_dump(mode="json")} if preprocess is not None else {}
@@ -121,32 +111,47 @@ async def _create(request: Request, services: ServicesDep, uploads: Models | Dat
     raise UnsupportedMedia("Send multipart/form-data with a part `file`, or JSON with a `source`.")
 
 
+async def _from_form(
+    request: Request, services: ServicesDep, uploads: Models | Datasets, schema: type[FromSource]
+) -> Any:
+    kept: list[Received] = []
+
+    async def keep(chunks: AsyncIterator[bytes]) -> Received:
+        kept.append(await services.blobs.receive(chunks, max_bytes=uploads.max_bytes))
+        return kept[0]
+
+    try:
+        form = await read_form(request, keep, max_bytes=uploads.max_bytes)
+        extra = _extra(form.fields, with_preprocess=schema is DatasetFromSource)
+        name = form.fields.get("name") or None
+        if name is not None and len(name) > 200:
+            raise InvalidRequest(
+                "The name is longer than 200 characters.",
+                errors=[FieldError("/name", "too_large", "Give at most 200 characters.")],
+            )
+    except BaseException:
+        # The file may have come whole before the rest of the form turned out wrong, or was cut off.
+        with anyio.CancelScope(shield=True):
+            for received in kept:
+                await anyio.to_thread.run_sync(services.blobs.discard, received)
+        raise
+    return await anyio.to_thread.run_sync(uploads.record, kept[0], form.file_name or "unnamed", name, extra)
+
+
 def _extra(fields: dict[str, str], *, with_preprocess: bool) -> dict[str, Any]:
     """What a dataset's form says beyond its name."""
     unknown = sorted(set(fields) - {"name"} - ({"preprocess"} if with_preprocess else set()))
     if unknown:
-        errors = [FieldError(f"/{name}", "unknown_field", f"There is no field {name!r} here.") for name in unknown]
+        errors = [FieldError(pointer([name]), "unknown_field", f"There is no field {name!r} here.") for name in unknown]
         raise InvalidRequest(errors[0].detail, code="unknown_field", errors=errors)
     if not fields.get("preprocess"):
         return {}
+    body = {"preprocess": parsed(fields["preprocess"], pointer="/preprocess")}
     try:
-        return {"preprocess": Preprocess.model_validate_json(fields["preprocess"]).model_dump(mode="json")}
+        return _Described.model_validate(body).model_dump(mode="json")
     except ValidationError as error:
-        errors = schema_errors(error, root=("preprocess",))
+        errors = schema_errors(error, body)
         raise InvalidRequest(errors[0].detail, code=errors[0].code, errors=errors) from error
-
-
-async def _json(request: Request) -> Any:
-    """A small JSON body. Raises `InvalidRequest` (`invalid_json`), `PayloadTooLarge`."""
-    kept = bytearray()
-    async for chunk in request.stream():
-        kept += chunk
-        if len(kept) > _JSON_BYTES:
-            raise PayloadTooLarge("A JSON body may have at most 1 MiB.")
-    try:
-        return json.loads(kept)
-    except ValueError as error:
-        raise InvalidRequest(f"The body is not JSON: {error}.", code="invalid_json") from error
 
 
 @router.get("/models", response_model=Page[ModelDocument])

@@ -1,13 +1,17 @@
 """Rows of objects in the store, and which of them nobody needs."""
 
 from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
 from app.db.tables import Artifact, Blob, Dataset, Job, JobStepFile, Model
 from app.domain.ids import new_id
+from app.errors import Unavailable
 
 PENDING, STORED, DELETING = "pending", "stored", "deleting"
+
+_SETTLE_TRIES = 3
 
 _HOLDERS = (
     Model.blob_id,
@@ -44,23 +48,35 @@ def find(session: Session, sha256: str) -> Blob | None:
 
 def settle(session: Session, blob_id: str, *, sha256: str, size: int) -> Blob:
     """Say that an object's bytes are there. Gives the older blob where equal bytes were stored before;
-    the newer one is then left `pending` for the sweeper."""
-    if (known := find(session, sha256)) is not None:
-        session.execute(update(Blob).where(Blob.id == blob_id).values(state=DELETING))
-        return known
-    blob = session.scalar(
+    the newer one then goes with the sweeper. Raises `Unavailable` (`object_gone`)."""
+    for _ in range(_SETTLE_TRIES):
+        if (known := find(session, sha256)) is not None:
+            session.execute(update(Blob).where(Blob.id == blob_id, Blob.id != known.id).values(state=DELETING))
+            return known
+        try:
+            with session.begin_nested():
+                blob = session.scalar(
+                    update(Blob)
+                    .where(Blob.id == blob_id, Blob.state == PENDING)
+                    .values(state=STORED, sha256=sha256, bytes=size)
+                    .returning(Blob)
+                )
+        except IntegrityError:
+            continue  # equal bytes were settled at this very moment: now they can be found
+        if blob is not None:
+            return blob
+        break
+    raise Unavailable("The stored bytes were deleted before anything used them. Try again.", code="object_gone")
+
+
+def discard(session: Session, blob_id: str) -> str | None:
+    """Give up an object whose bytes did not arrive whole or were not wanted; returns where it may lie."""
+    return session.scalar(
         update(Blob)
         .where(Blob.id == blob_id, Blob.state == PENDING)
-        .values(state=STORED, sha256=sha256, bytes=size)
-        .returning(Blob)
+        .values(state=DELETING, sha256=None)
+        .returning(Blob.location)
     )
-    assert blob is not None, "a pending blob is only taken after a day"
-    return blob
-
-
-def discard(session: Session, blob_id: str) -> None:
-    """Give up an object whose bytes did not arrive whole."""
-    session.execute(update(Blob).where(Blob.id == blob_id, Blob.state == PENDING).values(state=DELETING, sha256=None))
 
 
 def release_unneeded(session: Session) -> None:

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from sqlalchemy import Connection, Row, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.clock import now_ms
@@ -70,6 +70,16 @@ def request_cancel(session: Session, job_id: str) -> str | None:
         )
         .returning(Job.state)
     )
+
+
+def has_label(session: Session, name: str, value: str) -> ColumnElement[bool]:
+    """Whether a job carries a label. SQLite's JSON paths cannot spell every name, so its labels are listed."""
+    assert session.bind is not None
+    if session.bind.dialect.name == "sqlite":
+        labels = func.json_each(Job.spec, "$.labels").table_valued("key", "value")
+        return exists().where(labels.c.key == name, labels.c.value == value)
+    found: ColumnElement[bool] = Job.spec["labels"][name].as_string() == value
+    return found
 
 
 def targets_with_waiting(session: Session) -> list[str]:

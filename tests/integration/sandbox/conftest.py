@@ -89,13 +89,16 @@ def confined(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     """One confined child for all acts of a module."""
     options = {} if request.param == "own user" else request.getfixturevalue("as_another_user")
     log = tmp_path_factory.mktemp("log") / "log"
-    with _new_scratch() as scratch, make_child(SandboxChild, log, scratch, **options) as child:
-        yield Trial(child)
+    with _new_scratch() as library, _new_scratch() as scratch:
+        library.chmod(0o755)
+        options = options | {"code": [*options.get("code", [PROGRAMS]), library]}
+        with make_child(SandboxChild, log, scratch, **options) as child:
+            yield Trial(child, library)
 
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trial]:
     """One child without confinement for all acts of a module."""
     log = tmp_path_factory.mktemp("log") / "log"
-    with _new_scratch() as scratch, make_child(BareChild, log, scratch) as child:
-        yield Trial(child)
+    with _new_scratch() as library, _new_scratch() as scratch, make_child(BareChild, log, scratch) as child:
+        yield Trial(child, library)

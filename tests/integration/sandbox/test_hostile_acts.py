@@ -165,6 +165,13 @@ def _linked(find: Callable[[World], Path | str], below: str = "") -> Arguments:
     return lambda world, trial: {"path": world.link(trial, find(world)) + below}
 
 
+def _library(world: World, trial: Trial) -> dict[str, Any]:
+    path = trial.library / f"library-{os.urandom(4).hex()}"
+    path.write_text(SECRET)
+    path.chmod(0o644)
+    return {"path": str(path)}
+
+
 def _pid(find: Callable[[World], int]) -> Arguments:
     return lambda world, trial: {"pid": find(world)}
 
@@ -196,6 +203,9 @@ CASES = {
     "append to a file": Case("append_to_file", _path(World.secret)),
     "empty a file by its path": Case("empty_by_path", _path(World.secret)),
     "empty a file without writing": Case("empty_by_opening_for_reading", _path(World.secret)),
+    "empty even an own file by its path": Case("empty_own_file_by_path"),
+    "empty even an own file without writing": Case("empty_own_file_by_opening_for_reading"),
+    "write into a library": Case("append_to_file", _library),
     "delete a file": Case("delete_file", _path(World.secret)),
     "rename a file": Case("rename_file", _path(World.secret)),
     "move a file into scratch": Case("steal_by_rename", _path(World.secret)),
@@ -204,9 +214,9 @@ CASES = {
     "make a folder outside": Case("make_folder", _path(lambda w: w.new_file(w.outside))),
     "make a FIFO in scratch": Case("make_fifo"),
     "make a file executable as its owner": Case("open_mode", _path(World.secret)),
-    "change a file's mode by descriptor": Case("open_mode_of_readable", _path(World.secret)),
+    "change a file's mode by descriptor": Case("open_mode_of_readable", _library),
     "change a file's times": Case("change_times", _path(World.secret)),
-    "change a file's attributes": Case("change_attributes", _path(World.secret)),
+    "change a file's attributes": Case("change_attributes", _library),
     "change extended attributes": Case("set_extended_attribute", _path(World.secret)),
     "reach Redis over TCP": Case("ping_tcp", lambda w, t: {"port": w.redis_port}),
     "reach Redis over its socket": Case("ping_unix", _path(lambda w: w.redis_socket)),
@@ -218,10 +228,12 @@ CASES = {
     "pair sockets": Case("pair_sockets"),
     "fork": Case("fork"),
     "fork without the C library": Case("fork_raw", raw=True),
+    "clone without the C library": Case("clone_raw", raw=True),
     "run a program": Case("run_program"),
     "spawn a program": Case("spawn_program"),
     "end another process": Case("end_process", _pid(World.bystander)),
     "end a process by its descriptor": Case("end_process_by_descriptor", _pid(World.bystander)),
+    "hold a process by a descriptor": Case("hold_process", _pid(lambda w: w.victim)),
     "queue a signal": Case("end_process_by_queue", _pid(lambda w: w.victim), raw=True),
     "signal the parent": Case("probe_process", _pid(lambda w: os.getpid())),
     "signal the group": Case("signal_group"),
@@ -234,6 +246,7 @@ CASES = {
     "outlive the parent": Case("survive_parent"),
     "outlive the parent by high bits": Case("survive_parent_by_high_bits", raw=True),
     "hide memory in a file": Case("make_memory_file"),
+    "queue calls past the filter": Case("queue_calls", raw=True),
     "hide memory in shared pages": Case("share_memory"),
     "hide memory in a segment": Case("share_memory_sysv", raw=True),
     "leave a namespace": Case("leave_namespace", raw=True),

@@ -20,8 +20,9 @@ class BareChild(SandboxChild):
 class Trial:
     """Runs acts in one child, each as a step of its own."""
 
-    def __init__(self, child: SandboxChild) -> None:
+    def __init__(self, child: SandboxChild, library: Path = PROGRAMS) -> None:
         self.child = child
+        self.library = library  # a folder that the child may read, as it may its own code
         self._steps = 0
 
     def attempt(self, act: str, **arguments: object) -> dict[str, Any]:

@@ -88,6 +88,17 @@ def test_positions_of_a_row_are_not_counted_as_rows() -> None:
     assert measurement.ci95[1] - measurement.ci95[0] > 0.3
 
 
+def test_rows_that_share_their_fraction_have_a_narrow_interval() -> None:
+    """Every row has 70 of 100 positions right, or 71: that is known far better than 20 tosses of a coin."""
+    labels = np.tile(np.arange(100) >= 70, (20, 1)).astype(np.int64)
+    labels[::2, 70] = 0
+    values = np.tile(np.array([1.0, 0.0], np.float32), (20, 100, 1))
+    measurement = by_name(judge(["top1"], {"y": values}, output="y", labels=labels))["top1"]
+    assert measurement.value == pytest.approx(0.705)
+    assert measurement.ci95 is not None
+    assert measurement.ci95[1] - measurement.ci95[0] < 0.01
+
+
 def test_scores_do_not_depend_on_how_rows_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = judge(ALL, outputs(noise=0.5), output="logits", original=outputs(), labels=LABELS)
     monkeypatch.setattr(accuracy, "_ELEMENTS", 7 * CLASSES)

@@ -34,9 +34,7 @@ def test_one_disturbed_round_does_not_move_it() -> None:
     assert block_ratio(Pair(first=first, second=second)) == pytest.approx(1, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("again", "noisy"), [(1.0, False), (1.015, False), (1.03, True), (0.985, False), (0.97, True)]
-)
+@pytest.mark.parametrize(("again", "noisy"), [(1.0, False), (1.015, False), (1.03, True), (0.985, False), (0.97, True)])
 def test_the_original_against_itself_flags_a_machine_that_cannot_tell(again: float, noisy: bool) -> None:
     replicates = five_children(10, 8, scatter=0.01)
     replicates = [

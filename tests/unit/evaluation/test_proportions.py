@@ -59,9 +59,7 @@ def test_scores_equal_a_restricted_likelihood_found_by_search(counts: tuple[int,
     assert drop_score(pairs, drop) == pytest.approx(
         score_by_search(pairs, (-drop, 1 - drop, -1 - drop, -drop)), abs=1e-4
     )
-    assert relative_drop_score(pairs, drop) == pytest.approx(
-        score_by_search(pairs, (-drop, 1 - drop, -1, 0)), abs=1e-4
-    )
+    assert relative_drop_score(pairs, drop) == pytest.approx(score_by_search(pairs, (-drop, 1 - drop, -1, 0)), abs=1e-4)
 
 
 @given(rows=st.integers(1, 2000), share=st.floats(0, 1), confidence=st.sampled_from([0.9, 0.95, 0.975, 0.995]))
@@ -145,9 +143,7 @@ def test_one_sided_bounds_of_the_drop_cover(rows: int, rates: tuple[float, ...])
         pairs = Pairs(*(int(count) for count in draw))
         lower, upper = drop_bounds(pairs, 0.95)
         relative_lower, relative_upper = relative_drop_bounds(pairs, 0.95)
-        missed += times * np.array(
-            [lower > drop, upper < drop, relative_lower > relative, relative_upper < relative]
-        )
+        missed += times * np.array([lower > drop, upper < drop, relative_lower > relative, relative_upper < relative])
     assert (missed / 1500).max() < 0.07
     assert (missed[:2].sum() / 1500) > 0.02, "wider than it must be"
 

@@ -79,7 +79,8 @@ def test_blocks_are_never_short_and_time_is_kept(first: float, second: float, se
 
 
 def test_a_hundred_milliseconds_a_call_take_one_round_of_twenty() -> None:
-    assert plan_blocks(100, 100, 1.2) == Plan(rounds=1, calls=20)
+    plan = plan_blocks(100, 100, 1.2)
+    assert (plan.rounds, plan.calls) == (1, 20)
 
 
 def test_a_cheap_model_gets_longer_blocks_and_many_rounds() -> None:
@@ -106,11 +107,15 @@ def test_the_order_is_reversed_each_round(second_leads: bool) -> None:
 
 def test_both_get_the_same_feeds_in_a_round() -> None:
     model = InventedModel(1.0)
-    alternate(
-        lambda index: model.run(index, "A"), lambda index: model.run(index, "B"), Plan(4, 5), clock=model.clock
-    )
+    alternate(lambda index: model.run(index, "A"), lambda index: model.run(index, "B"), Plan(4, 5), clock=model.clock)
     feeds = {who: [index for caller, index in model.calls if caller == who] for who in "AB"}
     assert feeds["A"] == feeds["B"]
+
+
+def test_a_series_that_takes_longer_than_planned_ends_after_both_orders() -> None:
+    model = InventedModel(100.0)
+    blocks = alternate(model.run, model.run, Plan(rounds=40, calls=20, seconds=6.0), clock=model.clock)
+    assert len(blocks.first) == len(blocks.second) == 2
 
 
 def test_the_first_calls_of_a_block_are_not_counted() -> None:

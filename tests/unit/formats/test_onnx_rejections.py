@@ -107,9 +107,8 @@ def test_altered_bytes_raise_nothing_but_rejections(data: st.DataObject) -> None
     content = bytearray(small)
     for _ in range(data.draw(st.integers(1, 4))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    with tempfile.TemporaryDirectory() as folder:
-        with suppress(RejectedInput):
-            inspect_onnx(write(Path(folder), bytes(content)))
+    with tempfile.TemporaryDirectory() as folder, suppress(RejectedInput):
+        inspect_onnx(write(Path(folder), bytes(content)))
 
 
 @settings(max_examples=200, deadline=None)

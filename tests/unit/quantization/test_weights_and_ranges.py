@@ -71,7 +71,8 @@ def test_weights_come_back_within_half_a_scale(
     steps = 0.5 if weight_type == "int8" else 1.0
     assert (np.abs(back - weight) <= scale * (steps + 1e-3) + 1e-30).all()
     if reduce_range and weight.any():
-        low, high = (-64, 64) if weight_type == "int8" else (0, 127)
+        # onnxruntime puts the middle of 0 to 127 at 64, so a channel may reach 128.
+        low, high = (-64, 64) if weight_type == "int8" else (0, 128)
         assert low <= quantized.min()
         assert quantized.max() <= high
 

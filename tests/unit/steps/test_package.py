@@ -61,9 +61,10 @@ def run_snippet(job: Job, packaged: dict[str, Any], packages: Path, folder: Path
     return done.stdout
 
 
-@pytest.fixture
-def packaged(job: Job) -> tuple[Job, dict[str, Any]]:
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Job, dict[str, Any]]:
     """A static job with everything measured."""
+    job = Job(tmp_path_factory.mktemp("scratch"))
     job.save_model(models.conv_net())
     job.save_dataset("calibration", image=images(8, seed=1))
     job.save_dataset("evaluation", image=images(20, seed=2), labels=np.arange(20) % 10)

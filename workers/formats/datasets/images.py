@@ -152,8 +152,8 @@ def preprocessed(image: Image.Image, how: Preprocess) -> Array:
         left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
         if size[0] * size[1] > _RESIZED_PIXELS:
             raise RejectedInput(
-                f"A picture of {picture.width} × {picture.height} pixels would have {size[0]} × {size[1]} before it is cut "
-                "to size. Leave it out, or use resize: stretch.",
+                f"A picture of {picture.width} × {picture.height} pixels would have {size[0]} × {size[1]} before it is "
+                "cut to size. Leave it out, or use resize: stretch.",
                 code="dataset_image_too_large",
             )
         picture = picture.resize(size, resampling).crop((left, top, left + width, top + height))

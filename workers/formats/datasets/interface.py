@@ -18,7 +18,7 @@ Array = NDArray[Any]
 Batch = dict[str, Array]
 
 # What is read at once where nobody says how much: enough to be fast, little enough to forget.
-_READ_BYTES = 8 << 20
+_READ_BYTES = 4 << 20
 _DIGEST_BYTES = 16
 
 

@@ -17,7 +17,7 @@ from numpy.lib import format as npy
 
 from app.domain.model import TensorSpec
 from app.errors import RejectedInput
-from workers.formats.archives import unsafe
+from workers.formats.archives import CHUNK, unsafe
 from workers.formats.datasets.interface import Array, Batch, Dataset, check_size, supported_dtype
 from workers.formats.limits import InputLimits, human_bytes
 from workers.formats.zip_members import DAMAGE, forbidden, open_zip
@@ -126,13 +126,15 @@ class _Rows:
         return np.frombuffer(content, stored).reshape(shape).astype(self._array.dtype, copy=False)
 
     def _taken(self, count: int) -> bytearray:
-        content = bytearray()
+        content = bytearray(count)
+        done = 0
         try:
-            while len(content) < count:
-                block = self._stream.read(count - len(content))
+            while done < count:
+                block = self._stream.read(min(CHUNK, count - done))
                 if not block:
                     raise _short(self._name)
-                content += block
+                content[done : done + len(block)] = block
+                done += len(block)
         except DAMAGE as error:
             raise _short(self._name) from error
         return content
@@ -195,7 +197,7 @@ def _header(archive: zipfile.ZipFile, name: str, member: zipfile.ZipInfo) -> _St
             header = io.BytesIO(length + stream.read(header_bytes - stream.tell()))
             # Version 3 differs in the names of record fields alone, which no array here has.
             shape, fortran, stored = (npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0)(header)
-        except (*DAMAGE, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        except Exception as error:  # NumPy parses the header as Python: tokens, syntax, types, depth …
             raise _short(name) from error
     if any(size < 0 for size in shape):
         raise _short(name)

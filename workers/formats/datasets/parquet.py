@@ -21,7 +21,7 @@ _MOST_COLUMNS = 1024
 _MOST_AXES = 8
 _BUFFER_BYTES = 1 << 20
 # Decoding lists takes some nine times the memory of their values (measured).
-_DECODE_BYTES = 2 << 20
+_DECODE_BYTES = 1 << 20
 _FOOTER_BYTES = 64 << 20
 _INDEX = "__index_level_"
 

@@ -19,7 +19,7 @@ from workers.formats.onnx.graph import (
     domain_of,
     is_quantized,
 )
-from workers.formats.onnx.loading import check_loads, check_versions
+from workers.formats.onnx.loading import check_loads, check_versions, node_titles
 from workers.formats.onnx.message import load_model
 from workers.formats.onnx.weights import (
     check_external_data,
@@ -53,6 +53,16 @@ def inspect_onnx(
     limits = limits or InputLimits()
     progress(0.0, "reading the model")
     model = load_model(path)
+    described = _describe(model, path, beside, limits)
+    titles = node_titles(model)
+    del model  # up to 2 GiB that the runtime will want
+    progress(0.3, "loading the model")
+    outputs = _with_inferred_shapes(described.outputs, check_loads(path, titles))
+    return described.model_copy(update={"outputs": outputs})
+
+
+def _describe(model: ModelProto, path: Path, beside: Collection[str], limits: InputLimits) -> ModelInspection:
+    """What the file alone says, with the checks that keep a small file from becoming a large load."""
     opset = check_versions(model)
     operators = Counter(node.op_type for node in all_nodes(model))
     opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
@@ -61,24 +71,24 @@ def inspect_onnx(
     check_calls(model, limits)
     check_sparse(model, limits)
     external = check_external_data(model, path.parent, beside)
-    parameters = count_parameters(model)
-    progress(0.3, "loading the model")
-    outputs = _with_inferred_shapes(outputs, check_loads(path, model))
     quantized = any(map(is_quantized, operators))
-    dynamic = any(spec.shape is None or not all(isinstance(size, int) for size in spec.shape) for spec in inputs)
     return ModelInspection(
         files=(path.name, *external),
         inputs=inputs,
         outputs=outputs,
         opset=opset,
         opsets=opsets,
-        parameters=parameters,
+        parameters=count_parameters(model),
         operators=dict(sorted(operators.items(), key=lambda pair: (-pair[1], pair[0]))),
         quantized=quantized,
-        dynamic=dynamic,
+        dynamic=any(_is_dynamic(spec) for spec in inputs),
         external_data=bool(external),
         notes=tuple(_notes(model, inputs, opset, quantized)),
     )
+
+
+def _is_dynamic(spec: TensorSpec) -> bool:
+    return spec.shape is None or not all(isinstance(size, int) for size in spec.shape)
 
 
 def _interface(model: ModelProto) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:

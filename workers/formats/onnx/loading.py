@@ -6,7 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto
 
 from app.errors import RejectedInput
 from workers.formats.limits import human_bytes
@@ -15,6 +15,8 @@ from workers.formats.onnx.graph import all_nodes, domain_of
 LEAST_OPSET = 7
 """The oldest default operator set that onnxruntime 1.32 stands by, and the oldest that ONNX's version
 converter brought up to 13 and 21 in a trial of a small convolutional net (5 and 6 failed in both)."""
+
+Titles = dict[tuple[str, str], str]
 
 _FATAL = 4
 
@@ -59,40 +61,53 @@ def check_versions(model: ModelProto) -> int | None:
     return opset
 
 
-def check_loads(path: Path, model: ModelProto) -> Sequence[ort.NodeArg]:
+def node_titles(model: ModelProto) -> Titles:
+    """How to name, by operator and domain, the first node of each kind."""
+    titles: Titles = {}
+    for node in all_nodes(model):
+        output = node.output[0] if node.output else ""
+        title = f"Node {node.name[:200]!r}" if node.name else f"The node that makes {output[:200]!r}"
+        titles.setdefault((node.op_type, domain_of(node.domain)), title)
+    return titles
+
+
+def check_loads(path: Path, titles: Titles) -> Sequence[ort.NodeArg]:
     """Load a model twice, without and with optimization, and return its outputs as the runtime sees them.
+
+    `titles` is what `node_titles` said of the model, which itself need not be kept in memory meanwhile.
 
     Without first, since constants are folded before anything else is checked, and a file of 133 bytes
     can fill the memory that way: what is wrong with the graph is then known before anything is computed.
     Nothing is run. Raises RejectedInput `unsupported_operator`, `ir_version_too_new`, `opset_too_new`,
     `model_needs_too_much_memory` or `invalid_model`.
     """
-    _session(path, model, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
-    session = _session(path, model, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
+    _session(path, titles, ort.GraphOptimizationLevel.ORT_DISABLE_ALL)
+    session = _session(path, titles, ort.GraphOptimizationLevel.ORT_ENABLE_ALL)
     outputs: Sequence[ort.NodeArg] = session.get_outputs()
     return outputs
 
 
-def _session(path: Path, model: ModelProto, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:
+def _session(path: Path, titles: Titles, level: ort.GraphOptimizationLevel) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = level
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = _FATAL  # the message of the exception says it all
     try:
-        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        # Without its fallback, which only loads the same once more and prints.
+        return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime raises some twenty classes that share no base but Exception
-        raise _rejection(error, model, path) from error
+        raise _rejection(error, titles, path) from error
 
 
-def _rejection(error: Exception, model: ModelProto, path: Path) -> RejectedInput:
+def _rejection(error: Exception, titles: Titles, path: Path) -> RejectedInput:
     text = str(error)
     if found := _IR_VERSION.search(text):
         return _ir_version_too_new(int(found[1]), int(found[2]))
     if found := _NOT_IN_OPSET.search(text):
         why = "removed from" if found["deprecated"].startswith("is") else "not part of"
         return _unsupported(
-            model,
+            titles,
             found["op"],
             found["domain"],
             found["name"],
@@ -101,7 +116,7 @@ def _rejection(error: Exception, model: ModelProto, path: Path) -> RejectedInput
         )
     if found := _NOT_REGISTERED.search(text):
         return _unsupported(
-            model,
+            titles,
             found["op"],
             found["domain"],
             "",
@@ -110,7 +125,7 @@ def _rejection(error: Exception, model: ModelProto, path: Path) -> RejectedInput
         )
     if found := _NO_KERNEL.search(text):
         return _unsupported(
-            model,
+            titles,
             found["op"],
             "",
             found["name"],
@@ -133,21 +148,10 @@ def _rejection(error: Exception, model: ModelProto, path: Path) -> RejectedInput
     )
 
 
-def _unsupported(model: ModelProto, op_type: str, domain: str, name: str, why: str) -> RejectedInput:
-    node = _node(model, op_type, domain, name)
-    title = f"Node {name[:200]!r}" if name else "A node"
-    if not name and node is not None:
-        output = node.output[0] if node.output else ""
-        title = f"Node {node.name[:200]!r}" if node.name else f"The node that makes {output[:200]!r}"
+def _unsupported(titles: Titles, op_type: str, domain: str, name: str, why: str) -> RejectedInput:
+    title = f"Node {name[:200]!r}" if name else titles.get((op_type, domain_of(domain)), "A node")
     qualified = f"{domain}:{op_type}" if domain else op_type
     return RejectedInput(f"{title} uses the operator {qualified}, {why}.", code="unsupported_operator")
-
-
-def _node(model: ModelProto, op_type: str, domain: str, name: str) -> NodeProto | None:
-    for node in all_nodes(model):
-        if node.op_type == op_type and domain_of(node.domain) == domain_of(domain) and name in ("", node.name):
-            return node
-    return None
 
 
 def _domain_text(domain: str) -> str:

@@ -13,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -103,6 +104,21 @@ def make_folder(path: str) -> str:
 def make_fifo() -> str:
     os.mkfifo("fifo")
     return "fifo"
+
+
+def empty_own_file_by_path() -> int:
+    return _emptied(lambda path: os.truncate(path, 0))
+
+
+def empty_own_file_by_opening_for_reading() -> int:
+    """Where Landlock is old, it would let this happen to files outside as well."""
+    return _emptied(lambda path: os.close(os.open(path, os.O_RDONLY | os.O_TRUNC)))
+
+
+def _emptied(empty: Callable[[str], None]) -> int:
+    Path("full").write_text("full")
+    empty("full")
+    return 1 + os.stat("full").st_size
 
 
 def open_mode(path: str) -> str:
@@ -211,6 +227,15 @@ def fork_raw() -> int:
     return child
 
 
+def clone_raw() -> int:
+    arguments = (ctypes.c_uint64 * 8)(0, 0, 0, 0, signal.SIGCHLD)
+    child = system_call(435, ctypes.addressof(arguments), ctypes.sizeof(arguments))
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    return child
+
+
 def run_program() -> str:
     return subprocess.run(["/bin/echo", "ran"], check=True, capture_output=True, text=True).stdout
 
@@ -255,6 +280,10 @@ def own_signals_to(pid: int) -> int:
     return pid
 
 
+def hold_process(pid: int) -> int:
+    return os.pidfd_open(pid)
+
+
 def trace(pid: int) -> int:
     attach, detach = 16, 17
     if libc.ptrace(attach, pid, None, None) != 0:
@@ -296,6 +325,11 @@ def make_memory_file() -> int:
     fd = os.memfd_create("hidden")
     os.close(fd)
     return fd
+
+
+def queue_calls() -> int:
+    parameters = ctypes.create_string_buffer(120)
+    return 1 + system_call(425, 1, ctypes.addressof(parameters))  # io_uring_setup
 
 
 def share_memory() -> str:
@@ -344,6 +378,12 @@ def allocate_endlessly(stop_bytes: int) -> int:
 
 def allocate_at_once(size: int) -> int:
     return len(bytearray(size))
+
+
+def reserve_memory(size: int) -> int:
+    """Address space that is never touched, so that it is not resident."""
+    with mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS):
+        return size
 
 
 def spin(seconds: float) -> str:

@@ -1,0 +1,306 @@
+"""What a job's specification may say: every mistake of a request at once, each at its place."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from app.db.tables import Job, JobDataset
+from app.domain.job import JobSpec
+from app.errors import InvalidRequest, RejectedInput
+from app.services.specification import Checked
+from tests.parts.deployment import DATASET, MODEL, RECIPE, Deployment
+
+NOBODY = "mdl_" + "0" * 26
+
+
+def validate(deployment: Deployment, body: Any) -> Checked:
+    return deployment.services.jobs.validate(body)
+
+
+def wrong(deployment: Deployment, body: Any) -> list[tuple[str, str]]:
+    """Pointer and code of every error; submitting says the same and creates nothing."""
+    checked = validate(deployment, body)
+    found = [(error.pointer, error.code) for error in checked.errors]
+    before = deployment.count(Job)
+    if found:
+        with pytest.raises(InvalidRequest) as refused:
+            deployment.services.jobs.submit(body, b"", idempotency_key=None)
+        assert [(error.pointer, error.code) for error in refused.value.errors] == found
+        assert refused.value.code == found[0][1]
+        for error in checked.errors:
+            assert len(error.detail) > 10
+            assert resolves(body, error.pointer), error
+    assert (deployment.count(Job), deployment.count(JobDataset)) == (before, 0)
+    return found
+
+
+def resolves(body: Any, pointer: str) -> bool:
+    """Whether a pointer leads to something in the body, or to where something is missing."""
+    here = body
+    parts = [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+    for number, part in enumerate(parts):
+        if isinstance(here, dict) and part in here:
+            here = here[part]
+        elif isinstance(here, list) and part.isdigit() and int(part) < len(here):
+            here = here[int(part)]
+        elif number == len(parts) - 1 and isinstance(here, dict):
+            return True
+        else:
+            # Within a part that was left out, as `datasets.calibration` of a body without `datasets`.
+            return isinstance(here, dict) and part in JobSpec.model_fields
+    return True
+
+
+def test_a_good_one_is_given_back_with_every_default(deployment: Deployment) -> None:
+    model, data = deployment.model(), deployment.dataset()
+    checked = validate(deployment, {"model": model.id, "recipe": RECIPE, "datasets": {"evaluation": data.id}})
+    assert checked.errors == []
+    assert checked.spec is not None
+    spec = checked.spec.model_dump(mode="json")
+    assert spec["recipe"]["per_channel"] is False
+    assert spec["limits"] == {"queue_seconds": 86_400, "run_seconds": 3_600}
+    assert JobSpec.model_validate(spec) == checked.spec
+
+
+MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
+    ({"recipe": {"technique": "dynamic_int8", "per_chanel": True}}, [("/recipe/per_chanel", "unknown_field")]),
+    ({"recipe": {"technique": "float16", "float16": 1}}, [("/recipe/float16", "unknown_field")]),
+    ({"float16": 1}, [("/float16", "unknown_field")]),
+    ({"a/b~c": 1}, [("/a~1b~0c", "unknown_field")]),
+    ({"recipe": {"technique": "int4"}}, [("/recipe/technique", "unknown_technique")]),
+    ({"recipe": {}}, [("/recipe/technique", "technique_missing")]),
+    ({"recipe": 5}, [("/recipe", "invalid_value")]),
+    ({"recipe": None}, [("/recipe", "invalid_value")]),
+    (
+        {"recipe": {"technique": "dynamic_int8", "reduce_range": "maybe"}},
+        [("/recipe/reduce_range", "invalid_value")],
+    ),
+    (
+        {"recipe": {"technique": "float16", "keep_float": ["ok", 5, {"op": "Softmax"}]}},
+        [
+            ("/recipe/keep_float/1", "invalid_value"),
+            ("/recipe/keep_float/2", "invalid_value"),
+            ("/recipe/keep_float/2/op_type", "field_missing"),
+            ("/recipe/keep_float/2/op", "unknown_field"),
+        ],
+    ),
+    ({"recipe": {"technique": "static_int8"}}, [("/datasets/calibration", "calibration_missing")]),
+    ({"goal": {"minimize": "speed"}}, [("/goal/minimize", "not_allowed")]),
+    (
+        {"goal": {"minimize": {"latency": 0}}},
+        [("/goal/minimize", "not_allowed"), ("/goal/minimize/latency", "invalid_value")],
+    ),
+    (
+        {"goal": {"constraints": [{"metric": "artifact_bytes", "max_drop": 0.1, "min": 1}]}},
+        [("/goal/constraints/0", "contradiction")],
+    ),
+    (
+        {"goal": {"constraints": [{"metric": "size", "min": 2, "max": 1}]}},
+        [("/goal/constraints/0", "contradiction")],
+    ),
+    ({"goal": {"constraints": [{"metric": "size"}]}}, [("/goal/constraints/0", "contradiction")]),
+    (
+        {"goal": {"constraints": [{"metric": "size", "min": 2}, {"metric": "artifact_bytes", "max": 1}]}},
+        [("/goal/constraints/1", "contradiction")],
+    ),
+    ({"goal": {"constraints": [{"metric": "tpo1", "min": 1}]}}, [("/goal/constraints/0/metric", "unknown_metric")]),
+    (
+        {"goal": {"constraints": [{"metric": "size", "max": float("inf")}]}},
+        [("/goal/constraints/0/max", "invalid_value")],
+    ),
+    (
+        {"goal": {"constraints": [{"metric": "size", "max": float("nan")}]}},
+        [("/goal/constraints/0/max", "invalid_value")],
+    ),
+    ({"metrics": ["top1"]}, [("/metrics/0", "dataset_labels_missing")]),
+    ({"metrics": ["agreement", "topl"]}, [("/metrics/1", "unknown_metric")]),
+    ({"measure": {"threads": 0}}, [("/measure/threads", "invalid_value")]),
+    ({"labels": {"a/b": 5}}, [("/labels/a~1b", "invalid_value")]),
+    ({"labels": {"k" * 64: "v"}}, [("/labels/" + "k" * 64, "too_large")]),
+    ({"model": "mdl_nonsense"}, [("/model", "invalid_value")]),
+    ({"model": NOBODY}, [("/model", "model_not_found")]),
+    ({"model": 5}, [("/model", "invalid_value")]),
+    ({"datasets": {"evaluation": "dst_" + "0" * 26}}, [("/datasets/evaluation", "dataset_not_found")]),
+    (
+        {"datasets": {"testing": "dst_" + "0" * 26}},
+        [("/datasets/testing", "unknown_field")],
+    ),
+    ({"datasets": {"a/\0": "\0"}}, [("/datasets/a~1\0", "unknown_field")]),
+    ({"target": "local", "if_no_worker": "refuse"}, [("/target", "no_worker")]),
+    ({"kind": "evaluate"}, [("/kind", "not_allowed")]),
+]
+
+
+def test_one_mistake_is_one_error_at_its_place(deployment: Deployment) -> None:
+    good = {"model": deployment.model().id, "recipe": RECIPE}
+    for change, expected in MISTAKES:
+        assert wrong(deployment, good | change) == expected, change
+
+
+def test_a_specification_is_an_object_with_a_model_and_a_recipe(deployment: Deployment) -> None:
+    for body in (None, [], "text", 5, True):
+        assert wrong(deployment, body) == [("", "invalid_json")]
+    assert wrong(deployment, {}) == [("/recipe", "recipe_required"), ("/model", "field_missing")]
+
+
+def test_all_mistakes_come_at_once(deployment: Deployment) -> None:
+    """Those of form and those that only a look at what is there finds."""
+    model = deployment.model()
+    narrow = deployment.dataset(inspection={**DATASET, "fields": [{"name": "x", "dtype": "float64", "shape": [5]}]})
+    body = {
+        "model": model.id,
+        "recipe": {"technique": "static_int8", "per_chanel": True},
+        "datasets": {"evaluation": narrow.id, "tuning": "dst_nonsense"},
+        "goal": {"constraints": [{"metric": "size", "min": 2}, {"metric": "size", "max": 1}]},
+        "metrics": ["top1", "nonsense"],
+        "measure": {"threads": []},
+        "colour": "blue",
+    }
+    assert set(wrong(deployment, body)) == {
+        ("/recipe/per_chanel", "unknown_field"),
+        ("/datasets/tuning", "invalid_value"),
+        ("/datasets/calibration", "calibration_missing"),
+        ("/datasets/evaluation", "dataset_dtype_mismatch"),
+        ("/datasets/evaluation", "dataset_shape_mismatch"),
+        ("/datasets/evaluation", "dataset_labels_missing"),
+        ("/goal/constraints/1", "contradiction"),
+        ("/metrics/0", "dataset_labels_missing"),
+        ("/metrics/1", "unknown_metric"),
+        ("/measure/threads", "invalid_value"),
+        ("/colour", "unknown_field"),
+    }
+
+
+def test_what_is_not_known_yet_is_not_called_wrong(deployment: Deployment) -> None:
+    """An evaluation set that is still being inspected may well have labels."""
+    model = deployment.model()
+    data = deployment.services.datasets.record(deployment.receive(b"data"), "d.npz", None, {})
+    body = {"model": model.id, "recipe": RECIPE, "datasets": {"evaluation": data.id}, "metrics": ["top1"]}
+    assert wrong(deployment, body) == [("/datasets/evaluation", "dataset_not_ready")]
+    body = {"model": model.id, "recipe": RECIPE, "datasets": {"evaluation": 5}, "metrics": ["top1"]}
+    assert wrong(deployment, body) == [("/datasets/evaluation", "invalid_value")]
+
+
+def test_what_is_not_ready_or_rejected_cannot_be_used(deployment: Deployment) -> None:
+    services = deployment.services
+    model = services.models.record(deployment.receive(b"model"), "m.onnx", None, {})
+    body = {"model": model.id, "recipe": RECIPE}
+    assert wrong(deployment, body) == [("/model", "model_not_ready")]
+    upload = services.work.claim_upload("inspector")
+    assert upload is not None
+    services.work.end_upload(upload, error=RejectedInput("It is a cake.", code="not_onnx"))
+    assert wrong(deployment, body) == [("/model", "model_rejected")]
+    assert "It is a cake." in validate(deployment, body).errors[0].detail
+
+
+def test_no_row_judges_what_it_helped_to_make(deployment: Deployment) -> None:
+    model, data = deployment.model(), deployment.dataset()
+    body = {"model": model.id, "recipe": RECIPE, "datasets": {"calibration": data.id, "evaluation": data.id}}
+    assert wrong(deployment, body) == [("/datasets/evaluation", "datasets_overlap")]
+
+
+@pytest.mark.parametrize(
+    ("fields", "label_range", "codes"),
+    [
+        ([{"name": "y", "dtype": "float32", "shape": [4]}], None, {"dataset_input_missing"}),
+        ([{"name": "x", "dtype": "int8", "shape": [4]}], None, {"dataset_dtype_mismatch"}),
+        ([{"name": "x", "dtype": "float32", "shape": [4, 1]}], None, {"dataset_shape_mismatch"}),
+        ([{"name": "x", "dtype": "int8", "shape": [3]}], None, {"dataset_dtype_mismatch", "dataset_shape_mismatch"}),
+        (DATASET["fields"], [0, 3], {"labels_out_of_range"}),
+        (DATASET["fields"], [-1, 2], {"labels_out_of_range"}),
+        (DATASET["fields"], [0, 2], set()),
+    ],
+)
+def test_a_dataset_must_fit_the_model(
+    deployment: Deployment, fields: list[Any], label_range: list[int] | None, codes: set[str]
+) -> None:
+    data = deployment.dataset(inspection={**DATASET, "fields": fields, "label_range": label_range})
+    body = {"model": deployment.model().id, "recipe": RECIPE, "datasets": {"tuning": data.id}}
+    assert set(wrong(deployment, body)) == {("/datasets/tuning", code) for code in codes}
+
+
+def test_targets(deployment: Deployment) -> None:
+    model = deployment.model()
+    register = deployment.services.targets.register
+    register("w1", "jobs.kiosk", "kiosk", {"features": ["avx2"]}, {"strong": True})
+    body = {"model": model.id, "recipe": {"technique": "float16"}}
+    assert wrong(deployment, {**body, "target": "kiosq"}) == [("/target", "target_unknown")]
+    checked = validate(deployment, {**body, "target": "kiosk"})
+    assert checked.errors == []
+    assert any("half precision" in doubt for doubt in checked.doubts)
+    register("w2", "jobs.server", "server", {"features": ["avx512_fp16"]}, {"strong": True})
+    assert wrong(deployment, body) == [("/target", "target_ambiguous")]
+    assert not any("half" in doubt for doubt in validate(deployment, {**body, "target": "server"}).doubts)
+
+
+def test_options_are_suggested(deployment: Deployment) -> None:
+    body = {
+        "model": deployment.model().id,
+        "recipe": {"technique": "static_int8", "calibration": {"metod": "minmax"}},
+        "goal": {"budget": {"secconds": 5}},
+    }
+    details = {error.pointer: error.detail for error in validate(deployment, body).errors}
+    assert "'method'" in details["/recipe/calibration/metod"]
+    assert "'seconds'" in details["/goal/budget/secconds"]
+
+
+SHAPED = {
+    "model": st.sampled_from([NOBODY, "x"]),
+    "recipe": st.fixed_dictionaries(
+        {"technique": st.sampled_from(["static_int8", "float16", "x", 5])},
+        optional={
+            "per_channel": st.booleans() | st.integers(),
+            "keep_float": st.lists(st.text(max_size=3), max_size=2),
+        },
+    ),
+    "datasets": st.dictionaries(
+        st.sampled_from(["evaluation", "calibration", "other"]), st.text(max_size=4), max_size=2
+    ),
+    "goal": st.fixed_dictionaries(
+        {},
+        optional={
+            "minimize": st.sampled_from(["latency", {"size": 1}, {"size": -1}, 5]),
+            "constraints": st.lists(
+                st.fixed_dictionaries(
+                    {"metric": st.sampled_from(["top1", "size", "x"])},
+                    optional={"min": st.floats(), "max": st.floats(), "max_drop": st.floats()},
+                ),
+                max_size=3,
+            ),
+        },
+    ),
+    "metrics": st.lists(st.sampled_from(["top1", "kl", "x"]), max_size=3),
+}
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+FIELDS = list(JobSpec.model_fields)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+    body=st.fixed_dictionaries({}, optional=SHAPED)
+    | st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), JSON, max_size=4)
+)
+def test_any_body_has_errors_whose_pointers_lead_into_it(deployment: Deployment, body: dict[str, Any]) -> None:
+    errors = validate(deployment, body).errors
+    assert errors
+    for error in errors:
+        assert resolves(body, error.pointer), error
+    assert len({(error.pointer, error.code, error.detail) for error in errors}) == len(errors), "said twice"
+
+
+def test_what_was_said_of_the_model_is_what_is_compared(deployment: Deployment) -> None:
+    """The inspection comes back from either database as it went in."""
+    assert deployment.model().inspection == MODEL
+    assert json.loads(json.dumps(deployment.dataset().inspection)) == DATASET

@@ -1,0 +1,170 @@
+"""The measuring steps and the gate, through the child's own program, on small real models. No times are asserted."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from app.domain.measurement import UNITS
+from tests.parts import models
+from tests.unit.steps.conftest import Job, StepFailed
+from workers.evaluation.replicate import LatencyReplicate, MemoryReplicate
+from workers.formats.datasets.opening import open_dataset
+from workers.runtimes.session import load
+from workers.steps.feeds import first_feeds
+from workers.steps.requests import DatasetFile
+from workers.steps.rows import DatasetRows, SyntheticRows
+
+ROWS = 40
+
+
+def images(rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    return np.random.default_rng(seed).standard_normal((rows, 16)).astype(np.float32)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    """A job on one Gemm with 40 evaluation rows, whose labels are the original's answers but for four."""
+    job = Job(tmp_path)
+    job.save_model(models.gemm())
+    job.save_dataset("evaluation", **_labelled(job, images(ROWS, 1)))
+    return job
+
+
+def _labelled(job: Job, rows: np.ndarray[Any, np.dtype[np.float32]]) -> dict[str, Any]:
+    session = load(job.scratch / job.model)
+    name = session.inputs[0].name
+    labels = session.run({name: rows})[0].argmax(axis=-1)
+    labels[:4] = (labels[:4] + 1) % 8
+    return {name: rows, "labels": labels}
+
+
+def original(job: Job) -> dict[str, Any]:
+    return {"path": job.model, "session_options": {}}
+
+
+def time_it(job: Job, folder: str, **changes: Any) -> LatencyReplicate:
+    request = {"candidate_id": "cnd_a", "baseline": original(job), "candidate": original(job), "seconds": 0.05}
+    return LatencyReplicate.model_validate(job.run("measure_latency", folder, **{**request, **changes}))
+
+
+def test_one_child_times_both_models_in_blocks(job: Job) -> None:
+    found = time_it(job, "latency-1")
+    for pair in (found.same, found.against):
+        assert len(pair.first) == len(pair.second) >= 1
+        assert all(len(block) >= 20 for block in (*pair.first, *pair.second))
+        assert all(sample > 0 for block in pair.first for sample in block)
+    assert found.rows == 32
+    assert (found.threads, found.batch) == (1, 1)
+    assert set(found.load_ms) == {"original", "artifact"}
+    assert found.conditions["original"]["session_options"] == {}
+    assert list((job.scratch / "latency-1").iterdir()) != []
+    assert not (job.scratch / "latency-1/zero.onnx").exists()
+
+
+def test_more_threads_stop_spinning_and_say_so(job: Job) -> None:
+    found = time_it(job, "latency-1", threads=2, batch=4)
+    assert (found.threads, found.batch) == (2, 4)
+    assert found.conditions["artifact"]["session_options"] == {"session.force_spinning_stop": "1"}
+    assert found.conditions["artifact"]["threads"] == 2
+
+
+def test_required_session_options_are_used(job: Job) -> None:
+    options = {"session.x64quantprecision": "1"}
+    found = time_it(job, "latency-1", candidate={"path": job.model, "session_options": options})
+    assert found.conditions["artifact"]["session_options"] == options
+    assert found.conditions["original"]["session_options"] == {}
+
+
+def test_a_model_that_does_not_load_is_an_expected_failure(job: Job) -> None:
+    (job.scratch / "broken.onnx").write_bytes(b"not a model")
+    with pytest.raises(StepFailed) as error:
+        time_it(job, "latency-1", candidate={"path": "broken.onnx", "session_options": {}})
+    assert error.value.code == "model_does_not_load"
+
+
+@pytest.mark.parametrize("subject", ["zero", "original"])
+def test_one_child_tells_its_peak(job: Job, subject: str) -> None:
+    model = None if subject == "zero" else original(job)
+    found = MemoryReplicate.model_validate(job.run("measure_memory", f"memory-{subject}", model=model, subject=subject))
+    assert found.subject == subject
+    assert found.peak_bytes > 10_000_000
+
+
+def test_without_data_the_measuring_steps_make_rows_up(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.save_model(models.gemm())
+    assert time_it(job, "latency-1").rows == 32
+    assert job.run("measure_memory", "memory-original", model=original(job), subject="original")["calls"] == 3
+
+
+@pytest.mark.parametrize(("batch", "feeds"), [(1, 32), (16, 2), (64, 1)])
+def test_feeds_are_whole_and_hold_the_first_rows(job: Job, batch: int, feeds: int) -> None:
+    session = load(job.scratch / job.model)
+    dataset = DatasetFile.model_validate(job.datasets["evaluation"])
+    rows = DatasetRows(session.inputs, dataset, job.scratch, "evaluation")
+    found = first_feeds(rows, batch)
+    name = session.inputs[0].name
+    assert len(found) == feeds
+    assert all(feed[name].shape == (batch, 16) for feed in found)
+    with open_dataset(job.scratch / dataset.path) as opened:
+        [everything] = opened.batches(ROWS, [name])
+    cycled = everything[name][np.arange(batch * feeds) % ROWS]
+    assert np.array_equal(np.concatenate([feed[name] for feed in found]), cycled)
+
+
+def test_one_feed_is_enough_for_memory(job: Job) -> None:
+    rows = SyntheticRows(load(job.scratch / job.model))
+    assert len(first_feeds(rows, 8, most=1)) == 1
+
+
+# The gate
+
+
+def judged(job: Job, **goal: Any) -> dict[str, Any]:
+    job.spec = {"goal": goal} if goal else {}
+    job.run_until("candidates")
+    folders = job.measure()
+    return job.run("gate", measurements=folders)
+
+
+def test_the_gate_has_everything_of_both_models(job: Job) -> None:
+    found = judged(job, constraints=[{"metric": "top1", "max_drop": 0.5}])
+    [candidate] = found["candidates"]
+    assert found["chosen"] == candidate["id"]
+    for measurements in (found["baseline"], candidate["measurements"]):
+        names = [measurement["name"] for measurement in measurements]
+        assert set(UNITS) <= set(names)
+        assert len(names) == len(set(names))
+    baseline = {measurement["name"]: measurement for measurement in found["baseline"]}
+    assert baseline["top1"]["value"] == pytest.approx(0.9)
+    assert baseline["peak_memory"]["method"] == "measured"
+    assert baseline["energy_per_inference"]["method"] in ("absent", "measured")
+    assert {"agreement", "sqnr_db", "cosine", "top1"} <= {entry["name"] for entry in candidate["measurements"]}
+    assert found["gate"] == candidate["verdict"] == "met"
+    assert found["verdicts"][0]["ci"][1] <= 0.5
+    assert "dynamic_int8 is " in found["conclusion"]
+    assert {"latency_p50", "artifact_bytes", "load_time"} <= {entry["name"] for entry in candidate["comparisons"]}
+
+
+def test_without_a_goal_there_is_no_verdict(job: Job) -> None:
+    found = judged(job)
+    assert found["gate"] == "none"
+    assert found["verdicts"] == []
+
+
+def test_without_data_nothing_was_held_out(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.save_model(models.gemm())
+    found = judged(job, constraints=[{"metric": "agreement", "max_drop": 0.9}])
+    assert found["gate"] == "undecided"
+    assert "Nothing was held out" in found["verdicts"][0]["reason"]
+    assert "random rows" in found["conclusion"]
+
+
+def test_a_constraint_on_what_nobody_measured_fails_with_a_code(job: Job) -> None:
+    with pytest.raises(StepFailed) as error:
+        judged(job, constraints=[{"metric": "kl", "max": 0.1}])
+    assert error.value.code == "constraint_not_measured"
+    assert "kl" in error.value.detail

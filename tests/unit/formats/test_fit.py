@@ -1,0 +1,151 @@
+"""Does a dataset fit a model? Every misfit has its code, and all are told at once."""
+
+import pytest
+
+from app.domain.fit import fit
+from app.domain.model import Dimension, TensorSpec
+
+
+def spec(name: str, shape: tuple[Dimension, ...] | None, dtype: str = "float32") -> TensorSpec:
+    return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+IMAGE = spec("image", ("batch", 3, 224, 224))
+LOGITS = spec("logits", ("batch", 1000))
+LABELS = spec("labels", (), "int64")
+ROWS = spec("image", (3, 224, 224))
+
+
+def codes(*arguments: object, **options: object) -> list[str]:
+    return [problem.code for problem in fit(*arguments, **options).problems]  # type: ignore[arg-type]
+
+
+def test_a_dataset_that_fits() -> None:
+    found = fit([IMAGE], [ROWS, LABELS], (0, 999), [LOGITS], needs_labels=True)
+    assert (found.problems, found.notes) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("model", "rows"),
+    [
+        (("batch", 3, 224, 224), (3, 224, 224)),
+        ((None, 3, 224, 224), (3, 224, 224)),
+        ((1, 3, 224, 224), (3, 224, 224)),
+        (("batch", 3, "height", None), (3, 17, 9000)),
+        (("batch",), ()),
+        ((1,), ()),
+        (None, (5, 6)),
+    ],
+)
+def test_dynamic_axes_fit_anything(model: tuple[Dimension, ...] | None, rows: tuple[int, ...]) -> None:
+    assert codes([spec("x", model)], [spec("x", rows)], None, [LOGITS]) == []
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "words"),
+    [
+        (("batch", 3, 224, 224), (224, 224, 3), "transpose"),
+        (("batch", 3, 224, 224), (1, 3, 224, 224), "one axis too many"),
+        ((1, 3, 224, 224), (1, 3, 224, 224), "one axis too many"),
+        (("batch", 3, 224, 224), (3, 225, 224), "[3, 225, 224]; the model takes [3, 224, 224]"),
+        (("batch", 3, "height", 224), (3, 224), "[rows, 3, any, 224]"),
+        (("batch", 1), (), "[rows, 1]"),
+        ((8, 3, 224, 224), (3, 224, 224), "fixed at 8"),
+        ((), (), "batch axis"),
+    ],
+)
+def test_shapes_that_do_not_fit(model: tuple[Dimension, ...], rows: tuple[int, ...], words: str) -> None:
+    (problem,) = fit([spec("x", model)], [spec("x", rows)], None, [LOGITS], pointer="/datasets/calibration").problems
+    assert problem.code == "dataset_shape_mismatch"
+    assert problem.pointer == "/datasets/calibration"
+    assert words in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ([spec("imgae", (3, 224, 224)), spec("id", ())], "Did you mean 'imgae'? Rename it to 'image'"),
+        ([spec("x", (3, 224, 224)), LABELS], "Did you mean 'x'?"),
+        ([LABELS], "Add it"),
+        ([spec("one", ()), spec("two", ())], "Add it"),
+    ],
+)
+def test_an_input_that_is_missing(fields: list[TensorSpec], words: str) -> None:
+    (problem,) = fit([IMAGE], fields, None, [LOGITS]).problems
+    assert problem.code == "dataset_input_missing"
+    assert "'image'" in problem.detail
+    assert words in problem.detail
+
+
+def test_another_dtype() -> None:
+    (problem,) = fit([IMAGE], [spec("image", (3, 224, 224), "float64")], None, [LOGITS]).problems
+    assert problem.code == "dataset_dtype_mismatch"
+    assert ".astype('float32')" in problem.detail
+
+
+def test_text_cannot_be_brought() -> None:
+    (problem,) = fit([spec("words", ("n",), "string")], [spec("words", (), "int64")], None, [LOGITS]).problems
+    assert "cannot hold text" in problem.detail
+
+
+def test_labels_that_are_missing() -> None:
+    assert codes([IMAGE], [ROWS], None, [LOGITS]) == []
+    assert codes([IMAGE], [ROWS], None, [LOGITS], needs_labels=True) == ["dataset_labels_missing"]
+
+
+@pytest.mark.parametrize(
+    ("label_range", "words"), [((1, 1000), "subtract 1"), ((-1, 5), "-1 to 5"), ((0, 1000), "1000 classes, 0 to 999")]
+)
+def test_labels_out_of_range(label_range: tuple[int, int], words: str) -> None:
+    (problem,) = fit([IMAGE], [ROWS, LABELS], label_range, [LOGITS]).problems
+    assert problem.code == "labels_out_of_range"
+    assert words in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("output", "labels", "label_range"),
+    [
+        (spec("score", ("batch", 1)), LABELS, (0, 5000)),
+        (spec("logits", ("batch", "classes")), LABELS, (0, 5000)),
+        (spec("logits", None), LABELS, (0, 5000)),
+        (spec("logits", ("batch", 10)), spec("labels", (), "float32"), None),
+        (spec("mask", ("batch", 21, 64, 64)), spec("labels", (64, 64), "int64"), (0, 99)),
+        (spec("logits", ("batch", 10)), spec("labels", (4,), "int64"), (0, 99)),
+        (spec("value", ("batch",)), LABELS, (0, 5000)),
+    ],
+)
+def test_labels_that_no_output_says_the_range_of(
+    output: TensorSpec, labels: TensorSpec, label_range: tuple[int, int] | None
+) -> None:
+    assert codes([IMAGE], [ROWS, labels], label_range, [output]) == []
+
+
+@pytest.mark.parametrize(("shape", "labels"), [(("n", 10), ()), (("n", 10), (1,)), (("n", "s", 10), (7,))])
+def test_labels_for_every_vector_of_classes(shape: tuple[Dimension, ...], labels: tuple[int, ...]) -> None:
+    fields = [ROWS, spec("labels", labels, "int64")]
+    assert codes([IMAGE], fields, (0, 9), [spec("y", shape)]) == []
+    assert codes([IMAGE], fields, (0, 10), [spec("y", shape)]) == ["labels_out_of_range"]
+
+
+def test_labels_that_are_an_input_of_the_model() -> None:
+    inputs = [IMAGE, spec("labels", ("batch",), "int64")]
+    assert codes(inputs, [ROWS, LABELS], (0, 5000), [LOGITS]) == []
+    assert codes(inputs, [ROWS, LABELS], (0, 5000), [LOGITS], needs_labels=True) == ["dataset_labels_missing"]
+
+
+def test_extra_arrays_are_noted_and_not_refused() -> None:
+    found = fit([IMAGE], [ROWS, spec("id", ()), spec("weight", ())], None, [LOGITS])
+    assert found.problems == ()
+    assert found.notes == ("Not inputs of the model, so not used: id, weight.",)
+
+
+def test_everything_is_told_at_once() -> None:
+    inputs = [spec("a", ("n", 2)), spec("b", ("n", 2)), spec("c", ("n", 2))]
+    fields = [spec("a", (3,), "float64"), spec("b", (2,), "int8"), LABELS]
+    assert codes(inputs, fields, (0, 7), [spec("y", ("n", 5))]) == [
+        "dataset_dtype_mismatch",
+        "dataset_shape_mismatch",
+        "dataset_dtype_mismatch",
+        "dataset_input_missing",
+        "labels_out_of_range",
+    ]

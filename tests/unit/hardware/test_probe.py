@@ -1,0 +1,192 @@
+"""A machine described from its /proc and /sys: this one, and some that were written down."""
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import onnxruntime
+import pytest
+
+from workers.hardware.allowance import usable_cores, usable_memory
+from workers.hardware.cpu import parse_cpuinfo, read_cpu
+from workers.hardware.probe import probe
+
+XEON = """processor\t: {index}
+vendor_id\t: GenuineIntel
+model name\t: Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz
+flags\t\t: fpu sse4_1 avx f16c avx2 fma avx512f avx512_vnni amx_int8 amx_tile avx_vnni hypervisor
+"""
+
+NEOVERSE = """processor\t: {index}
+BogoMIPS\t: 2100.00
+Features\t: fp asimd aes crc32 atomics fphp asimdhp asimddp sve i8mm bf16
+CPU implementer\t: 0x41
+CPU architecture: 8
+CPU part\t: 0xd40
+"""
+
+MEMINFO = "MemTotal:       16384000 kB\nMemFree:        1 kB\n"
+
+
+def machine(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+    return root
+
+
+def cores(template: str, count: int = 2) -> str:
+    return "\n".join(template.format(index=index) for index in range(count))
+
+
+def test_this_machine() -> None:
+    found = probe()
+    assert found == probe()
+    assert found.architecture == platform.machine()
+    assert 1 <= found.cores <= (os.cpu_count() or 1)
+    assert 64 << 20 < found.memory_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert found.versions["onnxruntime"] == onnxruntime.__version__
+    assert found.versions["python"] == platform.python_version()
+    assert found.runtimes == ("onnxruntime",)
+    assert list(found.features) == sorted(found.features)
+
+
+@pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the kernel has no /proc/cpuinfo")
+def test_features_are_the_kernel_s() -> None:
+    flags = Path("/proc/cpuinfo").read_text()
+    assert all(f" {feature}" in flags for feature in probe().features)
+
+
+def test_an_x86_server() -> None:
+    found = parse_cpuinfo(cores(XEON), "x86_64")
+    assert found.vendor == "GenuineIntel"
+    assert found.model_name == "Intel(R) Xeon(R) Platinum 8481C CPU @ 2.70GHz"
+    assert {"avx512_vnni", "amx_int8", "fma"} <= set(found.features)
+    assert "fpu" not in found.features
+    assert found.virtual
+
+
+def test_an_arm_server() -> None:
+    found = parse_cpuinfo(cores(NEOVERSE), "aarch64")
+    assert (found.vendor, found.model_name) == ("ARM", "Neoverse V1")
+    assert found.features == ("asimd", "asimddp", "asimdhp", "bf16", "i8mm", "sve")
+
+
+def test_only_what_every_core_has_is_a_feature() -> None:
+    little = NEOVERSE.replace(" i8mm", "").replace("0xd40", "0xd05")
+    assert "i8mm" not in parse_cpuinfo(cores(NEOVERSE) + "\n" + cores(little), "aarch64").features
+
+
+@pytest.mark.parametrize("text", ["", "\n\n", "nonsense", "processor : 0\n\nflags :\n"])
+def test_a_description_that_says_nothing(text: str) -> None:
+    found = parse_cpuinfo(text, "riscv64")
+    assert (found.model_name, found.vendor, found.features) == ("unknown", "unknown", ())
+
+
+def test_a_system_without_proc_is_asked_otherwise(tmp_path: Path) -> None:
+    assert read_cpu(tmp_path).architecture == platform.machine()
+
+
+UNLIMITED_V1 = {
+    "proc/meminfo": MEMINFO,
+    "proc/self/cgroup": "4:memory:/a/b\n1:cpu,cpuacct:/\n0::/\n",
+    "sys/fs/cgroup/memory/a/b/memory.limit_in_bytes": "9223372036854771712\n",
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "-1\n",
+    "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us": "100000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "memory", "quota"),
+    [
+        ({"proc/meminfo": MEMINFO}, 16_384_000 * 1024, None),
+        (UNLIMITED_V1, 16_384_000 * 1024, None),
+        (UNLIMITED_V1 | {"sys/fs/cgroup/memory/a/memory.limit_in_bytes": "1073741824\n"}, 1 << 30, None),
+        (UNLIMITED_V1 | {"sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us": "50000\n"}, 16_384_000 * 1024, 1),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                "proc/self/cgroup": "0::/pod/box\n",
+                "sys/fs/cgroup/pod/box/memory.max": "max\n",
+                "sys/fs/cgroup/pod/memory.max": "2147483648\n",
+                "sys/fs/cgroup/pod/box/cpu.max": "100000 100000\n",
+            },
+            2 << 30,
+            1,
+        ),
+        (
+            {  # in a container, where the path is the host's and the mount is the group
+                "proc/meminfo": MEMINFO,
+                "proc/self/cgroup": "0::/../../system.slice/box\n",
+                "sys/fs/cgroup/memory.max": "536870912\n",
+                "sys/fs/cgroup/cpu.max": "max 100000\n",
+            },
+            512 << 20,
+            None,
+        ),
+    ],
+)
+def test_quotas_of_control_groups(files: dict[str, str], memory: int, quota: int | None, tmp_path: Path) -> None:
+    root = machine(tmp_path, files)
+    assert usable_memory(root) == memory
+    assert usable_cores(root) == (quota or len(os.sched_getaffinity(0)))
+
+
+def test_affinity_counts() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])\n"
+        "from workers.hardware.allowance import usable_cores; print(usable_cores())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "1"
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"sys/devices/virtual/dmi/id/product_name": "Google Compute Engine\n"}, "kvm"),
+        ({"sys/devices/virtual/dmi/id/sys_vendor": "QEMU\n"}, "kvm"),
+        ({"sys/hypervisor/type": "xen\n"}, "xen"),
+        ({"proc/cpuinfo": cores(XEON)}, "vm"),
+        (
+            {
+                "proc/cpuinfo": cores(XEON).replace("hypervisor", ""),
+                "sys/devices/virtual/dmi/id/sys_vendor": "Dell Inc.",
+            },
+            "none",
+        ),
+    ],
+)
+def test_virtualization(files: dict[str, str], name: str, tmp_path: Path) -> None:
+    plain = {"proc/cpuinfo": cores(XEON).replace("hypervisor", ""), "proc/meminfo": MEMINFO}
+    assert probe(machine(tmp_path, plain | files)).virtualization == name
+
+
+def test_the_id_outlives_a_restart_and_tells_machines_apart(tmp_path: Path) -> None:
+    files = {"proc/cpuinfo": cores(XEON), "proc/meminfo": MEMINFO, "proc/sys/kernel/random/boot_id": "one\n"}
+    first = probe(machine(tmp_path / "a", files))
+    again = {"proc/sys/kernel/random/boot_id": "two\n", "proc/meminfo": MEMINFO.replace("16384000", "16383120")}
+    second = probe(machine(tmp_path / "b", files | again))
+    other = probe(machine(tmp_path / "c", files | {"proc/cpuinfo": cores(XEON).replace(" avx512_vnni", "")}))
+    assert (first.boot_id, second.boot_id) == ("one", "two")
+    assert first.id == second.id
+    assert first.id != other.id
+    assert len(first.id) == 16
+
+
+def test_nothing_heavy_is_loaded_and_nothing_started() -> None:
+    code = (
+        "import os, sys\n"
+        "def forbidden(event, arguments):\n"
+        "    if event in ('subprocess.Popen', 'os.system', 'os.exec', 'os.posix_spawn', 'socket.connect'):\n"
+        "        os._exit(3)\n"
+        "sys.addaudithook(forbidden)\n"
+        "from workers.hardware.probe import probe\n"
+        "probe()\n"
+        "print({'numpy', 'onnx', 'onnxruntime', 'cpuinfo', 'pyarrow'} & set(sys.modules))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert run.stdout.strip() == "set()"
