@@ -72,7 +72,7 @@ async def _sweep(sweeper: Sweeper, every_seconds: float) -> None:
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the schema of a job's specification, whose body is read by hand."""
+    """The OpenAPI document, with the schemas of bodies that routes read or write by hand."""
     if app.openapi_schema is None:
         document = get_openapi(title=app.title, version=app.version, summary=app.summary, routes=app.routes)
         schemas = document["components"]["schemas"]
@@ -80,5 +80,6 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         schemas.update(specification.pop("$defs", {}))
         schemas["JobSpec"] = specification
         schemas.update(uploads.PREPROCESS_SCHEMAS)
+        schemas.update(problems.schemas())
         app.openapi_schema = document
     return app.openapi_schema

@@ -77,9 +77,18 @@ class Problem(BaseModel):
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    "default": {"model": Problem, "description": "A problem document.", "content": {MEDIA_TYPE: {}}}
+    "default": {
+        "description": "A problem document.",
+        "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+    }
 }
 """OpenAPI's description of every answer that is not the good one."""
+
+
+def schemas() -> dict[str, Any]:
+    """The schemas that `PROBLEMS` refers to, by name."""
+    problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+    return {**problem.pop("$defs"), "Problem": problem}
 
 
 def status_of(error: BitpressError) -> HTTPStatus:

@@ -55,6 +55,7 @@ def in_stage(service: Service, job_id: str, stage: str) -> None:
     def there() -> bool:
         with service.database.read() as session:
             job = session.get_one(Job, job_id)
+        assert job.state != "failed", job.error
         return job.stage in later or job.state == "succeeded"
 
     wait_until(there, what=f"stage {stage}", every=0.01)

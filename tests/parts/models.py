@@ -274,6 +274,21 @@ def function_model() -> ModelProto:
     return made
 
 
+def shared_bias() -> ModelProto:
+    """Two convolutions with one bias, whose name with a number after it is an activation's:
+    (b, 2, 6, 6) → (b, 2, 6, 6)."""
+    return model(
+        [
+            helper.make_node("Conv", ["x", "w1", "bias"], ["bias0"], name="first", pads=[1, 1, 1, 1]),
+            helper.make_node("Neg", ["bias0"], ["n"], name="neg"),
+            helper.make_node("Conv", ["n", "w2", "bias"], ["y"], name="second", pads=[1, 1, 1, 1]),
+        ],
+        [value("x", ["batch", 2, 6, 6])],
+        [value("y", ["batch", 2, 6, 6])],
+        [weights("w1", 2, 2, 3, 3), weights("w2", 2, 2, 3, 3, seed=1), weights("bias", 2)],
+    )
+
+
 def no_weights() -> ModelProto:
     """Nothing but a ReLU: (b, 4) → (b, 4)."""
     return model(

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -107,7 +108,9 @@ def collect(
     external = save(prepared.model, source, external=prepared.external)
     try:
         # The calibrators print what they do; the job's log should hold what a reader can use.
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            # What is not finite is told below, with the tensor's name.
+            warnings.simplefilter("ignore", RuntimeWarning)
             calibrator = _calibrator(source, op_types, options, work / "augmented.onnx", external)
             calibrator.infer_session = OnnxRuntimeSession(
                 work / "augmented.onnx", threads=threads, providers=(CPU,), session_options={}, optimization="none"

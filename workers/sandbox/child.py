@@ -189,6 +189,10 @@ class SandboxChild:
         while time.monotonic() < deadline and not self._events.closed:
             for event in self._turn(deadline - time.monotonic()):
                 return Confinement(**event["confined"])
+        with suppress(subprocess.TimeoutExpired):
+            self._running.wait(_EXIT_SECONDS)
+        if self._running.poll() == -signal.SIGKILL:  # no fault of the platform's: somebody killed it
+            raise self._crash("start")
         self.kill()
         raise SandboxUnavailable(
             f"The sandbox child could not confine itself. Its last words: {self._log.tail() or 'none'}"

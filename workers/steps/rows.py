@@ -20,7 +20,8 @@ SYNTHETIC_ROWS = 32
 _SPATIAL, _LENGTH = 64, 16
 """What a dynamic axis becomes where nothing tells: the side of an image, or the length of a sequence."""
 
-_ID_BOUNDS = (1000, 100, 10, 2, 1)
+_ID_BOUNDS = (30_000, 10_000, 3_000, 1_000, 300, 100, 30, 10, 2, 1)
+"""Tried in turn. The lowest ids of a vocabulary are often unused ones, whose embeddings were never trained."""
 
 
 class Rows(Protocol):

@@ -23,6 +23,7 @@ MODELS: dict[str, Callable[[], ModelProto]] = {
     "resize": models.resize_net,
     "upsample, opset 9": models.upsample_net,
     "function": models.function_model,
+    "shared bias": models.shared_bias,
 }
 
 RECIPES: dict[str, AnyRecipe] = {

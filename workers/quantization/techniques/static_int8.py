@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from onnx import ModelProto
+from onnx import GraphProto, ModelProto
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
 
@@ -11,7 +11,7 @@ from app.errors import StepError
 from workers.formats.onnx.graph import bodies_of
 from workers.quantization.calibration import Ranges
 from workers.quantization.finishing import finish
-from workers.quantization.graph import save
+from workers.quantization.graph import defined, save
 from workers.quantization.preparation import Prepared, prepare, quantized_operators
 from workers.quantization.selection import select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
@@ -64,6 +64,7 @@ def prepare_for(model_path: Path, options: StaticInt8) -> Prepared:
         raise nothing_to_quantize(
             "static_int8", "outside of nested bodies, the model has no operator to quantize that is not kept in float"
         )
+    _give_biases_names_of_their_own(prepared.model.graph)
     return prepared
 
 
@@ -108,6 +109,30 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Con
     if _has_bodies(model):
         notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
     return Produced(out_path, notes=notes)
+
+
+def _give_biases_names_of_their_own(graph: GraphProto) -> None:
+    """Copy a bias that several operators share, once for each of them.
+
+    onnxruntime's quantizer does so too, but numbers the copies without looking whether the name is taken
+    (seen with basic-pitch, where `…conv1d_25` became `…conv1d_252`, an activation).
+    """
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    taken = defined(graph)
+    owned: set[str] = set()
+    for node in graph.node:
+        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3 or node.input[2] not in stored:
+            continue
+        name = node.input[2]
+        if name in owned:
+            number = 2
+            while f"{name}_copy_{number}" in taken:
+                number += 1
+            node.input[2] = f"{name}_copy_{number}"
+            graph.initializer.add().CopyFrom(stored[name])
+            graph.initializer[-1].name = node.input[2]
+            taken.add(node.input[2])
+        owned.add(name)
 
 
 def _has_bodies(model: ModelProto) -> bool:
