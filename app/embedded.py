@@ -34,6 +34,7 @@ log = logging.getLogger("bitpress")
 QUICK_DEATH_SECONDS = 5.0
 LONGEST_PAUSE_SECONDS = 5.0
 STOP_SECONDS = 10.0
+START_SECONDS = 60.0
 _PR_SET_PDEATHSIG = 1
 
 
@@ -253,8 +254,20 @@ class Supervisor:
         ]
         for part in self._parts:
             part.keep_running()
+        self._await_server()
         (self._data_dir / "address").write_text(self.address + "\n")
         log.info("serving on %s, the API key is in %s, logs are in %s", self.address, key_file, self._logs)
+
+    def _await_server(self) -> None:
+        """Wait until the server listens: its address is of no use before. It is started again if it dies."""
+        deadline = time.monotonic() + START_SECONDS
+        while not self._stop and time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex((self._host, self._port)) == 0:
+                    return
+            for part in self._parts:
+                part.keep_running()
+            time.sleep(0.02)
 
     def _start_broker(self) -> str:
         choice = self._settings.embedded_broker

@@ -16,12 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bitpress import Client
+from bitpress.types import Job
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
-
-from bitpress import Client
-from bitpress.types import Job
 
 HERE = Path(__file__).resolve().parent
 OUTPUT = Path("demo-output")
@@ -37,9 +36,11 @@ VARIANTS: dict[str, Sequence[Mapping[str, Any]]] = {
 }
 GOAL = {"minimize": "latency", "constraints": [{"metric": "top1", "max_drop": 0.01}]}
 # Shorter than the service's defaults, so that the whole demo stays under a minute; still five fresh children.
-QUICK = {"BITPRESS_MEASURE_SECONDS": "0.4"}
+QUICK = {"BITPRESS_MEASURE_SECONDS": "0.3"}
 
 console = Console()
+if not console.is_terminal:
+    console = Console(width=110)  # a file has no width: the tables are whole
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def conclude(title: str, jobs: Sequence[Job]) -> str:
         name = str(job["candidates"][0]["recipe"]["technique"])
         sizes[name] = number(job["candidates"][0]["measurements"], "artifact_bytes")["value"]
         sizes["fp32"] = number(job["baseline"]["measurements"], "artifact_bytes")["value"]  # type: ignore[index]
-        ratio = next(found for found in job["candidates"][0]["comparisons"] if found["measurement"] == "latency_p50")
+        ratio = next(found for found in job["candidates"][0]["comparisons"] if found["name"] == "latency_p50")
         speeds[name] = 1 / ratio["ratio"], 1 / ratio["ci95"][1], 1 / ratio["ci95"][0]
     smallest = min(sizes, key=lambda name: sizes[name])
     fastest = max(speeds, key=lambda name: speeds[name][0])

@@ -141,7 +141,9 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for original in sorted(HERE.glob("fashion_*.onnx")):
-            print(f"| {original.stem} | fp32 | {original.stat().st_size:,} | {top1(original, images, labels):.4f} | | | |")
+            print(
+                f"| {original.stem} | fp32 | {original.stat().st_size:,} | {top1(original, images, labels):.4f} | | | |"
+            )
             for make in VARIANTS:
                 variant = Path(folder) / f"{original.stem}.{make.__name__}.onnx"
                 make(original, variant)
@@ -150,8 +152,9 @@ def main() -> None:
                 disturbed = sum(not 0.98 <= run["control"] <= 1.02 for run in runs)
                 before, after = (statistics.median(run[key] for run in runs) for key in ("original_ms", "variant_ms"))
                 print(
-                    f"| {original.stem} | {make.__name__} | {variant.stat().st_size:,} | {top1(variant, images, labels):.4f}"
-                    f" | {after:.3f} (fp32 {before:.3f}) | {statistics.median(speedups):.2f}"
+                    f"| {original.stem} | {make.__name__} | {variant.stat().st_size:,} "
+                    f"| {top1(variant, images, labels):.4f} | {after:.3f} (fp32 {before:.3f}) "
+                    f"| {statistics.median(speedups):.2f}"
                     f" ({speedups[0]:.2f} to {speedups[-1]:.2f}) | {disturbed} of {len(runs)} |",
                     flush=True,
                 )

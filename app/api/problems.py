@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from app.errors import (
     BitpressError,
@@ -122,8 +123,11 @@ def install(app: FastAPI) -> None:
         return problem_response(from_validation(error))
 
     @app.exception_handler(HTTPException)
-    async def http(_request: Request, error: HTTPException) -> Response:
+    async def http(request: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
+        headers = dict(error.headers or {})
+        if status is HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(_methods(request))
         body: dict[str, Any] = {
             "type": "about:blank",
             "title": status.phrase,
@@ -136,7 +140,7 @@ def install(app: FastAPI) -> None:
             "stage": None,
             "retryable": False,
         }
-        return JSONResponse(body, status.value, {**(error.headers or {})}, media_type=MEDIA_TYPE)
+        return JSONResponse(body, status.value, headers, media_type=MEDIA_TYPE)
 
     @app.exception_handler(ClientDisconnect)
     async def gone(_request: Request, _error: ClientDisconnect) -> Response:
@@ -148,6 +152,15 @@ def install(app: FastAPI) -> None:
         return problem_response(
             BitpressError("Something went wrong inside the service; its log has the details. Trying again may help.")
         )
+
+
+def _methods(request: Request) -> list[str]:
+    """What a resource can be asked: the framework names the methods of the first route that has its path alone."""
+    return [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
 
 
 def from_validation(error: RequestValidationError) -> InvalidRequest:

@@ -25,9 +25,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("sha256", name=op.f("uq_blobs_sha256")),
     )
     with op.batch_alter_table("blobs", schema=None) as batch_op:
-        batch_op.create_index(
-            batch_op.f("ix_blobs_state_released_at"), ["state", "released_at"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_blobs_state_released_at"), ["state", "released_at"], unique=False)
 
     op.create_table(
         "measuring_locks",
@@ -93,9 +91,7 @@ def upgrade() -> None:
     )
     with op.batch_alter_table("datasets", schema=None) as batch_op:
         batch_op.create_index(batch_op.f("ix_datasets_blob_id"), ["blob_id"], unique=False)
-        batch_op.create_index(
-            batch_op.f("ix_datasets_state_created_at"), ["state", "created_at"], unique=False
-        )
+        batch_op.create_index(batch_op.f("ix_datasets_state_created_at"), ["state", "created_at"], unique=False)
 
     op.create_table(
         "models",
@@ -178,9 +174,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"], name=op.f("fk_artifacts_blob_id")),
         sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_artifacts_job_id")),
-        sa.ForeignKeyConstraint(
-            ["manifest_blob_id"], ["blobs.id"], name=op.f("fk_artifacts_manifest_blob_id")
-        ),
+        sa.ForeignKeyConstraint(["manifest_blob_id"], ["blobs.id"], name=op.f("fk_artifacts_manifest_blob_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_artifacts")),
     )
     with op.batch_alter_table("artifacts", schema=None) as batch_op:
@@ -194,9 +188,7 @@ def upgrade() -> None:
         sa.Column("body_sha256", sa.String(length=64), nullable=False),
         sa.Column("job_id", sa.String(length=40), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_idempotency_keys_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("key", name=op.f("pk_idempotency_keys")),
     )
     with op.batch_alter_table("idempotency_keys", schema=None) as batch_op:
@@ -208,9 +200,7 @@ def upgrade() -> None:
         sa.Column("role", sa.String(length=16), nullable=False),
         sa.Column("dataset_id", sa.String(length=40), nullable=False),
         sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_job_datasets_dataset_id")),
-        sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_job_datasets_job_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_datasets_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "role", name=op.f("pk_job_datasets")),
     )
     with op.batch_alter_table("job_datasets", schema=None) as batch_op:
@@ -223,9 +213,7 @@ def upgrade() -> None:
         sa.Column("path", sa.String(length=300), nullable=False),
         sa.Column("blob_id", sa.String(length=40), nullable=False),
         sa.ForeignKeyConstraint(["blob_id"], ["blobs.id"], name=op.f("fk_job_step_files_blob_id")),
-        sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_job_step_files_job_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_step_files_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "folder", "path", name=op.f("pk_job_step_files")),
     )
     with op.batch_alter_table("job_step_files", schema=None) as batch_op:
@@ -240,9 +228,7 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=False),
         sa.Column("seconds", sa.Float(), nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["job_id"], ["jobs.id"], name=op.f("fk_job_steps_job_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["job_id"], ["jobs.id"], name=op.f("fk_job_steps_job_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("job_id", "folder", name=op.f("pk_job_steps")),
     )
 

@@ -82,7 +82,11 @@ def test_the_artifact_is_whole_runs_and_scores_what_was_said(service: Service, f
     assert hashlib.sha256(answer.content).hexdigest() == artifact["sha256"]
     digest = base64.b64encode(hashlib.sha256(answer.content).digest()).decode()
     assert answer.headers["repr-digest"] == f"sha-256=:{digest}:"
-    assert len(answer.content) == artifact["bytes"] == value(finished["candidates"][0]["measurements"], "artifact_bytes")["value"]
+    assert (
+        len(answer.content)
+        == artifact["bytes"]
+        == value(finished["candidates"][0]["measurements"], "artifact_bytes")["value"]
+    )
 
     manifest = service.api.get(f"/v1/artifacts/{artifact['id']}/manifest").json()
     options = onnxruntime.SessionOptions()
@@ -205,9 +209,7 @@ def test_a_long_poll_returns_on_a_change_and_304_without_one(service: Service) -
 
 
 def test_cancel_of_a_running_job_kills_its_children_and_removes_its_scratch(service: Service) -> None:
-    job = service.submit(
-        model=service.example("fashion_mobilenet.onnx"), recipe=STATIC, datasets=roles(service)
-    )
+    job = service.submit(model=service.example("fashion_mobilenet.onnx"), recipe=STATIC, datasets=roles(service))
     wait_until(lambda: service.sandbox_children(), what="a child at work")
     answer = service.api.post(f"/v1/jobs/{job['id']}/cancel")
     assert answer.status_code == 202

@@ -148,6 +148,13 @@ def test_digests_follow_the_content_alone(save: Save, tmp_path: Path) -> None:
         assert list(dataset.row_digests(["ids"])) == by_ids
 
 
+def test_rows_that_only_run_together_to_the_same_bytes_differ(tmp_path: Path) -> None:
+    one = {"a": np.array([[1, 2]]), "b": np.array([[3]])}
+    other = {"a": np.array([[1]]), "b": np.array([[2, 3]])}
+    digests = [list(open_dataset(as_npz(tmp_path / "data", arrays)).row_digests()) for arrays in (one, other, one)]
+    assert digests[0] == digests[2] != digests[1]
+
+
 @FORMATS
 def test_names_that_are_no_fields(save: Save, tmp_path: Path) -> None:
     with open_dataset(save(tmp_path / "data", some_arrays())) as dataset:
@@ -239,15 +246,15 @@ with open_dataset(Path(sys.argv[1])) as warm:
     inspect_dataset(warm)
 before = peak()
 with open_dataset(Path(sys.argv[2])) as dataset:
-    assert inspect_dataset(dataset).rows == 1000
-    assert sum(1 for _ in dataset.row_digests()) == 1000
+    assert inspect_dataset(dataset).rows == 1500
+    assert sum(1 for _ in dataset.row_digests()) == 1500
 print(peak() - before)
 """
 
 
 @FORMATS
 def test_memory_does_not_grow_with_the_rows(save: Save, tmp_path: Path) -> None:
-    values = np.random.default_rng(1).random((1000, 8, 1024), dtype=np.float32)  # 33 MB
+    values = np.random.default_rng(1).random((1500, 8, 1024), dtype=np.float32)  # 49 MB
     save(tmp_path / "small", {"x": values[:200]})
     if save is as_parquet:
         pq.write_table(pa.table({"x": fixed_lists(values)}), tmp_path / "large", use_dictionary=False)
@@ -255,7 +262,7 @@ def test_memory_does_not_grow_with_the_rows(save: Save, tmp_path: Path) -> None:
         save(tmp_path / "large", {"x": values})
     code = [sys.executable, "-c", READ_IN_LITTLE_MEMORY, str(tmp_path / "small"), str(tmp_path / "large")]
     grown_kib = int(subprocess.run(code, check=True, capture_output=True, text=True).stdout)
-    assert grown_kib < 16 * 1024
+    assert grown_kib < 32 * 1024
 
 
 # Pictures
