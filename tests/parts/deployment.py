@@ -14,6 +14,7 @@ from sqlalchemy import func, select, update
 from app.db.clock import now_ms
 from app.db.session import Database
 from app.db.tables import Artifact, Blob, Dataset, Job, JobStep, Model, WakeUp
+from app.domain.measurement import Measurement, absent
 from app.services import Services
 from app.services.blobs import Received
 from app.services.work import ClaimedJob, MadeArtifact
@@ -30,6 +31,10 @@ DATASET = {
     "label_range": [0, 2],
 }
 RECIPE = {"technique": "dynamic_int8"}
+MEASURED = [
+    Measurement(name="artifact_bytes", value=8, unit="bytes", better="lower").model_dump(mode="json"),
+    absent("top1", "There are no labels.", unit="fraction", better="higher").model_dump(mode="json"),
+]
 LONG_AGO = 1  # a moment that every lease and deadline is later than
 
 
@@ -117,7 +122,11 @@ class Deployment:
         artifact = MadeArtifact("cnd_1", "model.onnx", self.put(content), self.put(b"manifest of " + content))
         return self.services.work.succeed(
             job,
-            outcome={"candidates": [{"id": "cnd_1"}]},
+            outcome={
+                "baseline": {"measurements": MEASURED},
+                "candidates": [{"id": "cnd_1", "recipe": RECIPE, "measurements": MEASURED, "verdict": None}],
+                "chosen": "cnd_1",
+            },
             gate=None,
             artifacts=[artifact],
             report=self.put(b"report " + job.id.encode()),

@@ -54,7 +54,7 @@ def conv_net(*, batch: int | str = "batch", opset: int = 17) -> ModelProto:
     return model(
         [
             helper.make_node("Conv", ["image", "stem_w"], ["stem"], name="/stem/Conv", pads=[1, 1, 1, 1]),
-            helper.make_node("BatchNormalization", ["stem", "g", "b", "m", "v"], ["norm"], name="/stem/BatchNorm"),
+            helper.make_node("BatchNormalization", ["stem", *"gbmv"], ["norm"], name="/stem/BatchNorm", epsilon=0.1),
             helper.make_node("Clip", ["norm", "zero", "six"], ["act"], name="/stem/Clip"),
             helper.make_node("Conv", ["act", "dw_w", "dw_b"], ["dw"], name="/block/Conv", pads=[1, 1, 1, 1], group=8),
             helper.make_node("Relu", ["dw"], ["dw_act"], name="/block/Relu"),

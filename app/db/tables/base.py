@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 from sqlalchemy import JSON, BigInteger, MetaData, String
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 # Constraints need names, or Alembic cannot drop them again.
@@ -15,7 +14,8 @@ NAMING = {
     "ck": "ck_%(table_name)s_%(constraint_name)s",
 }
 
-Json = JSON().with_variant(JSONB(), "postgresql")
+# Plain JSON on Postgres too, not JSONB: documents are read whole, and it gives them back as they were written.
+Json = JSON()
 
 Id = Annotated[str, mapped_column(String(40))]
 Key = Annotated[str, mapped_column(String(40), primary_key=True)]

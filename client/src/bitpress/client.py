@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, Unpack, cast, overload
 
 from bitpress.discovery import find_service
 from bitpress.errors import ApiError, InputRejected, TimedOut
-from bitpress.retries import Backoff
+from bitpress.retries import PATIENT, Backoff
 from bitpress.transfer import Progress, download, multipart
 from bitpress.transport import Transport, decoded
 from bitpress.types import Artifact, CatalogueEntry, Dataset, Job, JobSpec, Model, Target, Validation
@@ -25,8 +25,6 @@ _ENDED = frozenset({"succeeded", "failed", "cancelled"})
 _POLL_SECONDS = 30
 _UPLOAD_PATIENCE = 300.0
 """Seconds that the service may take to put away what it was sent."""
-_WAITING = Backoff(attempts=12, longest=10.0)
-"""Who waits for an hour-long job sits out a restart of the service: about a minute of trying."""
 
 
 class Client:
@@ -40,7 +38,7 @@ class Client:
     """
 
     def __init__(
-        self, url: str | None = None, key: str | None = None, *, timeout: float = 60.0, retries: int = 3
+        self, url: str | None = None, key: str | None = None, *, timeout: float = 60.0, retries: int = 4
     ) -> None:
         service = find_service(url, key)
         self.url = service.url
@@ -132,7 +130,7 @@ class Client:
                 raise TimedOut(f"{upload['id']} is still being inspected after {timeout:g} s.")
             sleep(pause)
             pause = min(pause * 1.5, 1.0)
-            upload = self._http.json("GET", _path(upload["id"]), backoff=_WAITING)
+            upload = self._http.json("GET", _path(upload["id"]), backoff=PATIENT)
 
     def model(self, model_id: str) -> Model:
         """One model."""
@@ -209,7 +207,7 @@ class Client:
                 params={"wait": hold} if hold else {},
                 headers={} if etag is None else {"If-None-Match": etag},
                 patience=hold,
-                backoff=_WAITING,
+                backoff=PATIENT,
                 until=until,
             )
             if response.status_code != 304:

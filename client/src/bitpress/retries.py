@@ -20,7 +20,7 @@ _LONGEST_RETRY_AFTER = 60.0
 class Backoff:
     """Exponential pauses, in seconds, of which a random half is taken so that clients do not come in step."""
 
-    attempts: int = 4
+    attempts: int = 5
     first: float = 0.2
     longest: float = 8.0
 
@@ -32,6 +32,11 @@ class Backoff:
         if retry_after is None:
             return pause
         return retry_after + pause if retry_after <= _LONGEST_RETRY_AFTER else None
+
+
+PATIENT = Backoff(attempts=12, longest=10.0)
+"""For what has gone on for long already, such as a wait or a download: sits out a restart of the service,
+with about a minute of trying."""
 
 
 def repeat(

@@ -12,7 +12,7 @@ import httpx
 from bitpress import __version__
 from bitpress.discovery import Service
 from bitpress.errors import ApiError, BitpressError, ConnectionFailed, FieldError, TimedOut
-from bitpress.retries import Backoff, repeat
+from bitpress.retries import PATIENT, Backoff, repeat
 
 # A proxy named in the environment is for the world outside, never for a service on this machine.
 _LOOPBACK = ("all://localhost", "all://127.0.0.1", "all://[::1]")
@@ -100,8 +100,8 @@ class Transport:
             yield response
 
     def repeat(self, call: Callable[[], None], *, moved: Callable[[], int]) -> None:
-        """Repeat a call that can go on where it broke off."""
-        repeat(call, self._backoff, moved=moved)
+        """Repeat, with patience, a call that can go on where it broke off."""
+        repeat(call, PATIENT, moved=moved)
 
 
 def decoded(response: httpx.Response) -> Any:

@@ -40,7 +40,7 @@ def test_it_gives_up(service: Service, client: Client, pauses: list[float]) -> N
     with pytest.raises(ApiError, match="store cannot be reached") as caught:
         client.model(MODEL_ID)
     assert caught.value.retryable
-    assert (len(service.seen), len(pauses)) == (4, 3)
+    assert (len(service.seen), len(pauses)) == (5, 4)
 
 
 def test_retry_after_in_seconds_is_kept(service: Service, client: Client, pauses: list[float]) -> None:
@@ -134,7 +134,7 @@ def test_a_service_that_is_not_there(pauses: list[float]) -> None:
     with Client(url, KEY) as client, pytest.raises(ConnectionFailed, match=f"Cannot reach {url}: .*refused") as caught:
         client.model(MODEL_ID)
     assert not caught.value.sent
-    assert len(pauses) == 3
+    assert len(pauses) == 4
 
 
 def test_a_service_that_says_nothing(service: Service, pauses: list[float]) -> None:

@@ -176,6 +176,8 @@ def test_several_files_are_one_archive_that_the_snippet_unpacks(job: Job, clean_
     with zipfile.ZipFile(job.scratch / "package" / artifact["file"]) as archive:
         assert archive.namelist() == ["model.onnx", "model.onnx.data"]
         assert archive.testzip() is None
+        # The same artifact is the same archive, whenever it is packed.
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
     assert run_snippet(job, result, clean_packages, tmp_path / "clean") == "y (1, 32)\n"
 
 
@@ -184,13 +186,13 @@ def test_required_session_options_are_in_manifest_and_snippet(job: Job, clean_pa
     job.run_until("candidates")
     path = job.scratch / "candidates/result.json"
     document = json.loads(path.read_text())
-    document["candidates"][0]["session_options"] = {"session.x64quantprecision": "1"}
+    document["candidates"][0]["session_options"] = {"session.x64quantprecision": "1", "it's": "a\\b"}
     path.write_text(json.dumps(document))
 
     result = job.package(job.measure())
 
     manifest = json.loads((job.scratch / "package" / result["manifest"]).read_text())
-    assert manifest["session_options"] == {"session.x64quantprecision": "1"}
+    assert manifest["session_options"]["session.x64quantprecision"] == "1"
     assert "options.add_session_config_entry('session.x64quantprecision', '1')" in manifest["snippet"]
     assert run_snippet(job, result, clean_packages, tmp_path / "clean") == "y (1, 5)\n"
 

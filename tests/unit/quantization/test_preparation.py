@@ -1,0 +1,100 @@
+"""The form that techniques start from computes what the model computes."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto
+
+from tests.parts import models
+from tests.unit.quantization.conftest import random_feeds
+from workers.formats.onnx.graph import all_nodes
+from workers.quantization.preparation import prepare
+from workers.runtimes.session import load
+
+MODELS: dict[str, Callable[[], ModelProto]] = {
+    "conv": models.conv_net,
+    "conv, opset 11": lambda: models.conv_net(opset=11),
+    "mlp of constants": lambda: models.mlp(constants=True, named=False),
+    "mlp, opset 12": lambda: models.mlp(opset=12),
+    "transformer": models.transformer,
+    "branches": models.branches,
+    "loop": models.loop,
+    "resize": models.resize_net,
+    "upsample, opset 9": models.upsample_net,
+    "function": models.function_model,
+}
+
+
+@pytest.mark.parametrize("fold", [True, False])
+@pytest.mark.parametrize("made", MODELS.values(), ids=MODELS.keys())
+def test_nothing_changes_but_rounding(tmp_path: Path, made: Callable[[], ModelProto], fold: bool) -> None:
+    original = load(models.save(made(), tmp_path / "model.onnx"))
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=fold)
+
+    onnx.save(prepared.model, tmp_path / "prepared.onnx")
+    onnx.checker.check_model(str(tmp_path / "prepared.onnx"), full_check=True)
+    session = load(tmp_path / "prepared.onnx")
+    assert [port.name for port in session.inputs] == [port.name for port in original.inputs]
+    for feeds in random_feeds(original, rows=4):
+        for before, after in zip(original.run(feeds), session.run(feeds), strict=True):
+            np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+
+
+def test_every_node_has_a_name_of_its_own(tmp_path: Path) -> None:
+    model = models.mlp(named=False)
+    model.graph.node[0].name = model.graph.node[1].name = "same"
+    models.save(model, tmp_path / "model.onnx")
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+
+    names = [node.name for node in all_nodes(prepared.model)]
+    assert len(set(names)) == len(names)
+    assert all(names)
+
+
+def test_weights_behind_a_transpose_are_weights(tmp_path: Path) -> None:
+    models.save(models.mlp(constants=True), tmp_path / "model.onnx")
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+
+    assert [node.op_type for node in prepared.model.graph.node] == ["MatMul", "Add", "Relu", "Gemm"]
+    # What they were made from is gone.
+    assert {entry.name for entry in prepared.model.graph.initializer} == {"w1", "b1", "w2", "b2"}
+
+
+def test_weights_are_no_inputs(tmp_path: Path) -> None:
+    models.save(models.upsample_net(), tmp_path / "model.onnx")
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+
+    assert [value.name for value in prepared.model.graph.input] == ["x"]
+
+
+def test_types_and_shapes_are_known(tmp_path: Path) -> None:
+    models.save(models.conv_net(), tmp_path / "model.onnx")
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+
+    known = {value.name for value in prepared.model.graph.value_info}
+    assert {"norm", "act", "dw", "sum", "pool", "flat"} <= known
+
+
+@pytest.mark.parametrize("external", [True, False])
+def test_external_data_are_noticed(tmp_path: Path, external: bool) -> None:
+    models.save(models.mlp(), tmp_path / "model.onnx", external=external)
+
+    assert prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True).external is external
+
+
+def test_a_convolution_that_others_read_keeps_its_batch_norm(tmp_path: Path) -> None:
+    model = models.conv_net()
+    model.graph.output.append(models.value("stem", ["batch", 8, 12, 12]))
+    models.save(model, tmp_path / "model.onnx")
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+
+    assert "BatchNormalization" in {node.op_type for node in prepared.model.graph.node}
