@@ -1,5 +1,6 @@
 """What quantization needs of a graph as such: nested bodies, order, names, and files of any size."""
 
+from collections import Counter
 from pathlib import Path
 
 import onnx
@@ -94,12 +95,16 @@ def set_weights_aside(model: ModelProto) -> dict[str, bytes]:
 
 
 def put_weights_back(model: ModelProto, aside: dict[str, bytes]) -> None:
-    """Undo `set_weights_aside`, on the model or on what a tool made of it."""
-    for tensor in all_tensors(model):
-        if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.raw_data = aside[tensor.external_data[0].value]
-            tensor.ClearField("data_location")
-            tensor.ClearField("external_data")
+    """Undo `set_weights_aside`, on the model or on what a tool made of it; `aside` is emptied on the way."""
+    tensors = [tensor for tensor in all_tensors(model) if tensor.data_location == TensorProto.EXTERNAL]
+    left = Counter(tensor.external_data[0].value for tensor in tensors)
+    for tensor in tensors:
+        place = tensor.external_data[0].value
+        left[place] -= 1
+        # Let go of each as early as can be: there may be gigabytes.
+        tensor.raw_data = aside[place] if left[place] else aside.pop(place)
+        tensor.ClearField("data_location")
+        tensor.ClearField("external_data")
 
 
 def weight_bytes(model: ModelProto) -> int:

@@ -67,7 +67,7 @@ def quantized_operators(model: ModelProto) -> list[str]:
 
 
 def prepare(path: Path, *, least_opset: int, keep_float: KeepFloat, fold: bool) -> Prepared:
-    """Read a model and bring it into the form that techniques start from, shapes inferred.
+    """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
     `fold` computes beforehand what can be: rearranged weights, and batch norms into convolutions.
     Raises StepError `already_quantized`, `keep_float_matches_nothing` or `opset_conversion_failed`.
@@ -91,6 +91,7 @@ def prepare(path: Path, *, least_opset: int, keep_float: KeepFloat, fold: bool) 
         notes.append(f"Converted from opset {_opset(model)} to {_opset(converted)}.")
         model = converted
         _name_nodes(model)
+    model = onnx.shape_inference.infer_shapes(model)
     put_weights_back(model, aside)
 
     _initializers_are_constants(model)
@@ -104,9 +105,7 @@ def prepare(path: Path, *, least_opset: int, keep_float: KeepFloat, fold: bool) 
         if folded:
             notes.append(f"Folded {folded} batch normalization{'s' if folded > 1 else ''} into convolutions.")
     sort_nodes(model.graph)
-    return Prepared(
-        model=_with_shapes(model), kept=frozenset(kept), external=uses_external_data(path), notes=tuple(notes)
-    )
+    return Prepared(model=model, kept=frozenset(kept), external=uses_external_data(path), notes=tuple(notes))
 
 
 def _opset(model: ModelProto) -> int:
@@ -376,11 +375,3 @@ def _fold_batch_norms(graph: GraphProto, kept: set[str]) -> int:
         _drop_nodes(graph, dropped)
         _drop_unused(graph)
     return len(dropped)
-
-
-def _with_shapes(model: ModelProto) -> ModelProto:
-    """The model with the types and shapes of its tensors inferred; what cannot be inferred stays out."""
-    aside = set_weights_aside(model)
-    inferred = onnx.shape_inference.infer_shapes(model)
-    put_weights_back(inferred, aside)
-    return inferred

@@ -1,4 +1,7 @@
-"""Files between the store and a scratch folder, every byte of which is checked on the way."""
+"""Files between the store and a scratch folder, every byte of which is checked on the way.
+
+A disk that is full is `StorageFull` here as it is in the store: the job ends with that, and not lost.
+"""
 
 import hashlib
 import json
@@ -10,11 +13,13 @@ from typing import Any
 
 from app.services.blobs import Blobs, Received
 from app.services.work import Input
+from app.storage.failures import translated
 from workers.sandbox.scratch import open_result_file
 
 _CHUNK = 1 << 20
 
 
+@translated(writing=True)
 def fetch(blobs: Blobs, wanted: Input, path: Path) -> None:
     """Bring an object into scratch. Raises `Unavailable`, `StorageFull`."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -22,6 +27,7 @@ def fetch(blobs: Blobs, wanted: Input, path: Path) -> None:
     path.chmod(0o644)
 
 
+@translated(writing=True)
 def keep(blobs: Blobs, scratch: Path, folder: str, relative: str, aside: Path) -> Received:
     """Store a file that a child left behind.
 
@@ -48,6 +54,7 @@ def regular_files(folder: Path, *, besides: tuple[str, ...]) -> Iterator[str]:
                 yield relative
 
 
+@translated(writing=True)
 def keep_log(blobs: Blobs, log_file: Path, aside: Path, max_bytes: int) -> Received:
     """Store the end of a log."""
     with log_file.open("rb") as source, NamedTemporaryFile(dir=aside) as copy:
@@ -59,6 +66,7 @@ def keep_log(blobs: Blobs, log_file: Path, aside: Path, max_bytes: int) -> Recei
         return blobs.put_file(Path(copy.name), sha256=hashlib.sha256(text).hexdigest(), size=len(text))
 
 
+@translated(writing=True)
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a result back where the step that made it had left it."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -116,6 +116,9 @@ def ended_job(**changes: Any) -> dict[str, Any]:
                     "id": CANDIDATE_ID,
                     "recipe": {"technique": "static_int8"},
                     "measurements": candidate,
+                    "comparisons": [
+                        {"name": "latency_p50", "ratio": 1 / 1.5, "ci95": [0.64, 0.7], "within_noise": False}
+                    ],
                     "verdict": "met",
                     "artifact": ARTIFACT_ID,
                 }
