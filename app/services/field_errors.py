@@ -23,11 +23,11 @@ _CODES = {
 
 # What it says in Python's words, and we in JSON's.
 _DETAILS = {
-    "missing": "This field is required.",
-    "tuple_type": "Give a list.",
-    "dict_type": "Give an object.",
-    "model_type": "Give an object.",
-    "model_attributes_type": "Give an object.",
+    "missing": "This field is required: give it.",
+    "tuple_type": "This must be a list.",
+    "dict_type": "This must be an object.",
+    "model_type": "This must be an object.",
+    "model_attributes_type": "This must be an object.",
     "union_tag_invalid": f"There is no such technique here; choose one of {', '.join(TECHNIQUES)}.",
     "union_tag_not_found": f"Name a technique: one of {', '.join(TECHNIQUES)}.",
 }
@@ -40,7 +40,7 @@ def schema_errors(error: ValidationError, body: Any) -> list[FieldError]:
         each = field_error(finding, _place(finding, body))
         if (before := found.get(each.pointer)) is not None:
             # Each member of a union says what it would have taken.
-            each = FieldError(each.pointer, before.code, f"{before.detail}; or: {each.detail}")
+            each = FieldError(each.pointer, before.code, f"{before.detail} Or: {each.detail}")
         found[each.pointer] = each
     return list(found.values())
 
@@ -70,7 +70,8 @@ def field_error(finding: Mapping[str, Any], place: list[str | int]) -> FieldErro
             detail += f" Did you mean {' or '.join(map(repr, near))}?"
     elif kind.startswith("union_tag"):
         place = [*place, "technique"]
-    return FieldError(pointer(place), code, detail[:1].upper() + detail[1:])
+    detail = detail[:1].upper() + detail[1:]
+    return FieldError(pointer(place), code, detail if detail.endswith((".", "?")) else detail + ".")
 
 
 def _options_in(kind: Any) -> set[str]:

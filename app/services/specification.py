@@ -84,8 +84,8 @@ def _readable_rest(body: dict[str, Any], errors: Sequence[FieldError]) -> JobSpe
     for found in errors:
         top, below, *_ = [*places(found.pointer), "", ""]
         inside = rest.get(top)
-        if isinstance(inside, dict) and below in inside:
-            del inside[below]
+        if isinstance(inside, dict) and below in body[top]:
+            inside.pop(below, None)
         else:
             rest.pop(top, None)
     if "technique" not in (rest.get("recipe") or {}):

@@ -28,7 +28,7 @@ from app.wiring import SettingMissing
 from tests.parts.server import KEY, ROOT, Server, running_server
 
 # How many requests are made up at random for each operation, besides those that every schema's edges give.
-EXAMPLES = 8
+EXAMPLES = 5
 
 CONFIGURATION = """
 continue-on-failure = true

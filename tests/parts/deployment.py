@@ -135,10 +135,11 @@ class Deployment:
 
     # Moving its clock: leases and deadlines are told by the database's, so they are set back instead
 
-    def lapse(self, table: type[Job] | type[Model] | type[Dataset] = Job) -> None:
-        """Let every lease lapse."""
+    def lapse(self, table: type[Job] | type[Model] | type[Dataset] = Job, *, row_id: str | None = None) -> None:
+        """Let every lease lapse, or that of one row."""
+        lapsing = update(table).where(table.lease_until.is_not(None)).values(lease_until=LONG_AGO)
         with self.database.write() as session:
-            session.execute(update(table).where(table.lease_until.is_not(None)).values(lease_until=LONG_AGO))
+            session.execute(lapsing if row_id is None else lapsing.where(table.id == row_id))
 
     def age_blobs(self, seconds: float) -> None:
         """Let this much time pass for every object."""

@@ -66,10 +66,11 @@ def quantized_operators(model: ModelProto) -> list[str]:
     return sorted({node.op_type for node in all_nodes(model) if is_quantized(node.op_type)})
 
 
-def prepare(path: Path, *, least_opset: int, keep_float: KeepFloat, fold: bool) -> Prepared:
+def prepare(path: Path, *, least_opset: int, keep_float: KeepFloat, fold: bool, batch_norms: bool = False) -> Prepared:
     """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
-    `fold` computes beforehand what can be: rearranged weights, and batch norms into convolutions.
+    `fold` computes beforehand what only rearranges weights; `batch_norms` folds those too, into the
+    convolutions before them.
     Raises StepError `already_quantized`, `keep_float_matches_nothing` or `opset_conversion_failed`.
     """
     model = onnx.load(path)
@@ -100,7 +101,7 @@ def prepare(path: Path, *, least_opset: int, keep_float: KeepFloat, fold: bool) 
         if fold:
             _fold_stored(graph, model)
     _make_names_unique(model)
-    if fold:
+    if batch_norms:
         folded = _fold_batch_norms(model.graph, kept)
         if folded:
             notes.append(f"Folded {folded} batch normalization{'s' if folded > 1 else ''} into convolutions.")

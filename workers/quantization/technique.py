@@ -2,7 +2,7 @@
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app.domain.recipe import DynamicInt8, Float16, StaticInt8
@@ -10,6 +10,11 @@ from app.domain.target import saturates_int8
 from app.errors import StepError
 
 AnyRecipe = DynamicInt8 | StaticInt8 | Float16
+
+_SATURATES = (
+    "This processor adds products of 8-bit numbers in 16 bits, where full-range weights saturate: accuracy may be "
+    "better with reduce_range, and will be another on processors with VNNI or AMX."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,10 @@ def quantize(model_path: Path, out_path: Path, recipe: AnyRecipe, context: Conte
     """
     module = importlib.import_module(f"workers.quantization.techniques.{recipe.technique}")
     technique: Callable[[Path, Path, AnyRecipe, Context], Produced] = module.quantize
-    return technique(model_path, out_path, recipe, context)
+    produced = technique(model_path, out_path, recipe, context)
+    if not isinstance(recipe, Float16) and recipe.reduce_range is False and saturates_int8(context.features):
+        return replace(produced, notes=(*produced.notes, _SATURATES))
+    return produced
 
 
 def tool_failure(technique: str, error: Exception) -> StepError:

@@ -42,6 +42,8 @@ class JobRun:
         self._deadline = time.monotonic() + job.spec.limits.run_seconds
         self._measuring = False
         self._progress = 0.0
+        # Files in the store that no row has yet.
+        self._loose: list[Received] = []
         self._results: dict[str, dict[str, Any]] = {}
         self._seconds: dict[str, float] = {}
         self._heartbeat = Heartbeat(self._beat, every_seconds=min(0.5, self._work.lease_seconds / 4))
@@ -60,6 +62,8 @@ class JobRun:
             # The cancel came after the last beat and won; the child is dead already.
             self._work.cancelled(self._job, log=self._kept_log())
         finally:
+            for received in self._loose:
+                self._blobs.discard(received)
             self._log_file.unlink(missing_ok=True)
             for path in self._aside.iterdir():
                 path.unlink()
@@ -72,9 +76,12 @@ class JobRun:
         try:
             outcome, gate, artifacts, report = self._work_through()
             kept_log = self._kept_log()
-            return lambda: work.succeed(
-                job, outcome=outcome, gate=gate, artifacts=artifacts, report=report, log=kept_log
-            )
+
+            def succeed() -> None:
+                work.succeed(job, outcome=outcome, gate=gate, artifacts=artifacts, report=report, log=kept_log)
+                self._loose.clear()
+
+            return succeed
         except CancelRequested:
             return lambda: work.cancelled(job, log=self._kept_log())
         except WorkerStopping:
@@ -148,6 +155,7 @@ class JobRun:
             }
             finished = FinishedStep(step.folder, result, self._seconds[step.folder])
             self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
+            self._loose.clear()
         return result
 
     def _progress_of(self, step: Step) -> Callable[[float, str], None]:
@@ -243,7 +251,9 @@ class JobRun:
         return "inputs/model/" + Path(self._job.model.file_name).name
 
     def _keep(self, folder: str, path: str) -> Received:
-        return keep(self._blobs, self._scratch, folder, path, self._aside)
+        received = keep(self._blobs, self._scratch, folder, path, self._aside)
+        self._loose.append(received)
+        return received
 
     def _kept_log(self) -> Received | None:
         """The end of the children's output, in the store."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bitpress.command import results
 
 from tests.unit.client import documents
 from tests.unit.client.conftest import Ran
@@ -151,6 +152,25 @@ def test_waiting_prints_the_numbers(submitted: Service, run: Run) -> None:
     assert "met: top1, max_drop 0.01" in lines
     assert "* measured under doubt: noisy" in lines
     assert f"artifact: {ARTIFACT_ID}" in lines
+
+
+@pytest.mark.parametrize(
+    ("measured", "written"),
+    [
+        (documents.measurement("sqnr_db", 34.128, "dB", ci95=[33.0, 35.0]), "34.1 [33.0, 35.0]"),
+        (documents.measurement("kl", 0.000123456, "nats"), "0.0001235"),
+        (documents.measurement("latency_p99", 12.34567, "ms", method="estimated"), "~12.3"),
+        (documents.measurement("top1", None, "fraction", method="absent"), "-"),
+    ],
+)
+def test_numbers_are_as_precise_as_they_are_meant(measured: Any, written: str) -> None:
+    assert results._written(measured, interval=True) == written
+
+
+def test_a_speed_within_the_noise_says_so() -> None:
+    (candidate,) = documents.ended_job()["candidates"]
+    candidate["comparisons"][0] |= {"ratio": 0.99, "within_noise": True}
+    assert results._speed(candidate) == "1.01 (noise)"
 
 
 def test_json_is_alone_on_stdout(submitted: Service, run: Run) -> None:

@@ -82,7 +82,7 @@ def test_a_kept_body_of_an_if_stays_float_in_float16(make: Maker) -> None:
 def test_a_kept_batch_norm_is_not_folded(tmp_path: Path) -> None:
     path = models.save(models.conv_net(), tmp_path / "model.onnx")
 
-    prepared = prepare(path, least_opset=13, keep_float=("/stem/BatchNorm",), fold=True)
+    prepared = prepare(path, least_opset=13, keep_float=("/stem/BatchNorm",), fold=True, batch_norms=True)
 
     assert "BatchNormalization" in {node.op_type for node in prepared.model.graph.node}
 

@@ -33,7 +33,7 @@ MODELS: dict[str, Callable[[], ModelProto]] = {
 def test_nothing_changes_but_rounding(tmp_path: Path, made: Callable[[], ModelProto], fold: bool) -> None:
     original = load(models.save(made(), tmp_path / "model.onnx"))
 
-    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=fold)
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=fold, batch_norms=fold)
 
     onnx.save(prepared.model, tmp_path / "prepared.onnx")
     onnx.checker.check_model(str(tmp_path / "prepared.onnx"), full_check=True)
@@ -77,7 +77,7 @@ def test_weights_are_no_inputs(tmp_path: Path) -> None:
 def test_types_and_shapes_are_known(tmp_path: Path) -> None:
     models.save(models.conv_net(), tmp_path / "model.onnx")
 
-    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True, batch_norms=True)
 
     known = {value.name for value in prepared.model.graph.value_info}
     assert {"norm", "act", "dw", "sum", "pool", "flat"} <= known
@@ -95,6 +95,6 @@ def test_a_convolution_that_others_read_keeps_its_batch_norm(tmp_path: Path) -> 
     model.graph.output.append(models.value("stem", ["batch", 8, 12, 12]))
     models.save(model, tmp_path / "model.onnx")
 
-    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True, batch_norms=True)
 
     assert "BatchNormalization" in {node.op_type for node in prepared.model.graph.node}

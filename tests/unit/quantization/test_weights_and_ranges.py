@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import ModelProto, helper, numpy_helper
 
-from app.domain.recipe import Calibration, DynamicInt8, StaticInt8
+from app.domain.recipe import Calibration, DynamicInt8, Float16, StaticInt8
 from app.errors import StepError
 from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.quantization.conftest import Maker
 from workers.quantization import calibration
 from workers.quantization.calibration import Ranges
-from workers.quantization.technique import Context, quantize, resolve
+from workers.quantization.technique import AnyRecipe, Context, quantize, resolve
 from workers.quantization.techniques import static_int8
 
 AVX2 = frozenset({"avx2", "fma"})
@@ -139,6 +139,23 @@ def test_dynamic_weights_use_seven_bits_where_eight_saturate(make: Maker) -> Non
 
     assert np.abs(narrow.astype(int)).max() <= 64
     assert np.abs(wide.astype(int)).max() > 100
+
+
+@pytest.mark.parametrize(
+    ("recipe", "features", "warned"),
+    [
+        (DynamicInt8(reduce_range=False), AVX2, True),
+        (DynamicInt8(reduce_range=True), AVX2, False),
+        (DynamicInt8(reduce_range=False), VNNI, False),
+        (Float16(), AVX2, False),
+    ],
+)
+def test_saturation_that_was_asked_for_is_noted(
+    make: Maker, recipe: AnyRecipe, features: frozenset[str], warned: bool
+) -> None:
+    notes = make(models.gemm(), recipe, features=features).produced.notes
+
+    assert any("saturate" in note for note in notes) is warned
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy"])

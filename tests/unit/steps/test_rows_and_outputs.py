@@ -1,5 +1,6 @@
 """The rows a model is run on, and what is kept of what it puts out."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from app.errors import StepError
 from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.steps.conftest import vectors
-from workers.runtimes.session import Port, load
-from workers.steps.outputs import Kept, run_over
+from workers.runtimes.session import Port, available_threads, load
+from workers.steps.outputs import Kept, run_over, worthwhile_threads
 from workers.steps.requests import DatasetFile, RowSource
 from workers.steps.rows import DatasetRows, SyntheticRows, rows_from
 
@@ -195,6 +196,25 @@ def test_the_same_outputs_give_the_same_bytes(tmp_path: Path) -> None:
         files.append(run_over(session, Numbered(3), tmp_path / name, silent).file.read_bytes())
 
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize(("seconds", "threads"), [(0.0, 1), (0.02, available_threads())])
+def test_slow_models_alone_get_all_threads(seconds: float, threads: int) -> None:
+    def slow(x: Array) -> dict[str, Array]:
+        time.sleep(seconds)
+        return {"y": x}
+
+    assert worthwhile_threads(Doubling([Y], slow), Numbered(3)) == threads
+
+
+def test_one_interrupted_call_does_not_make_a_model_slow() -> None:
+    pauses = [0.05, 0.0]
+
+    def interrupted(x: Array) -> dict[str, Array]:
+        time.sleep(pauses.pop(0))
+        return {"y": x}
+
+    assert worthwhile_threads(Doubling([Y], interrupted), Numbered(3)) == 1
 
 
 def dataset(tmp_path: Path, **arrays: Array) -> DatasetFile:

@@ -27,6 +27,7 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
     `keep_float_matches_nothing`, `op_type_not_quantizable` or `quantization_failed`.
     """
     op_types = select_op_types(options.op_types, OP_TYPES, "dynamic_int8")
+    # Batch norms stay: onnxruntime gives a convolution one scale here, and folded weights vary by channel.
     prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True)
     chosen = _chosen(prepared.model, op_types, prepared.kept)
     if not chosen:
@@ -56,11 +57,15 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
     except Exception as error:
         raise tool_failure("dynamic_int8", error) from error
     model = quantizer.model.model
-    if not quantized_operators(model):
+    made = quantized_operators(model)
+    if not made:
         raise nothing_to_quantize("dynamic_int8", f"no {' or '.join(op_types)} has stored weights")
     finish(model)
     save(model, out_path, external=prepared.external)
-    return Produced(out_path, notes=prepared.notes)
+    notes = prepared.notes
+    if options.per_channel and "ConvInteger" in made:
+        notes += ("Convolutions have one scale a tensor all the same: onnxruntime has no others for them here.",)
+    return Produced(out_path, notes=notes)
 
 
 def _chosen(model: ModelProto, op_types: list[str], kept: frozenset[str]) -> list[str]:

@@ -56,7 +56,7 @@ def prepare_for(model_path: Path, options: StaticInt8) -> Prepared:
             "take uint8 activations, or int8 weights.",
             code="unsupported_combination",
         )
-    prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True)
+    prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True, batch_norms=True)
     if not any(
         node.op_type in op_types and node.op_type not in _MOVED and node.name not in prepared.kept
         for node in prepared.model.graph.node

@@ -121,13 +121,18 @@ def _found(measured: Sequence["Measurement"], name: str) -> "Measurement | None"
 def _written(measurement: "Measurement | None", *, interval: bool = False) -> str:
     if measurement is None or measurement["value"] is None:
         return NOTHING
-    scale = 100 if measurement["unit"] == "fraction" else 1
-    digits = {"ms": 3 if measurement["value"] < 10 else 1, "1": 4}.get(measurement["unit"], 1)
-    text = f"{measurement['value'] * scale:.{digits}f}"
+    text = _number(measurement["value"], measurement["unit"])
     if interval and (ends := measurement.get("ci95")):
-        text += f" [{ends[0] * scale:.{digits}f}, {ends[1] * scale:.{digits}f}]"
+        text += f" [{', '.join(_number(end, measurement['unit']) for end in ends)}]"
     estimated = "~" if measurement.get("method") == "estimated" else ""
     return estimated + text + ("*" if measurement.get("flags") else "")
+
+
+def _number(value: float, unit: str) -> str:
+    """A value as its column shows it: a fraction in percent, milliseconds to the microsecond."""
+    if unit == "fraction":
+        return f"{100 * value:.1f}"
+    return f"{value:.3f}" if unit == "ms" and value < 10 else f"{value:.1f}" if unit in ("ms", "dB") else f"{value:.4g}"
 
 
 def _speed(candidate: "Candidate") -> str:
