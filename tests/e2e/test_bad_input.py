@@ -392,14 +392,30 @@ def test_a_source_that_is_not_allowed(
         refused(service.api.post("/v1/models", json=body), status, code, at=at)
 
 
+def bucket_of(service: Service) -> str:
+    return service.environment.get("BITPRESS_STORE_URL", "s3://none-is-allowed").removeprefix("s3://").split("/")[0]
+
+
 def test_a_source_that_is_not_there(service: Service) -> None:
-    bucket = service.environment.get("BITPRESS_STORE_URL", "s3://none-is-allowed").removeprefix("s3://").split("/")[0]
     with leaving(service):
-        answer = service.api.post("/v1/models", json={"source": f"s3://{bucket}/no/such/model.onnx"})
+        answer = service.api.post("/v1/models", json={"source": f"s3://{bucket_of(service)}/no/such/model.onnx"})
         if "BITPRESS_SOURCE_BUCKETS" in service.environment:
             refused(answer, 404, "source_not_found", says=("no/such/model.onnx",))
         else:
             refused(answer, 403, "source_not_allowed", says=("none is allowed",))
+
+
+def test_a_source_that_is_there(service: Service) -> None:
+    """The same call on what is there, so that the refusals mean something; where no bucket is allowed, one more."""
+    content = models.gemm(outputs=5).SerializeToString()
+    store_of(service).write("incoming/a model.onnx", content)
+    answer = service.api.post("/v1/models", json={"source": f"s3://{bucket_of(service)}/incoming/a model.onnx"})
+    store_of(service).delete("incoming/a model.onnx")
+    if "BITPRESS_SOURCE_BUCKETS" in service.environment:
+        body = service.inspected("models", answer.json()["id"])
+        assert (body["state"], body["name"], body["bytes"]) == ("ready", "a model", len(content))
+    else:
+        refused(answer, 403, "source_not_allowed")
 
 
 # Jobs

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from app.queue.names import INSPECTIONS, jobs_queue
 from app.settings import Settings

@@ -1,7 +1,7 @@
 """Real services on each dialect, with a folder for a store and files for a broker."""
 
+import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -31,6 +31,23 @@ def migrated(url: str) -> Iterator[Database]:
     database.dispose()
 
 
+@pytest.fixture(scope="session")
+def kept_deployment(kept_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """The services of a deployment, as the server and the workers make them; their statements stay compiled."""
+    folder = tmp_path_factory.mktemp("deployment")
+    settings = Settings(
+        data_dir=folder,
+        database_url=kept_database.url.render_as_string(hide_password=False),
+        api_key="a-key-for-tests-only",
+        lease_seconds=30,
+        grace_seconds=3600,
+        wake_seconds=10,
+    )
+    services = wiring.build(settings)
+    yield Deployment(services, folder)
+    services.close()
+
+
 @pytest.fixture
 def database(kept_database: Database) -> Database:
     """A migrated database without rows, on each dialect."""
@@ -41,16 +58,9 @@ def database(kept_database: Database) -> Database:
 
 
 @pytest.fixture
-def deployment(database: Database, tmp_path: Path) -> Iterator[Deployment]:
-    """The services of a deployment, as the server and the workers make them."""
-    settings = Settings(
-        data_dir=tmp_path,
-        database_url=database.url.render_as_string(hide_password=False),
-        api_key="a-key-for-tests-only",
-        lease_seconds=30,
-        grace_seconds=3600,
-        wake_seconds=10,
-    )
-    services = wiring.build(settings)
-    yield Deployment(services, tmp_path)
-    services.close()
+def deployment(kept_deployment: Deployment, database: Database) -> Deployment:
+    """A deployment without rows, objects and messages, on each dialect."""
+    for folder in ("objects", "broker/messages"):
+        for left in (kept_deployment.folder / folder).iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    return kept_deployment

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from app import wiring
+from app.db.repositories import blobs
 from app.db.tables import Blob, Model
 from app.errors import InvalidRequest, NotFound, PayloadTooLarge, StepError, Unavailable
 from app.services.blobs import ABANDONED_SECONDS
@@ -44,9 +45,9 @@ def test_equal_bytes_that_come_at_once_are_stored_once(deployment: Deployment) -
         content = b"the same %d" % number
         rows = at_once([lambda c=content: upload(deployment, c) for _ in range(5)])
         assert all(isinstance(row, Model) for row in rows), rows
-        blobs = {row.blob_id for row in rows if isinstance(row, Model)}
-        assert len(blobs) == 1
-        assert deployment.content(blobs.pop()) == content
+        found = {row.blob_id for row in rows if isinstance(row, Model)}
+        assert len(found) == 1
+        assert deployment.content(found.pop()) == content
     collect(deployment)
     assert list(deployment.blobs().values()) == ["stored"] * 4
     assert deployment.objects() == set(deployment.blobs())
@@ -60,9 +61,9 @@ def test_equal_files_of_jobs_that_end_at_once_are_stored_once(deployment: Deploy
         content = b"artifact %d" % number
         made = at_once([lambda job=job, c=content: deployment.succeed(job, c) for job in claims])
         assert all(isinstance(found, list) and len(found) == 1 for found in made), made
-        blobs = {deployment.services.artifacts.get(found[0])[0].blob_id for found in made if isinstance(found, list)}
-        assert len(blobs) == 1
-        assert deployment.content(blobs.pop()) == content
+        kept = {deployment.services.artifacts.get(found[0])[0].blob_id for found in made if isinstance(found, list)}
+        assert len(kept) == 1
+        assert deployment.content(kept.pop()) == content
 
 
 def test_a_file_that_is_there_is_not_stored_again(deployment: Deployment) -> None:
@@ -101,6 +102,15 @@ def test_an_object_that_is_needed_again_stays(deployment: Deployment) -> None:
         assert deployment.content(row.blob_id) == b"content"
         with deployment.database.write() as session:
             session.query(Model).delete()
+
+
+def test_what_a_row_needs_is_never_deleted_whatever_its_mark_says(deployment: Deployment) -> None:
+    """A sweeper may have set the mark just before the row was committed."""
+    row = upload(deployment, b"content")
+    with deployment.database.write() as session:
+        session.get_one(Blob, row.blob_id).released_at = 1
+        session.flush()
+        assert blobs.begin_deleting(session, grace_ms=0, abandoned_ms=1000) == []
 
 
 def test_an_object_that_is_going_is_found_by_nobody(deployment: Deployment) -> None:

@@ -88,6 +88,10 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         ],
     ),
     ({"recipe": {"technique": "static_int8"}}, [("/datasets/calibration", "calibration_missing")]),
+    (
+        {"recipe": {"technique": "static_int8"}, "datasets": {"calibration": 5}},
+        [("/datasets/calibration", "invalid_value")],
+    ),
     ({"goal": {"minimize": "speed"}}, [("/goal/minimize", "not_allowed")]),
     (
         {"goal": {"minimize": {"latency": 0}}},

@@ -194,10 +194,10 @@ def test_a_broker_that_does_not_answer_costs_no_more_than_a_few_seconds(deployme
 
 
 def test_a_broker_without_memory_costs_no_submission(
-    deployment: Deployment, redis_server: Callable[[], subprocess.Popen[bytes]]
+    deployment: Deployment, tmp_path: Path, redis_server: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
     redis_server()
-    address = deployment.folder / "redis.sock"
+    address = tmp_path / "redis.sock"
     with redis.Redis(unix_socket_path=str(address)) as client:
         client.config_set("maxmemory", "1")
         client.config_set("maxmemory-policy", "noeviction")
@@ -208,10 +208,10 @@ def test_a_broker_without_memory_costs_no_submission(
 
 
 def test_what_a_dead_broker_missed_the_sweeper_sends_when_it_is_back(
-    deployment: Deployment, redis_server: Callable[[], subprocess.Popen[bytes]]
+    deployment: Deployment, tmp_path: Path, redis_server: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
     process = redis_server()
-    address = deployment.folder / "redis.sock"
+    address = tmp_path / "redis.sock"
     other = with_broker(deployment, f"redis+socket://{address}")
     submit_quickly(other)
     with redis.Redis(unix_socket_path=str(address)) as client:
@@ -230,10 +230,10 @@ def test_what_a_dead_broker_missed_the_sweeper_sends_when_it_is_back(
 
 
 def test_a_connection_that_died_with_the_last_broker_is_not_used_again(
-    deployment: Deployment, redis_server: Callable[[], subprocess.Popen[bytes]]
+    tmp_path: Path, redis_server: Callable[[], subprocess.Popen[bytes]]
 ) -> None:
     process = redis_server()
-    wake_ups = WakeUps(f"redis+socket://{deployment.folder / 'redis.sock'}")
+    wake_ups = WakeUps(f"redis+socket://{tmp_path / 'redis.sock'}")
     assert wake_ups.send("jobs.local")
     process.send_signal(signal.SIGKILL)
     process.wait()

@@ -119,7 +119,11 @@ def test_a_file_is_uploaded_once(submitted: Service, run: Run, tmp_path: Path) -
     data.write_bytes(DATA[1:])
     submitted.plan("GET", "/v1/models", page([]))
     submitted.plan("POST", "/v1/models", answer(documents.model(), status=201))
-    submitted.plan("GET", "/v1/datasets", page([documents.dataset(preprocess={"input": "x"}), documents.dataset()]))
+    submitted.plan(
+        "GET",
+        "/v1/datasets",
+        page([documents.dataset(id="dst_pictures", preprocess={"input": "x"}), documents.dataset()]),
+    )
     ran = run("optimize", model, "--calibration", data)
     assert ran.code == 0, ran.err
     assert specification(submitted)["datasets"] == {"calibration": DATASET_ID}

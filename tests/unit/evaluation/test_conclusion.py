@@ -1,5 +1,6 @@
 """What the numbers say in words."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,10 @@ def test_a_slower_and_smaller_artifact() -> None:
 
 def test_a_faster_artifact() -> None:
     said = words(evidence(5.0, lost=0))
-    assert "2.00 × faster here (1.9" in said or "2.0" in said
+    found = re.search(r"([\d.]+) × faster here \(([\d.]+) to ([\d.]+)\)", said)
+    assert found is not None
+    ratio, lower, upper = (float(number) for number in found.groups())
+    assert 1.9 < lower <= ratio <= upper < 2.1
     assert "as accurate to within" in said
     assert "take static_int8 for latency and for size" in said
 
