@@ -252,8 +252,8 @@ class Supervisor:
         self._parts += [
             Part(name, command, self._environment, self._logs / f"{name}.log") for name, command in commands.items()
         ]
-        for part in self._parts:
-            part.keep_running()
+        # The server first and alone: its callers wait for it, not for the workers.
+        next(part for part in self._parts if part.name == "server").keep_running()
         self._await_server()
         (self._data_dir / "address").write_text(self.address + "\n")
         log.info("serving on %s, the API key is in %s, logs are in %s", self.address, key_file, self._logs)
@@ -265,8 +265,7 @@ class Supervisor:
             with socket.socket() as probe:
                 if probe.connect_ex((self._host, self._port)) == 0:
                     return
-            for part in self._parts:
-                part.keep_running()
+            next(part for part in self._parts if part.name == "server").keep_running()
             time.sleep(0.02)
 
     def _start_broker(self) -> str:

@@ -15,7 +15,6 @@ celery_app.conf.update(
     broker_settings(broker_url(settings)),
     task_ignore_result=True,
     task_acks_late=False,
-    worker_prefetch_multiplier=1,
     worker_concurrency=1,
     worker_cancel_long_running_tasks_on_connection_loss=False,
     worker_proc_alive_timeout=120.0,

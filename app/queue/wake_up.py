@@ -32,6 +32,8 @@ def broker_settings(url: str) -> dict[str, object]:
     if parts.scheme != "filesystem":
         return {
             "broker_url": url,
+            # A busy worker must not hold back what would wake an idle one.
+            "worker_prefetch_multiplier": 1,
             # A message is acknowledged as soon as it is read, so nothing is ever delivered again.
             "broker_transport_options": _CONNECTING,
         }
@@ -40,6 +42,9 @@ def broker_settings(url: str) -> dict[str, object]:
         (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
     return {
         "broker_url": "filesystem://",
+        # Without an event loop Celery acknowledges only every 2 s, and takes no further message until then. There
+        # is one worker a queue here, so taking several at once keeps them from nobody.
+        "worker_prefetch_multiplier": 8,
         "broker_transport_options": {
             "data_folder_in": str(folder / "messages"),
             "data_folder_out": str(folder / "messages"),

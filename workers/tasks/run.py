@@ -108,9 +108,8 @@ class JobRun:
         with self._crew() as crew:
             for name in ("inspect", "baseline", "calibrate", "candidates"):
                 self._step(crew, Step(name, name, name, self._request()))
-        # That child is gone: it would take processor and memory from those that measure.
-        measured = self._measure()
-        with self._crew() as crew:
+            # While others measure, this child waits for its next step and takes no processor.
+            measured = self._measure()
             request = self._request() | {"measurements": measured}
             gate = self._step(crew, Step("gate", "gate", "gate", request))
             package = self._step(crew, Step("package", "package", "package", request | self._sources()))
