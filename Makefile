@@ -36,7 +36,7 @@ test: $(VENV)/.test ## Check everything: linters, types, layers, and every test 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder
 
 .PHONY: format
 format: $(VENV)/.test ## Format the code

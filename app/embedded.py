@@ -32,6 +32,7 @@ log = logging.getLogger("bitpress")
 
 # A process that dies again within this time is started again more and more slowly.
 QUICK_DEATH_SECONDS = 5.0
+SHORTEST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 5.0
 STOP_SECONDS = 10.0
 START_SECONDS = 60.0
@@ -73,7 +74,7 @@ class Part:
             return
         if self.process is not None:
             young = now - self.started < QUICK_DEATH_SECONDS
-            self.pause = min(self.pause * 2 + 0.5, LONGEST_PAUSE_SECONDS) if young else 0.0
+            self.pause = min(max(self.pause * 2, SHORTEST_PAUSE_SECONDS), LONGEST_PAUSE_SECONDS) if young else 0.0
             self.not_before = now + self.pause
             self.restarts += 1
             log.warning(

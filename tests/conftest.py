@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from app.db.session import Database
 from app.migrate import migrate
@@ -16,6 +17,26 @@ from tests.parts.seaweedfs import start_seaweedfs
 from tests.parts.service import Service, running_service
 
 STACKS = ("embedded", "production")
+
+
+class TogetherScheduling(LoadScopeScheduling):
+    """Shares the tests between processes, and keeps together what shares a service or a file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, name = nodeid.partition("::")
+        if file.endswith("test_recovery.py"):
+            return file + name[name.rfind("[") :]  # one service a broker
+        return "tests/e2e" if file.startswith("tests/e2e/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> TogetherScheduling:
+    return TogetherScheduling(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first, so that no process is left alone with them at the end."""
+    items.sort(key=lambda item: "recovery" not in item.path.name)
 
 
 @pytest.hookimpl(trylast=True)
@@ -65,7 +86,7 @@ def production_environment(tmp_path_factory: pytest.TempPathFactory, postgres: s
     folder = tmp_path_factory.mktemp("production-parts")
     with ExitStack() as parts:
         database = parts.enter_context(fresh_postgres_database(postgres))
-        broker = parts.enter_context(redis_database(folder / "redis"))
+        broker = parts.enter_context(redis_database(folder / "redis", database_number()))
         s3 = parts.enter_context(start_seaweedfs(folder / "s3"))
         yield {
             "BITPRESS_DATABASE_URL": database,
@@ -79,6 +100,11 @@ def production_environment(tmp_path_factory: pytest.TempPathFactory, postgres: s
             "BITPRESS_SOURCE_BUCKETS": f'["{s3.bucket}"]',
             "BITPRESS_API_KEY": "a-key-for-tests-only",
         }
+
+
+def database_number() -> int:
+    """A numbered Redis database for this process of the tests alone."""
+    return 11 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
 
 
 QUICK: dict[str, str] = {

@@ -22,6 +22,7 @@ from app.settings import Settings
 from workers.sandbox.identity import die_with
 from workers.sandbox.limits import SandboxLimits
 from workers.sandbox.scratch import remove_scratch
+from workers.tasks.listening import Listening
 from workers.tasks.station import Station, probe_machine, worker_name
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ PATIENCE_SECONDS = 60.0
 _stopping = multiprocessing.get_context("fork").Event()
 _station: Station | None = None
 _queues: list[str] = []
+_asked_to_end = False
 
 
 def station() -> Station:
@@ -55,6 +57,7 @@ def connect(settings: Settings) -> None:
         die_with(os.getppid())
         try:
             _station = open_station(settings, _queues[0] if _queues else jobs_queue(settings.target))
+            _station.listening.watch(every_seconds=max(settings.wake_seconds, 1.0))
         except Exception:
             # A worker that takes messages and can do nothing is worse than none: whoever runs us starts us again.
             log.exception("this worker cannot start")
@@ -101,6 +104,9 @@ def open_station(settings: Settings, queue: str) -> Station:
         queue=queue,
         target=settings.target,
         services=services,
+        listening=Listening(
+            waits=lambda: services.work.waits(queue), wake=lambda: services.wake_ups.send(queue), give_up=end_worker
+        ),
         scratch_root=root,
         limits=limits,
         uid=settings.sandbox_uid,
@@ -116,6 +122,13 @@ def open_station(settings: Settings, queue: str) -> Station:
     services.targets.register(worker_id, queue, settings.target, fingerprint, confinement)
     log.info("serving %s on %s", queue, fingerprint.get("model_name"))
     return made
+
+
+def end_worker() -> None:
+    """End this worker's main process, and with it this one: first asked to, then made to."""
+    global _asked_to_end
+    os.kill(os.getppid(), signal.SIGKILL if _asked_to_end else signal.SIGTERM)
+    _asked_to_end = True
 
 
 def await_schema(services: Services) -> None:

@@ -6,7 +6,7 @@ argument of the one function in `workers.quantization.techniques.<technique>`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
 
 
 class _Options(BaseModel):
@@ -47,8 +47,8 @@ class DynamicInt8(_Options):
     technique: Literal["dynamic_int8"] = "dynamic_int8"
     weight_type: Literal["int8", "uint8"] = "int8"
     """Type of the stored weights."""
-    per_channel: bool = False
-    """One scale an output channel instead of one a tensor."""
+    per_channel: bool = True
+    """One scale an output channel instead of one a tensor: as fast, and 14 dB nearer on a sentence embedding."""
     reduce_range: bool | Literal["auto"] = "auto"
     """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
     `auto` decides by the target's features."""
@@ -66,7 +66,7 @@ class StaticInt8(_Options):
     activation_type: Literal["uint8", "int8"] = "uint8"
     """Type of quantized activations."""
     weight_type: Literal["int8", "uint8"] = "int8"
-    """Type of the stored weights."""
+    """Type of the stored weights; int8 where activations are int8."""
     per_channel: bool = True
     """One scale an output channel instead of one a tensor, for weights."""
     reduce_range: bool | Literal["auto"] = "auto"
@@ -75,6 +75,16 @@ class StaticInt8(_Options):
     op_types: tuple[str, ...] = ()
     """Operator types to quantize; empty: all that the runtime has integer kernels for."""
     keep_float: KeepFloat = ()
+
+    @field_validator("weight_type")
+    @classmethod
+    def _kernels_exist(cls, value: str, info: ValidationInfo) -> str:
+        if value == "uint8" and info.data.get("activation_type") == "int8":
+            raise ValueError(
+                "ONNX Runtime has no kernels for uint8 weights with int8 activations: "
+                "take int8 weights, or uint8 activations."
+            )
+        return value
 
 
 class Float16(_Options):

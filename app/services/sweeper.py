@@ -6,10 +6,10 @@ import time
 
 from app.db.repositories import jobs, leases, workers
 from app.db.session import Database
-from app.queue.names import INSPECTIONS, jobs_queue
 from app.queue.wake_up import WakeUps
 from app.services.blobs import Blobs
 from app.services.targets import ALIVE_SECONDS
+from app.services.work import waiting_queues
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,7 @@ class Sweeper:
 
     def _to_wake(self) -> list[str]:
         with self._database.read() as session:
-            waiting = {jobs_queue(target) for target in jobs.targets_with_waiting(session)}
-            if jobs.inspections_wait(session):
-                waiting.add(INSPECTIONS)
+            waiting = waiting_queues(session)
             known = {worker.queue for worker, _ in workers.all_workers(session, within_ms=ALIVE_SECONDS * 1000)}
         # Idle queues are woken too, seldom: a task that runs is the only proof that a worker lives.
         pulse = dict.fromkeys(known, ALIVE_SECONDS * 1000 // 3)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
 from app.db.repositories import jobs, leases
@@ -19,6 +20,7 @@ from app.domain.ids import new_id
 from app.domain.job import JobSpec, JobState
 from app.domain.uploads import UploadState
 from app.errors import BitpressError
+from app.queue.names import INSPECTIONS, jobs_queue
 from app.services.blobs import Blobs, Received
 
 
@@ -85,6 +87,14 @@ class MadeArtifact:
     manifest: Received
 
 
+def waiting_queues(session: Session) -> set[str]:
+    """Queues for whose workers rows wait."""
+    waiting = {jobs_queue(target) for target in jobs.targets_with_waiting(session)}
+    if jobs.inspections_wait(session):
+        waiting.add(INSPECTIONS)
+    return waiting
+
+
 class Work:
     """Claims work for one worker and records what came of it."""
 
@@ -93,6 +103,11 @@ class Work:
         self._blobs = blobs
         self.lease_seconds = lease_seconds
         self._lease_ms = round(lease_seconds * 1000)
+
+    def waits(self, queue: str) -> bool:
+        """Tell whether rows wait for the workers of a queue."""
+        with self._database.read() as session:
+            return queue in waiting_queues(session)
 
     def claim_job(self, target: str, worker: str, *, fingerprint: str) -> ClaimedJob | None:
         """Take the best queued job of a target; steps finished on another machine are forgotten."""

@@ -12,6 +12,17 @@ log = logging.getLogger(__name__)
 
 def look_for_jobs(station: Station) -> int:
     """Run queued jobs of this worker's target until none waits; returns how many were run."""
+    with station.listening.at_work():
+        return _run_jobs(station)
+
+
+def look_for_inspections(station: Station) -> int:
+    """Inspect uploads until none waits; returns how many were inspected."""
+    with station.listening.at_work():
+        return _run_inspections(station)
+
+
+def _run_jobs(station: Station) -> int:
     done = 0
     services = station.services
     services.targets.seen(station.worker_id)
@@ -32,8 +43,7 @@ def look_for_jobs(station: Station) -> int:
     return done
 
 
-def look_for_inspections(station: Station) -> int:
-    """Inspect uploads until none waits; returns how many were inspected."""
+def _run_inspections(station: Station) -> int:
     done = 0
     services = station.services
     services.targets.seen(station.worker_id)

@@ -157,15 +157,6 @@ class JobRun:
             self._loose.clear()
         return result
 
-    def _progress_of(self, step: Step) -> Callable[[float, str], None]:
-        """What is told of a step's own progress; while measuring, the number of children done says more."""
-
-        def show(share: float, text: str) -> None:
-            if not self._measuring:
-                self._show(step.stage, share, text)
-
-        return show
-
     def _measure(self) -> list[str]:
         """Measure in fresh children while no other worker of this machine does; returns their folders."""
         common = self._request()

@@ -12,6 +12,7 @@ from app.services import Services
 from workers.sandbox.child import SandboxChild
 from workers.sandbox.limits import SandboxLimits
 from workers.sandbox.scratch import remove_scratch
+from workers.tasks.listening import Listening
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +32,7 @@ class Station:
     queue: str
     target: str
     services: Services
+    listening: Listening
     scratch_root: Path
     limits: SandboxLimits
     uid: int

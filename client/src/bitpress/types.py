@@ -230,7 +230,7 @@ class StaticInt8(TypedDict):
     """
     technique: Literal["static_int8"]
     weight_type: NotRequired[Literal["int8", "uint8"]]
-    """Type of the stored weights."""
+    """Type of the stored weights; int8 where activations are int8."""
 
 
 class Target(TypedDict):
@@ -309,7 +309,7 @@ class DynamicInt8(TypedDict):
     op_types: NotRequired[list[str]]
     """Operator types to quantize. Convolutions only when asked: their dynamic kernels are slow."""
     per_channel: NotRequired[bool]
-    """One scale an output channel instead of one a tensor."""
+    """One scale an output channel instead of one a tensor: as fast, and 14 dB nearer on a sentence embedding."""
     reduce_range: NotRequired[bool | Literal["auto"]]
     """
     7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.

@@ -60,7 +60,7 @@ def test_a_good_one_is_given_back_with_every_default(deployment: Deployment) -> 
     assert checked.errors == []
     assert checked.spec is not None
     spec = checked.spec.model_dump(mode="json")
-    assert spec["recipe"]["per_channel"] is False
+    assert spec["recipe"]["per_channel"] is True
     assert spec["limits"] == {"queue_seconds": 86_400, "run_seconds": 3_600}
     assert JobSpec.model_validate(spec) == checked.spec
 
@@ -68,6 +68,10 @@ def test_a_good_one_is_given_back_with_every_default(deployment: Deployment) -> 
 MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"recipe": {"technique": "dynamic_int8", "per_chanel": True}}, [("/recipe/per_chanel", "unknown_field")]),
     ({"recipe": {"technique": "float16", "float16": 1}}, [("/recipe/float16", "unknown_field")]),
+    (
+        {"recipe": {"technique": "static_int8", "activation_type": "int8", "weight_type": "uint8"}},
+        [("/recipe/weight_type", "contradiction"), ("/datasets/calibration", "calibration_missing")],
+    ),
     ({"float16": 1}, [("/float16", "unknown_field")]),
     ({"a/b~c": 1}, [("/a~1b~0c", "unknown_field")]),
     ({"recipe": {"technique": "int4"}}, [("/recipe/technique", "unknown_technique")]),

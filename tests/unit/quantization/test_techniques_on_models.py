@@ -159,13 +159,6 @@ def test_a_quantized_model_is_refused(make: Maker, recipe: AnyRecipe) -> None:
     assert raised.value.code == "already_quantized"
 
 
-def test_types_without_kernels_are_refused(make: Maker) -> None:
-    with pytest.raises(StepError) as raised:
-        make(models.mlp(), StaticInt8(activation_type="int8", weight_type="uint8"))
-
-    assert raised.value.code == "unsupported_combination"
-
-
 @pytest.mark.parametrize("recipe", [DynamicInt8(op_types=("Gem",)), StaticInt8(op_types=("Gem",))])
 def test_unknown_operator_types_are_refused_with_near_ones(make: Maker, recipe: AnyRecipe) -> None:
     with pytest.raises(StepError) as raised:

@@ -50,12 +50,6 @@ def prepare_for(model_path: Path, options: StaticInt8) -> Prepared:
     Raises StepError as `workers.quantization.preparation.prepare` does, and `nothing_to_quantize`.
     """
     op_types = chosen_op_types(options)
-    if options.activation_type == "int8" and options.weight_type == "uint8":
-        raise StepError(
-            "onnxruntime has no kernels for int8 activations with uint8 weights; "
-            "take uint8 activations, or int8 weights.",
-            code="unsupported_combination",
-        )
     prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True, batch_norms=True)
     if not any(
         node.op_type in op_types and node.op_type not in _MOVED and node.name not in prepared.kept
@@ -72,8 +66,7 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Con
     """Insert QuantizeLinear and DequantizeLinear around the chosen operators, with `context.ranges`.
 
     `options.reduce_range` is resolved. Raises StepError `nothing_to_quantize`, `already_quantized`,
-    `keep_float_matches_nothing`, `op_type_not_quantizable`, `unsupported_combination`,
-    `calibration_missing` or `quantization_failed`.
+    `keep_float_matches_nothing`, `op_type_not_quantizable`, `calibration_missing` or `quantization_failed`.
     """
     if context.ranges is None or not context.ranges.exists():
         raise StepError("static_int8 needs the ranges that the calibrate step finds.", code="calibration_missing")

@@ -107,7 +107,7 @@ def report_progress(scratch: Path, commands: TextIO, progress: Progress) -> None
     folder = _first(scratch, commands)
     for number in range(100_000):
         progress({"progress": number / 100_000, "message": f"row {number}\x1b[31m"})
-    progress({"progress": 1.0, "message": "all rows"})
+    progress({"progress": 1.0, "message": "all rows\x1b[0m"})
     (folder / "result.json").write_text('{"rows": 100000}')
     progress({"done": folder.name})
     commands.readline()
