@@ -1,5 +1,7 @@
 """Requests a second of `GET /v1/jobs/{id}` beside a bare FastAPI route, in one run, on Postgres.
 
+200 jobs are asked for in turn, so that no answer can be shared.
+
 `python benchmarks/request_rate.py [--seconds 5]` (needs wrk, from Debian's package of that name)
 """
 
@@ -48,11 +50,25 @@ def uvicorn(target: str, environment: dict[str, str], *more: str, folder: str | 
         process.wait()
 
 
-def rate(url: str, seconds: int, **headers: str) -> float:
+JOBS = 200
+# Each request asks for the next of the paths: reads of one job alone could be answered from one row.
+IN_TURN = """
+local turn = 0
+request = function()
+  turn = turn % #paths + 1
+  return wrk.format("GET", paths[turn], headers)
+end
+"""
+
+
+def rate(url: str, paths: list[str], seconds: int, folder: Path, **headers: str) -> float:
     """Requests a second by wrk with 16 connections; fails when an answer is not 2xx or 3xx."""
-    given = [part for name, value in headers.items() for part in ("-H", f"{name.replace('_', '-')}: {value}")]
+    listed = ", ".join(f'"{path}"' for path in paths)
+    given = ", ".join(f"[\"{name.replace('_', '-')}\"] = '{value}'" for name, value in headers.items())
+    script = folder / "in_turn.lua"
+    script.write_text(f"local paths = {{{listed}}}\nlocal headers = {{{given}}}\n{IN_TURN}")
     printed = subprocess.run(
-        ["wrk", "-t1", "-c16", f"-d{seconds}s", *given, url], check=True, capture_output=True, text=True
+        ["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", str(script), url], check=True, capture_output=True, text=True
     ).stdout
     assert "Non-2xx" not in printed, printed
     found = re.search(r"Requests/sec:\s+([\d.]+)", printed)
@@ -60,9 +76,9 @@ def rate(url: str, seconds: int, **headers: str) -> float:
     return float(found.group(1))
 
 
-def insert_job(database: Database) -> str:
-    """A running job with a specification and an outcome of the usual size."""
-    job_id = "job_" + "0" * 26
+def insert_jobs(database: Database) -> list[str]:
+    """Ended jobs with specifications and outcomes of the usual size; returns their ids."""
+    ids = [f"job_{number:026}" for number in range(JOBS)]
     spec = {"labels": {}, "recipe": {"technique": "static_int8"}, "datasets": {}, "goal": None}
     measurement = {
         "name": "latency_p50", "value": 1.25, "unit": "ms", "better": "lower", "method": "measured", "reason": None,
@@ -77,12 +93,13 @@ def insert_job(database: Database) -> str:
                   blob_id="blb_1", inspection={}, error=None)
         )  # fmt: skip
         session.flush()
-        session.add(
+        session.add_all(
             Job(id=job_id, kind="optimize", state="succeeded", target="local", priority=5, model_id="mdl_1", spec=spec,
                 outcome={"baseline": {"measurements": [measurement] * 10}, "candidates": [candidate]},
                 queue_until=1, created_at=1, progress=1.0)
+            for job_id in ids
         )  # fmt: skip
-    return job_id
+    return ids
 
 
 def main() -> None:
@@ -97,7 +114,7 @@ def main() -> None:
         with fresh_postgres_database(server) as url:
             database = Database(url.replace("postgresql://", "postgresql+psycopg://", 1))
             migrate(database)
-            job_id = insert_job(database)
+            paths = [f"/v1/jobs/{job_id}" for job_id in insert_jobs(database)]
             database.dispose()
             settings = {
                 "BITPRESS_DATABASE_URL": url,
@@ -111,13 +128,16 @@ def main() -> None:
             ):
                 until_it_answers(f"{bare}/bare")
                 until_it_answers(f"{ours}/healthz")
-                path = f"{ours}/v1/jobs/{job_id}"
-                etag = httpx.get(path, headers={"Authorization": f"Bearer {key}"}).headers["etag"]
+                known = {"Authorization": f"Bearer {key}"}
+                etag = httpx.get(ours + paths[0], headers=known).headers["etag"]
                 rates: dict[str, list[float]] = {"bare": [], "200": [], "304": []}
                 for _ in range(given.rounds):
-                    rates["bare"].append(rate(f"{bare}/bare", given.seconds))
-                    rates["200"].append(rate(path, given.seconds, Authorization=f"Bearer {key}"))
-                    rates["304"].append(rate(path, given.seconds, Authorization=f"Bearer {key}", If_None_Match=etag))
+                    for name, url, asked, headers in (
+                        ("bare", bare, ["/bare"], {}),
+                        ("200", ours, paths, known),
+                        ("304", ours, paths, known | {"If_None_Match": etag}),
+                    ):
+                        rates[name].append(rate(url, asked, given.seconds, Path(folder), **headers))
                     time.sleep(0.2)
     best = {name: sorted(values)[len(values) // 2] for name, values in rates.items()}
     print(f"{'route':<32}{'requests/s':>12}{'of bare':>10}{'asked':>8}")

@@ -1,11 +1,19 @@
 """Identifiers: a type prefix and a ULID, so that ids sort by the time they were made."""
 
 import hashlib
+import re
 import secrets
 import time
 
 # Crockford's base 32 in lower case: no i, l, o or u to misread (ULID specification).
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+
+_ID = re.compile(f"[a-z]{{3}}_[{_ALPHABET}]{{26}}")
+
+
+def is_id(text: str, prefix: str) -> bool:
+    """Whether a text can be an id of that type: anything else names nothing."""
+    return text.startswith(prefix) and _ID.fullmatch(text) is not None
 
 
 def new_id(prefix: str) -> str:

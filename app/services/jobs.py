@@ -1,6 +1,7 @@
 """Jobs as callers see them: submit, read, list, cancel, delete."""
 
 import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,41 +132,49 @@ class Jobs:
         with self._database.read() as session:
             return self._view(session, self._found(session, job_id))
 
-    def get_unless(self, job_id: str, etag: str | None) -> JobView | None:
-        """The job, or null while its entity tag is still `etag`: then its content is not read at all."""
+    def get_unless(self, asked: Mapping[str, Collection[str | None]]) -> dict[str, JobView | str]:
+        """Read several jobs at once: each one's view, or only its entity tag where that is all that callers know.
+
+        `asked` has the tags that the callers of each job know, null for a caller who knows none. A job
+        that does not exist is not in the answer.
+        """
+        found: dict[str, JobView | str] = {}
+        queued: list[str] = []
         with self._database.reading() as connection:
-            sign = jobs.sign(connection, job_id) if etag is not None else None
-            if sign is not None and sign[1] != JobState.QUEUED and make_etag(sign[0], None, None) == etag:
-                return None
-            found = jobs.with_artifacts(connection, job_id)
-        if found is None:
-            raise _no_such_job(job_id)
-        job, artifacts = found
-        if job.state == JobState.QUEUED:
-            view = self.get(job_id)
-            return None if view.etag == etag else view
-        return JobView(job, artifacts=artifacts if job.state == JobState.SUCCEEDED else ())
+            changed = [job_id for job_id, tags in asked.items() if None in tags]
+            # The content of a job that all know is not read at all.
+            for job_id, (version, state) in jobs.signs(connection, asked.keys() - changed).items():
+                etag = make_etag(version, None, None)
+                if state != JobState.QUEUED and {etag}.issuperset(asked[job_id]):
+                    found[job_id] = etag
+                else:
+                    changed.append(job_id)
+            for job, artifacts in jobs.with_artifacts(connection, changed):
+                if job.state == JobState.QUEUED:
+                    queued.append(job.id)
+                else:
+                    found[job.id] = JobView(job, artifacts=artifacts if job.state == JobState.SUCCEEDED else ())
+        if queued:
+            with self._database.read() as session:
+                for row in session.scalars(select(Job).where(Job.id.in_(queued))):
+                    found[row.id] = self._view(session, row)
+        return found
 
     def etags(self, job_ids: list[str]) -> dict[str, str]:
         """The present entity tag of each job that exists."""
-        with self._database.read() as session:
-            return self.current_etags(session, job_ids)
-
-    def current_etags(self, session: Session, job_ids: list[str]) -> dict[str, str]:
-        """As `etags`, in a session at hand."""
         found: dict[str, str] = {}
-        for job_id, (version, state) in jobs.signs(session, job_ids).items():
-            if state == JobState.QUEUED:
-                view = self._view(session, self._found(session, job_id))
-                found[job_id] = view.etag
-            else:
-                found[job_id] = make_etag(version, None, None)
+        with self._database.read() as session:
+            for job_id, (version, state) in jobs.signs(session.connection(), job_ids).items():
+                if state == JobState.QUEUED:
+                    found[job_id] = self._view(session, self._found(session, job_id)).etag
+                else:
+                    found[job_id] = make_etag(version, None, None)
         return found
 
     def _found(self, session: Session, job_id: str) -> Job:
         job = session.get(Job, job_id)
         if job is None:
-            raise _no_such_job(job_id)
+            raise no_such_job(job_id)
         return job
 
     def _view(self, session: Session, job: Job) -> JobView:
@@ -254,5 +263,6 @@ class Jobs:
             return session.get_one(Blob, blob_id).location if blob_id else None
 
 
-def _no_such_job(job_id: str) -> NotFound:
+def no_such_job(job_id: str) -> NotFound:
+    """What callers are told who ask for a job that is not there."""
     return NotFound(f"There is no job {job_id}.", code="job_not_found")

@@ -1,15 +1,19 @@
-"""Long polls: any number of callers wait, one query at a time looks for all of them."""
+"""Reads and long polls of jobs: any number of callers, one query at a time for all of them."""
 
 import asyncio
 import logging
 from collections import defaultdict
+from typing import TypeVar
 
 import anyio.to_thread
 
+from app.domain.ids import is_id
 from app.errors import BitpressError, NotFound
-from app.services.jobs import Jobs, JobView
+from app.services.jobs import Jobs, JobView, no_such_job
 
 log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 LOOK_SECONDS = 0.25
 """How often the database is asked while anybody waits."""
@@ -20,8 +24,42 @@ class JobWatcher:
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
+        self._asking: dict[str, list[tuple[str | None, asyncio.Future[JobView | str]]]] = {}
+        self._reading: asyncio.Task[None] | None = None
         self._waiting: dict[str, set[tuple[str, asyncio.Future[JobView]]]] = defaultdict(set)
         self._somebody = asyncio.Event()
+
+    async def read(self, job_id: str, etag: str | None) -> JobView | str:
+        """Read a job from the database, or only its entity tag while that is still `etag`.
+
+        Those who ask while a query runs share the next one, which begins after each of them has asked.
+        Raises `NotFound`, `Unavailable`.
+        """
+        if not is_id(job_id, "job"):  # before it reaches a query that others share
+            raise no_such_job(job_id)
+        future: asyncio.Future[JobView | str] = asyncio.get_running_loop().create_future()
+        self._asking.setdefault(job_id, []).append((etag, future))
+        if self._reading is None:
+            self._reading = asyncio.create_task(self._read_all())
+        return await future
+
+    async def _read_all(self) -> None:
+        """Read for all who ask, until nobody does."""
+        try:
+            while self._asking:
+                asking, self._asking = self._asking, {}
+                asked = {job_id: {etag for etag, _ in callers} for job_id, callers in asking.items()}
+                found: dict[str, JobView | str | Exception]
+                try:
+                    found = {**await anyio.to_thread.run_sync(self._jobs.get_unless, asked)}
+                except Exception as error:
+                    found = dict.fromkeys(asking, error)  # each caller is told
+                for job_id, callers in asking.items():
+                    answer = found.get(job_id) or no_such_job(job_id)
+                    for etag, future in callers:
+                        _settle(future, etag if isinstance(answer, JobView) and answer.etag == etag else answer)
+        finally:
+            self._reading = None
 
     async def changed(self, job_id: str, etag: str, *, seconds: float) -> JobView | None:
         """Wait until the job's entity tag is no longer `etag`, and return the job; null when the time is up.
@@ -66,9 +104,14 @@ class JobWatcher:
             except NotFound as error:
                 view = error
             for future in changed:
-                if future.done():
-                    continue
-                if isinstance(view, NotFound):
-                    future.set_exception(view)
-                else:
-                    future.set_result(view)
+                _settle(future, view)
+
+
+def _settle(future: asyncio.Future[Answer], answer: Answer | Exception) -> None:
+    """Hand an answer to a caller, unless the caller has gone."""
+    if future.done():
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)

@@ -16,10 +16,6 @@ from app.domain.job import STAGES, JobSpec
 # Manifests, reports and logs are written by our own steps, within the limits of a child's result.
 _DOCUMENT_BYTES = 256 << 20
 
-# Reads are short and mostly Python: more threads than this wait for each other (measured: 40 threads serve a
-# third less than two).
-_POLLS = anyio.CapacityLimiter(2)
-
 router = APIRouter(prefix="/jobs", responses=PROBLEMS)
 
 _SPEC_BODY = {
@@ -93,7 +89,8 @@ async def get_job(
 ) -> Response:
     """Show a job. With `wait`, answer as soon as its entity tag is not that of `If-None-Match`."""
     known = if_none_match.strip().removeprefix("W/") if if_none_match else None
-    view = await anyio.to_thread.run_sync(services.jobs.get_unless, job_id, known, limiter=_POLLS)
+    found = await watcher.read(job_id, known)
+    view = None if isinstance(found, str) else found
     # Who gives no tag has nothing to compare with: for them a change is one from here on.
     present = known if view is None else view.etag if known is None and view.job.ended_at is None else None
     if wait and present is not None:

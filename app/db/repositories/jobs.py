@@ -1,34 +1,43 @@
 """Queries on jobs that are not claims."""
 
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, case, exists, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from app.db.clock import now_ms
 from app.db.tables import Artifact, Dataset, Job, JobDataset, JobStep, JobStepFile, Model
 from app.domain.job import JobState
 
-# Compiled once: polls ask these all the time.
-_SIGN = select(Job.version, Job.state).where(Job.id == bindparam("job_id"))
+_SIGNS = select(Job.id, Job.version, Job.state).where(Job.id.in_(bindparam("job_ids", expanding=True)))
 _ARTIFACTS = select(func.aggregate_strings(Artifact.id, ",")).where(Artifact.job_id == Job.id).scalar_subquery()
 # All that callers see of a job; what only workers need costs its share of every read.
 _SEEN = [column for column in Job.__table__.columns if column.name not in ("worker", "lease_until", "queue_until")]
-_WITH_ARTIFACTS = select(*_SEEN, _ARTIFACTS.label("artifact_ids")).where(Job.id == bindparam("job_id"))
+_WITH_ARTIFACTS = select(*_SEEN, _ARTIFACTS.label("artifact_ids")).where(
+    Job.id.in_(bindparam("job_ids", expanding=True))
+)
+_ROWS_AT_ONCE = 500  # below SQLite's limit of bound variables
 
 
-def sign(connection: Connection, job_id: str) -> tuple[int, str] | None:
-    """Version and state of a job: enough to see that it has changed."""
-    row = connection.execute(_SIGN, {"job_id": job_id}).first()
-    return None if row is None else (row.version, row.state)
+def signs(connection: Connection, job_ids: Iterable[str]) -> dict[str, tuple[int, str]]:
+    """Version and state of each job that exists: enough to see that one has changed."""
+    return {row.id: (row.version, row.state) for row in _of_each(connection, _SIGNS, job_ids)}
 
 
-def with_artifacts(connection: Connection, job_id: str) -> tuple[Job, tuple[str, ...]] | None:
-    """A job's row, which reads like a `Job` and belongs to no session, and the ids of its artifacts."""
-    row = connection.execute(_WITH_ARTIFACTS, {"job_id": job_id}).first()
-    if row is None:
-        return None
-    return cast(Job, row), tuple(sorted(row.artifact_ids.split(","))) if row.artifact_ids else ()
+def with_artifacts(connection: Connection, job_ids: Iterable[str]) -> list[tuple[Job, tuple[str, ...]]]:
+    """Each job's row, which reads like a `Job` and belongs to no session, and the ids of its artifacts."""
+    return [
+        (cast(Job, row), tuple(sorted(row.artifact_ids.split(","))) if row.artifact_ids else ())
+        for row in _of_each(connection, _WITH_ARTIFACTS, job_ids)
+    ]
+
+
+def _of_each(connection: Connection, query: Select[Any], job_ids: Iterable[str]) -> Iterator[Row[Any]]:
+    """The rows of a query that takes `job_ids`, asked in pieces."""
+    ids = list(job_ids)
+    for start in range(0, len(ids), _ROWS_AT_ONCE):
+        yield from connection.execute(query, {"job_ids": ids[start : start + _ROWS_AT_ONCE]})
 
 
 def queue_position(session: Session, job_id: str) -> int:
@@ -46,15 +55,6 @@ def queue_position(session: Session, job_id: str) -> int:
         .where(Job.id == job_id)
     )
     return 1 + (session.scalar(query) or 0)
-
-
-def signs(session: Session, job_ids: list[str]) -> dict[str, tuple[int, str]]:
-    """Version and state of each job that still exists: enough to see that one has changed."""
-    rows: list[Row[Any]] = []
-    for start in range(0, len(job_ids), 500):  # below SQLite's limit of bound variables
-        chunk = job_ids[start : start + 500]
-        rows.extend(session.execute(select(Job.id, Job.version, Job.state).where(Job.id.in_(chunk))))
-    return {row.id: (row.version, row.state) for row in rows}
 
 
 def request_cancel(session: Session, job_id: str) -> str | None:

@@ -7,6 +7,7 @@ import pytest
 
 from app.db.tables import Artifact, IdempotencyKey, Job, JobDataset
 from app.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from app.services.jobs import JobView
 from tests.parts.deployment import RECIPE, Deployment, at_once
 
 
@@ -150,9 +151,10 @@ def test_the_entity_tag_changes_with_what_callers_see_and_with_nothing_else(depl
         present = jobs.get(second).etag
         assert (present != tags[-1]) == yes
         assert jobs.etags([second, "job_nobody"]) == {second: present}
-        assert jobs.get_unless(second, present) is None
-        again = jobs.get_unless(second, tags[-1] if yes else None)
-        assert again is not None
+        known = jobs.get_unless({second: {present}})[second]
+        assert known == present or (isinstance(known, JobView) and known.etag == present and known.queue_position)
+        again = jobs.get_unless({second: {tags[-1] if yes else None, present}, "job_nobody": {None, '"1"'}})[second]
+        assert isinstance(again, JobView)
         assert (again.etag, again.artifacts, again.queue_position) == (
             present,
             jobs.get(second).artifacts,
@@ -183,12 +185,12 @@ def test_a_job_that_is_not_there_is_not_found(deployment: Deployment) -> None:
         jobs.delete,
         jobs.log,
         jobs.report,
-        lambda job_id: jobs.get_unless(job_id, '"1"'),
     ):
         with pytest.raises(NotFound) as missing:
             call("job_nobody")
         assert missing.value.code == "job_not_found"
     assert jobs.etags(["job_nobody"]) == {}
+    assert jobs.get_unless({"job_nobody": {'"1"', None}}) == {}
 
 
 def listed(deployment: Deployment, **wanted: Any) -> list[str]:
@@ -246,7 +248,7 @@ def test_text_that_a_database_does_not_store_is_an_answer(deployment: Deployment
         lambda: services.models.list(limit=1, cursor=text),
         lambda: listed(deployment, label=f"{text}:{text}"),
         lambda: listed(deployment, target=text, model=text),
-        lambda: services.jobs.get_unless(text, '"1"'),
+        lambda: services.jobs.get_unless({text: {'"1"'}}),
     ]
     for call in calls:
         with contextlib.suppress(NotFound, InvalidRequest):
