@@ -32,13 +32,13 @@ KeepFloat = Annotated[
 class Calibration(_Options):
     """How the ranges of activations are found from the calibration rows."""
 
-    method: Literal["minmax", "percentile", "entropy"] = "minmax"
-    """`minmax`: the extremes seen. `percentile`: cuts the tails. `entropy`: least KL divergence."""
+    method: Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"] = "mse"
+    """`minmax`: the extremes seen. `moving_average`: of the extremes, row after row. `mean_extremes`: the
+    mean of each row's. `percentile`: cuts the tails. `entropy`: least KL divergence. `mse`: least squared error."""
     percentile: float = Field(default=99.99, gt=50, le=100)
     """Share of values kept, in percent. Used by `percentile` alone."""
-    samples: int = Field(default=200, ge=1, le=10_000)
-    """Rows used at most; the first ones of the calibration dataset. `percentile` and `entropy` keep
-    every activation of every row in memory, so few rows go a long way."""
+    samples: int = Field(default=200, ge=1, le=100_000)
+    """Rows used at most; the first ones of the calibration dataset. Memory does not grow with them."""
 
 
 class DynamicInt8(_Options):
