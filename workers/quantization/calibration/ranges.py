@@ -16,9 +16,11 @@ from workers.quantization.calibration.statistics import TensorStatistics, densit
 Range = tuple[float, float]
 Floats = NDArray[np.float64]
 
-_SHRINK = tuple(np.linspace(1.0, 0.1, 46))
-"""Shares of the full range that the search for the least squared error tries first."""
-_FINE = np.linspace(-0.018, 0.018, 7)
+_COARSE = np.linspace(1.0, 0.1, 19)
+"""Shares of the full range that the search for the least squared error tries first; then finer ones about the best."""
+_FINER = tuple(np.array([-2.0, -1.0, 0.0, 1.0, 2.0]) * step for step in (0.0167, 0.0056))
+_SMALL = 2.0**-12
+"""Of the reach: what is nearer to zero is rounded to zero or one step by any range that is tried."""
 _KL_BINS = 2048
 _KL_STEP = 16
 _LEAST_SHARE = 1e-4  # of a bin that the quantized form leaves empty: KL would be infinite
@@ -100,7 +102,7 @@ def _percentile(seen: TensorStatistics, options: Calibration, bits: int, symmetr
 
 def _mse(seen: TensorStatistics, options: Calibration, bits: int, symmetric: bool) -> Range:
     """The ends with the least expected squared error: coarsely, then finely, one end at a time where there are two."""
-    found = density(seen)
+    found = _without_small(density(seen))
     low, high = min(seen.low, 0.0), max(seen.high, 0.0)
     if low == high:
         return low, high
@@ -131,10 +133,26 @@ def _mse(seen: TensorStatistics, options: Calibration, bits: int, symmetric: boo
 
 
 def _best(error: Callable[[Floats], Floats]) -> float:
-    shares = np.array(_SHRINK)
-    share = shares[int(np.argmin(error(shares)))]
-    near = np.clip(share + _FINE, 0.01, 1.0)
-    return float(near[int(np.argmin(error(near)))])
+    share = float(_COARSE[int(np.argmin(error(_COARSE)))])
+    for finer in _FINER:
+        near = np.clip(share + finer, 0.01, 1.0)
+        share = float(near[int(np.argmin(error(near)))])
+    return share
+
+
+def _without_small(found: Density) -> Density:
+    """Two bins, one of each sign, for everything too near to zero to matter."""
+    small = np.maximum(np.abs(found.low), np.abs(found.high)) < _SMALL * max(-found.low[0], found.high[-1])
+    negative, positive = small & (found.high <= 0) & (found.low < 0), small & (found.low >= 0)
+    kept = ~small
+    parts = [(found.low[kept], found.high[kept], found.counts[kept])]
+    parts += [
+        (found.low[part][:1], found.high[part][-1:], found.counts[part].sum(keepdims=True))
+        for part in (negative, positive)
+        if part.any()
+    ]
+    low, high, counts = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return Density(low, high, counts)
 
 
 def _entropy(seen: TensorStatistics, options: Calibration, bits: int, symmetric: bool) -> Range:
