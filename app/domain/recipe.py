@@ -87,6 +87,34 @@ class StaticInt8(_Options):
         return value
 
 
+class WeightOnly(_Options):
+    """Weights of matrix products in 8, 4 or 2 bits, in blocks with a scale each; arithmetic as the runtime has it."""
+
+    technique: Literal["weight_only"] = "weight_only"
+    bits: Literal[2, 3, 4, 8] = 4
+    """Bits a weight. 3 is refused where the target's runtime has no kernel for it."""
+    block_size: Literal[16, 32, 64, 128, 256, "channel"] = 32
+    """Weights that share a scale, along the summed axis; `channel`: one scale an output channel."""
+    symmetric: bool | Literal["auto"] = "auto"
+    """Symmetric blocks have no zero points. `auto` takes what the target's kernels run fastest."""
+    algorithm: Literal["rtn", "mse", "hqq", "gptq", "awq"] = "mse"
+    """`rtn`: nearest numbers between the extremes. `mse`: the scale with the least squared error. `hqq`: half-quadratic
+    zero points and scales. `gptq`: each column makes up for the error of those before it. `awq`: channels with large
+    activations are given finer steps. `gptq` and `awq` need calibration rows."""
+    samples: int = Field(default=32, ge=1, le=10_000)
+    """Calibration rows used at most, by `gptq` and `awq`."""
+    accuracy_level: Literal["auto", 0, 1, 2, 3, 4] = "auto"
+    """Type of the arithmetic: 1 and 0 float32, 2 float16, 3 bfloat16, 4 int8. `auto` measures nothing: it takes 4 where
+    the target multiplies bytes, and the job checks what it costs."""
+    form: Literal["matmul_nbits", "qdq"] = "matmul_nbits"
+    """`matmul_nbits`: onnxruntime's own operator. `qdq`: standard DequantizeLinear in blocks (opset 21)."""
+    embeddings: Literal["keep", "quantize"] = "keep"
+    """Tables read by Gather: kept as they are, or quantized in blocks too."""
+    heads: Literal["same", "8", "keep"] = "same"
+    """The last product before an output: as the rest, in 8 bits, or kept as it is."""
+    keep_float: KeepFloat = ()
+
+
 class Float16(_Options):
     """Weights and arithmetic in half precision; for size, where the processor has no native fp16."""
 
@@ -96,14 +124,15 @@ class Float16(_Options):
     keep_float: KeepFloat = ()
 
 
-Recipe = Annotated[DynamicInt8 | StaticInt8 | Float16, Field(discriminator="technique")]
+Recipe = Annotated[DynamicInt8 | StaticInt8 | WeightOnly | Float16, Field(discriminator="technique")]
 
-RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | Float16] = TypeAdapter(Recipe)
+RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | WeightOnly | Float16] = TypeAdapter(Recipe)
 """Reads any recipe from plain data."""
 
-TECHNIQUES: dict[str, type[DynamicInt8] | type[StaticInt8] | type[Float16]] = {
+TECHNIQUES: dict[str, type[DynamicInt8] | type[StaticInt8] | type[WeightOnly] | type[Float16]] = {
     "dynamic_int8": DynamicInt8,
     "static_int8": StaticInt8,
+    "weight_only": WeightOnly,
     "float16": Float16,
 }
 """Every technique by its name."""

@@ -5,11 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.domain.recipe import DynamicInt8, Float16, StaticInt8
+from app.domain.recipe import DynamicInt8, Float16, StaticInt8, WeightOnly
 from app.domain.target import saturates_int8
 from app.errors import StepError
 
-AnyRecipe = DynamicInt8 | StaticInt8 | Float16
+AnyRecipe = DynamicInt8 | StaticInt8 | WeightOnly | Float16
 
 _SATURATES = (
     "This processor adds products of 8-bit numbers in 16 bits, where full-range weights saturate: accuracy may be "
