@@ -29,11 +29,17 @@ KeepFloat = Annotated[
 ]
 
 
+CalibrationMethod = Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"]
+RecoveryStep = Literal[
+    "bias_correction", "equalization", "smoothquant", "clip_search", "range_tuning", "learned_rounding"
+]
+
+
 class Calibration(_Options):
     """How the ranges of activations are found from the calibration rows."""
 
-    method: Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"] = "mse"
-    """`minmax`: the extremes seen. `moving_average`: of the extremes, row after row. `mean_extremes`: the
+    method: Literal["auto"] | CalibrationMethod = "auto"
+    """`auto`: the method that brings the outputs nearest to the original's. `minmax`: the extremes seen. `moving_average`: of the extremes, row after row. `mean_extremes`: the
     mean of each row's. `percentile`: cuts the tails. `entropy`: least KL divergence. `mse`: least squared error."""
     percentile: float = Field(default=99.99, gt=50, le=100)
     """Share of values kept, in percent. Used by `percentile` alone."""
@@ -72,8 +78,14 @@ class StaticInt8(_Options):
     reduce_range: bool | Literal["auto"] = "auto"
     """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
     `auto` decides by the target's features."""
+    weight_bits: Literal[4, 8] = 8
+    """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
+    recovery: Literal["auto"] | tuple[RecoveryStep, ...] = "auto"
+    """Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
+    need no training. `range_tuning` and `learned_rounding` need PyTorch."""
     op_types: tuple[str, ...] = ()
-    """Operator types to quantize; empty: all that the runtime has integer kernels for."""
+    """Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
+    products with stored weights are what is quantized; the others where they stand between those."""
     keep_float: KeepFloat = ()
 
     @field_validator("weight_type")

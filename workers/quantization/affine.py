@@ -79,14 +79,15 @@ def for_range(low: float, high: float, dtype: str) -> Affine:
 def symmetric(reach: Array | float, dtype: str, *, bits: int = 8, axis: int | None = None) -> Affine:
     """Cover −reach to reach about zero, one scale an entry of `reach`.
 
-    With 8 bits the lowest number is left out, so that both signs reach as far; `bits` below 8 leave out more:
-    7-bit weights are −64 to 63 (onnxruntime's `reduce_range`). An unsigned type has its zero in the middle.
+    The lowest number is left out, so that both signs reach as far. `bits` below the type's leave out more: 7-bit
+    weights, −63 to 63, cannot saturate 16-bit sums of two products with 8-bit activations. An unsigned type has its
+    zero in the middle.
     """
     most = (1 << (bits - 1)) - 1
-    least = -most if bits == 8 else -most - 1
+    least = -most
     scale = np.asarray(np.asarray(reach, dtype=np.float64) / most, dtype=np.float32)
     scale = np.where(scale > _SMALLEST, scale, np.float32(1.0)).astype(np.float32)
-    middle = 128 if dtype == "uint8" else 0
+    middle = (LIMITS[dtype][1] + 1) // 2 if dtype.startswith("u") else 0
     zero_point = np.full(scale.shape, middle, dtype=dtype)
     return Affine(dtype, scale, zero_point, least + middle, most + middle, axis)
 

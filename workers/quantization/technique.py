@@ -1,13 +1,18 @@
 """What every technique is given and gives back, and the way from a recipe to its technique."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
 
 from app.domain.recipe import DynamicInt8, Float16, StaticInt8, WeightOnly
 from app.domain.target import saturates_int8
 from app.errors import StepError
+from workers.quantization.calibration.collect import Feeds
+from workers.quantization.recovery.ladder import Rung
 
 AnyRecipe = DynamicInt8 | StaticInt8 | WeightOnly | Float16
 
@@ -21,13 +26,16 @@ _SATURATES = (
 class Context:
     """What a technique may need beside the model and its options.
 
-    `features` are the target's instruction-set features, `ranges` the file that calibration wrote,
-    `work` an empty folder for what is only needed on the way.
+    `features` are the target's instruction-set features, `statistics` the file that calibration wrote, `feeds` starts
+    over the calibration rows (the model's inputs by name, and how many rows they are), `work` is an empty folder for
+    what is only needed on the way, `threads` what may be used.
     """
 
     work: Path
     features: frozenset[str] = frozenset()
-    ranges: Path | None = None
+    statistics: Path | None = None
+    feeds: Feeds | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +46,13 @@ class Produced:
     file: Path
     session_options: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    recovery: tuple[Rung, ...] = ()
+    """What each recovery step brought."""
 
 
 def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:
     """Replace what `auto` stands for on a processor with these features."""
-    if isinstance(recipe, Float16) or recipe.reduce_range != "auto":
+    if not isinstance(recipe, DynamicInt8 | StaticInt8) or recipe.reduce_range != "auto":
         return recipe
     return recipe.model_copy(update={"reduce_range": saturates_int8(features)})
 
@@ -55,7 +65,7 @@ def quantize(model_path: Path, out_path: Path, recipe: AnyRecipe, context: Conte
     module = importlib.import_module(f"workers.quantization.techniques.{recipe.technique}")
     technique: Callable[[Path, Path, AnyRecipe, Context], Produced] = module.quantize
     produced = technique(model_path, out_path, recipe, context)
-    if not isinstance(recipe, Float16) and recipe.reduce_range is False and saturates_int8(context.features):
+    if isinstance(recipe, DynamicInt8 | StaticInt8) and recipe.reduce_range is False and saturates_int8(context.features):
         return replace(produced, notes=(*produced.notes, _SATURATES))
     return produced
 

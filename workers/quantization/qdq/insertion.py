@@ -1,16 +1,29 @@
 """Write a plan into the graph: QuantizeLinear and DequantizeLinear around what is computed in integers."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from workers.quantization.affine import LIMITS, Affine
-from workers.quantization.graph import captured, defined
+from workers.quantization.graph import captured, defined, sort_nodes
 from workers.quantization.qdq.plan import Plan
 
 
-def insert(plan: Plan) -> ModelProto:
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """A QDQ model, and where to find in it what was a tensor of the float model.
+
+    `values` names, by quantized tensor of the float model, the one that its numbers come out of again. A node that was
+    not absorbed has its name still.
+    """
+
+    model: ModelProto
+    values: Mapping[str, str]
+
+
+def insert(plan: Plan) -> Inserted:
     """The QDQ model that a plan describes; the plan's own model stays as it is."""
     model = ModelProto()
     model.CopyFrom(plan.model)
@@ -20,7 +33,8 @@ def insert(plan: Plan) -> ModelProto:
     writer.quantize_weights()
     writer.quantize_biases()
     writer.drop_unused()
-    return model
+    sort_nodes(model.graph)
+    return Inserted(model, writer.values)
 
 
 class _Writer:
@@ -32,6 +46,7 @@ class _Writer:
         self._nodes = {node.name: node for node in graph.node}
         self._parameters: dict[tuple[str, bytes, bytes, str], tuple[str, str]] = {}
         self._stored: dict[tuple[str, bytes, bytes], str] = {}
+        self.values: dict[str, str] = {}
 
     def absorb(self) -> None:
         """Drop activations whose bounds are the ends of a range: their producer makes what they made."""
@@ -39,7 +54,7 @@ class _Writer:
         for name, source in self._placement.absorbed.items():
             producer, node = producers[source], self._nodes[name]
             producer.output[list(producer.output).index(source)] = node.output[0]
-        self._delete({name for name in self._placement.absorbed})
+        self._delete(self._placement.absorbed)
 
     def quantize_activations(self) -> None:
         """Put a pair of nodes behind each tensor, and let its readers read what comes out."""
@@ -59,6 +74,7 @@ class _Writer:
             scale, zero_point = self._parameter_names(affine, name)
             made.append(self._node("QuantizeLinear", [source, scale, zero_point], whole))
             made.append(self._node("DequantizeLinear", [whole, scale, zero_point], result))
+            self.values[name] = result
             for node in self._graph.node:
                 reads = self._placement.readers.get(node.name, [])
                 for index, given in enumerate(node.input):

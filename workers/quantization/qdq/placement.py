@@ -10,9 +10,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
-from workers.quantization.graph import captured
+from workers.quantization.graph import attribute, captured
 
 PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 """Operators whose work shrinks with the width of their weights."""
@@ -153,9 +153,9 @@ class _Placing:
             and self._stored[node.input[1]].data_type == TensorProto.FLOAT
             and node.input[0] not in self._stored
             and self._is_float(node.input[0])
-            and _attribute(node, "transA", 0) == 0
-            and _attribute(node, "alpha", 1.0) == 1.0
-            and _attribute(node, "beta", 1.0) == 1.0
+            and attribute(node, "transA", 0) == 0
+            and attribute(node, "alpha", 1.0) == 1.0
+            and attribute(node, "beta", 1.0) == 1.0
         )
 
     def _join(self, chosen: set[str]) -> None:
@@ -264,14 +264,5 @@ class _Placing:
         if node.op_type == "Conv":
             return 0
         if node.op_type == "Gemm":
-            return 0 if _attribute(node, "transB", 0) else 1
+            return 0 if attribute(node, "transB", 0) else 1
         return rank - 1 if rank >= 2 else None
-
-
-def _attribute(node: NodeProto, name: str, default: float) -> float:
-    for entry in node.attribute:
-        if entry.name == name:
-            value: float = helper.get_attribute_value(entry)
-            return value
-    return default
-

@@ -4,22 +4,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.domain.recipe import StaticInt8
 from workers.quantization.calibration.statistics import Statistics
-from workers.quantization.qdq.plan import Array, Plan
+from workers.quantization.qdq.plan import Array, Plan, Setting
 
 
 @dataclass(frozen=True, slots=True)
 class Material:
     """The data and settings that recovery works with.
 
-    `feeds` starts over the rows that steps may fit to: feeds of one model input each by name, and their number of
-    rows. `statistics` are those of the float model's activations, `work` an empty folder, `threads` what may be used.
+    `feeds` starts over the rows that steps may fit to: each yields the model's inputs by name, and their number of
+    rows. `statistics` are those of the float model's activations, `setting` what quantizes it, `work` a folder for
+    what is only needed on the way, `threads` what may be used.
     """
 
     feeds: Callable[[], Iterator[tuple[Mapping[str, Array], int]]]
     statistics: Statistics
-    options: StaticInt8
+    setting: Setting
     work: Path
     threads: int = 1
 
