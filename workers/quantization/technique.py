@@ -1,12 +1,9 @@
 """What every technique is given and gives back, and the way from a recipe to its technique."""
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
-
-from numpy.typing import NDArray
 
 from app.domain.recipe import DynamicInt8, Float16, StaticInt8, WeightOnly
 from app.domain.target import saturates_int8

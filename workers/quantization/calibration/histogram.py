@@ -18,7 +18,7 @@ _SIGN = 1 << 15
 _INFINITE = 0x7F80
 """The upper half of +∞; above it, up to the sign bit, are what is no number."""
 
-_PENDING = 1 << 17
+_PENDING = 1 << 16
 """Values gathered before they are counted: counting has a cost of its own, as large as for half as many values."""
 
 _UPPER = 1 if np.little_endian else 0

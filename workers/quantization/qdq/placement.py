@@ -25,7 +25,7 @@ JOINS = frozenset(
 MOVES = frozenset(
     {
         "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather", "Split", "Resize",
-        "DepthToSpace", "SpaceToDepth", "Expand", "Tile",
+        "DepthToSpace",
     }
 )  # fmt: skip
 """Operators that hand integers on as they are: what comes out has the scale of what goes in."""
