@@ -98,41 +98,44 @@ def _largest(model: ModelProto, names: list[str], material: Material) -> list[Ar
 
 def _even_out(plan: Plan, first: NodeProto, second: NodeProto, peaks: Array) -> None:
     """Scale both layers' weights, and the first one's bias, in place."""
-    ahead = plan.stored(second.input[1]).astype(np.float64)
-    # [inputs of the second layer, everything else]
-    by_input, group_of = _by_input(ahead, second)
-    reach = np.abs(by_input).max(axis=1)
+    ahead = _Inputs.of(plan.stored(second.input[1]).astype(np.float64), second)
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.sqrt(peaks / reach)
+        scale = np.sqrt(peaks / ahead.reach())
     scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
     scale = np.clip(scale / np.exp(np.mean(np.log(scale))), 1 / _MOST, _MOST)
     behind = plan.stored(first.input[1]).astype(np.float64)
     outputs = 0 if first.op_type == "Conv" or attribute(first, "transB", 0) else 1
-    plan.store(first.input[1], behind / _along(scale, behind.ndim, outputs))
+    plan.store(first.input[1], behind / scale.reshape([-1 if at == outputs else 1 for at in range(behind.ndim)]))
     if len(first.input) > 2 and first.input[2]:
         bias = first.input[2]
         plan.store(bias, plan.stored(bias) / scale)
         if bias in plan.shifts:
             plan.shifts[bias] = plan.shifts[bias] / scale
-    plan.store(second.input[1], ahead * group_of(scale))
+    plan.store(second.input[1], ahead.scaled(scale))
 
 
-def _by_input(weight: Array, node: NodeProto):  # type: ignore[no-untyped-def]
-    """A layer's weights as [inputs, rest], and how to spread a number an input over them in their own shape."""
-    if node.op_type == "Gemm":
-        axis = 1 if attribute(node, "transB", 0) else 0
-        return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1), lambda scale: _along(scale, 2, axis)
-    groups = int(attribute(node, "group", 1))
-    outputs, inputs = weight.shape[0] // groups, weight.shape[1]
-    # [groups, outputs, inputs, kernel]
-    parts = weight.reshape(groups, outputs, inputs, -1)
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    """A layer's weights by the channel that they read: `parts` is [groups, outputs, inputs, rest], float64."""
 
-    def spread(scale: Array) -> Array:
-        wide = np.broadcast_to(scale.reshape(groups, 1, inputs), (groups, outputs, inputs))
-        return wide.reshape(weight.shape[0], inputs, *[1] * (weight.ndim - 2))
+    parts: Array
+    shape: tuple[int, ...]
+    turned: bool
 
-    return parts.transpose(0, 2, 1, 3).reshape(groups * inputs, -1), spread
+    @classmethod
+    def of(cls, weight: Array, node: NodeProto) -> "_Inputs":
+        turned = node.op_type == "Gemm" and not attribute(node, "transB", 0)
+        by_output = weight.T if turned else weight
+        groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
+        parts = by_output.reshape(groups, by_output.shape[0] // groups, by_output.shape[1], -1)
+        return cls(parts, by_output.shape, turned)
 
+    def reach(self) -> Array:
+        """The largest weight that reads each input channel [groups · inputs]."""
+        return np.abs(self.parts).max(axis=(1, 3)).reshape(-1)
 
-def _along(values: Array, rank: int, axis: int) -> Array:
-    return values.reshape([-1 if at == axis else 1 for at in range(rank)])
+    def scaled(self, scale: Array) -> Array:
+        """The weights in their own shape, what reads channel i multiplied by `scale[i]`."""
+        groups, _, inputs, _ = self.parts.shape
+        scaled = (self.parts * scale.reshape(groups, 1, inputs, 1)).reshape(self.shape)
+        return scaled.T if self.turned else scaled

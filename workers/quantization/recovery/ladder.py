@@ -1,11 +1,9 @@
 """Try recovery steps in order, keep what brings the outputs nearer to the original's, and undo the rest."""
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import islice
-from pathlib import Path
 
 from app.errors import StepError
 from workers.quantization.qdq.plan import Plan
@@ -34,48 +32,38 @@ class Rung:
     layers_db: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def climb(
-    plan: Plan, material: Material, steps: Sequence[str], *, judging: int = JUDGING_ROWS
-) -> tuple[Plan, list[Rung]]:
+def judge_for(plan: Plan, material: Material, *, rows: int = JUDGING_ROWS) -> Judge:
+    """What compares plans with this one's model: on the first feeds of the material, at most `rows` of them."""
+    feeds = [dict(feed) for feed, _ in islice(material.feeds(), rows)]
+    return Judge(plan.model, plan.placement.activations, feeds, material.work, threads=material.threads)
+
+
+def climb(plan: Plan, material: Material, steps: Sequence[str], judge: Judge) -> tuple[Plan, list[Rung]]:
     """Take these steps, each from the best plan so far; returns that plan and what each step brought.
 
     A step is `workers.quantization.recovery.<name>.<name>`. Where biases have been corrected, they are again after a
-    step that changes what they make up for. The rows that judge are the first ones of `material.feeds`, at most
-    `judging` feeds.
+    step that changes what they make up for.
     """
     rungs: list[Rung] = []
     if not steps:
         return plan, rungs
-    with tempfile.TemporaryDirectory(dir=material.work) as work:
-        judge = _judge(plan, material, Path(work), judging)
-        best = judge.fidelity(plan)
-        for name in steps:
-            try:
-                changed = _step(name)(plan, material)
-                if plan.shifts and name != _CORRECTION:
-                    changed = _step(_CORRECTION)(changed, material)
-            except StepError as error:
-                if error.code not in ("step_not_applicable", "needs_torch"):
-                    raise
-                rungs.append(Rung(name, kept=False, before_db=round(best.output_db, 3), reason=error.detail))
-                continue
-            after = judge.fidelity(changed)
-            kept = after.output_db >= best.output_db + LEAST_GAIN_DB
-            rungs.append(_rung(name, best, after, kept=kept))
-            if kept:
-                plan, best = changed, after
+    best = judge.fidelity(plan)
+    for name in steps:
+        try:
+            changed = _step(name)(plan, material)
+            if plan.shifts and name != _CORRECTION:
+                changed = _step(_CORRECTION)(changed, material)
+        except StepError as error:
+            if error.code not in ("step_not_applicable", "needs_torch"):
+                raise
+            rungs.append(Rung(name, kept=False, before_db=round(best.output_db, 3), reason=error.detail))
+            continue
+        after = judge.fidelity(changed)
+        kept = after.output_db >= best.output_db + LEAST_GAIN_DB
+        rungs.append(_rung(name, best, after, kept=kept))
+        if kept:
+            plan, best = changed, after
     return plan, rungs
-
-
-def output_db(plan: Plan, material: Material, *, judging: int = JUDGING_ROWS) -> float:
-    """The outputs' SQNR in dB of a plan on the rows that judge."""
-    with tempfile.TemporaryDirectory(dir=material.work) as work:
-        return _judge(plan, material, Path(work), judging).fidelity(plan).output_db
-
-
-def _judge(plan: Plan, material: Material, work: Path, judging: int) -> Judge:
-    rows = [dict(feed) for feed, _ in islice(material.feeds(), judging)]
-    return Judge(plan, rows, work, threads=material.threads)
 
 
 def _step(name: str) -> Step:

@@ -44,15 +44,20 @@ def observed_session(
 
 
 class Judge:
-    """Compares plans of one model with the float model on the same rows."""
+    """Compares plans with the model that they come from, on the same rows.
 
-    def __init__(self, plan: Plan, rows: Feeds, work: Path, *, threads: int = 1) -> None:
+    `layers` are the tensors of the model to compare besides its outputs.
+    """
+
+    def __init__(self, model: ModelProto, layers: Sequence[str], rows: Feeds, work: Path, *, threads: int = 1) -> None:
         self._rows = rows
         self._work = work
         self._threads = threads
-        self._outputs = [value.name for value in plan.model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT]
-        self._layers = [name for name in plan.placement.activations if name not in self._outputs]
-        session = observed_session(plan.model, [*self._outputs, *self._layers], work / "float.onnx", threads=threads)
+        self._outputs = [
+            value.name for value in model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT
+        ]
+        self._layers = [name for name in layers if name not in self._outputs]
+        session = observed_session(model, [*self._outputs, *self._layers], work / "float.onnx", threads=threads)
         self._float = [session.run(row) for row in rows]
 
     def fidelity(self, plan: Plan) -> Fidelity:
@@ -62,7 +67,8 @@ class Judge:
         layers = [name for name in self._layers if name in made.values]
         names = [*self._outputs, *(made.values[name] for name in layers)]
         session = observed_session(made.model, names, self._work / "quantized.onnx", threads=self._threads)
-        places = [index for index, name in enumerate([*self._outputs, *self._layers]) if index < len(self._outputs) or name in made.values]
+        known = [*self._outputs, *self._layers]
+        places = [known.index(name) for name in [*self._outputs, *layers]]
         signal, noise = np.zeros(len(names)), np.zeros(len(names))
         for row, wanted in zip(self._rows, self._float, strict=True):
             for index, (got, place) in enumerate(zip(session.run(row), places, strict=True)):

@@ -13,7 +13,7 @@ from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement, place
 from workers.quantization.qdq.plan import Plan, Setting, make_plan
-from workers.quantization.recovery.ladder import Rung, climb, output_db
+from workers.quantization.recovery.ladder import Rung, climb, judge_for
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
@@ -94,15 +94,17 @@ def best_plan(
         return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
     methods = AUTO_METHODS if options.calibration.method == "auto" else (first,)
     material = Material(context.feeds, seen, _by(setting, first), context.work, threads=context.threads)
+    plan = make_plan(prepared.model, seen, material.setting, placement)
+    judge = judge_for(plan, material)
     tried = []
     for method in methods:
         plan = make_plan(prepared.model, seen, _by(setting, method), placement)
-        # Ranges are compared with the means of the errors taken back: which step does it is not the ranges' merit.
-        reached, rungs = climb(plan, material, [step for step in steps if step == "bias_correction"])
-        tried.append((output_db(reached, material), method, reached, rungs))
+        # Methods are compared with the means of the errors taken back, where that is among the steps.
+        plan, rungs = climb(plan, material, [step for step in steps if step == "bias_correction"], judge)
+        tried.append((judge.fidelity(plan).output_db, method, plan, rungs))
     _, method, plan, rungs = max(tried, key=lambda each: each[0])
-    material = Material(context.feeds, seen, _by(setting, method), context.work, threads=context.threads)
-    plan, further = climb(plan, material, [step for step in steps if step != "bias_correction"])
+    material = replace(material, setting=_by(setting, method))
+    plan, further = climb(plan, material, [step for step in steps if step != "bias_correction"], judge)
     return plan, method, [*rungs, *further]
 
 
