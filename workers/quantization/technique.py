@@ -62,7 +62,11 @@ def quantize(model_path: Path, out_path: Path, recipe: AnyRecipe, context: Conte
     module = importlib.import_module(f"workers.quantization.techniques.{recipe.technique}")
     technique: Callable[[Path, Path, AnyRecipe, Context], Produced] = module.quantize
     produced = technique(model_path, out_path, recipe, context)
-    if isinstance(recipe, DynamicInt8 | StaticInt8) and recipe.reduce_range is False and saturates_int8(context.features):
+    if (
+        isinstance(recipe, DynamicInt8 | StaticInt8)
+        and recipe.reduce_range is False
+        and saturates_int8(context.features)
+    ):
         return replace(produced, notes=(*produced.notes, _SATURATES))
     return produced
 

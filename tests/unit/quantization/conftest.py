@@ -10,8 +10,8 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from tests.parts.models import Array, save
 from app.domain.recipe import StaticInt8
+from tests.parts.models import Array, save
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve

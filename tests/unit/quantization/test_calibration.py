@@ -187,7 +187,9 @@ def feeds_of(rows: list[dict[str, Array]]) -> Any:
 
 def test_slices_see_what_one_pass_sees(tmp_path: Path) -> None:
     model = models.conv_net()
-    rows = [{"image": np.random.default_rng(seed).standard_normal((1, 3, 12, 12)).astype(np.float32)} for seed in range(6)]
+    rows = [
+        {"image": np.random.default_rng(seed).standard_normal((1, 3, 12, 12)).astype(np.float32)} for seed in range(6)
+    ]
     names = [name for node in model.graph.node for name in node.output if node.op_type in ("Conv", "Relu", "Add")]
     whole = collect(model, ["image", *names], feeds_of(rows), tmp_path)
     parts = collect(model, ["image", *names], feeds_of(rows), tmp_path, slice_bytes=1)
@@ -214,7 +216,10 @@ def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
 
 def test_no_rows_and_no_numbers_are_told(tmp_path: Path) -> None:
     model = models.model(
-        [helper.make_node("Log", ["x"], ["logged"], name="log"), helper.make_node("Neg", ["logged"], ["y"], name="neg")],
+        [
+            helper.make_node("Log", ["x"], ["logged"], name="log"),
+            helper.make_node("Neg", ["logged"], ["y"], name="neg"),
+        ],
         [models.value("x", ["batch", 4])],
         [models.value("y", ["batch", 4])],
     )

@@ -115,7 +115,9 @@ def planned(model: ModelProto, folder: Path, **options: object) -> tuple[Plan, M
         rng = np.random.default_rng(row)
         rows.append(
             {
-                port.name: rng.integers(0, 40, [size if isinstance(size, int) else 1 + 4 * bool(at) for at, size in enumerate(port.shape)])
+                port.name: rng.integers(
+                    0, 40, [size if isinstance(size, int) else 1 + 4 * bool(at) for at, size in enumerate(port.shape)]
+                )
                 if port.dtype == "int64"
                 else rng.standard_normal(
                     [size if isinstance(size, int) else 1 + 4 * bool(at) for at, size in enumerate(port.shape)]
@@ -157,7 +159,9 @@ def test_what_only_moves_scales_changes_nothing_in_float(tmp_path: Path, name: s
     assert run_float(plan.model, material, tmp_path)[0].tobytes() == before[0].tobytes(), "the plan given is as it was"
 
 
-@pytest.mark.parametrize(("name", "step"), [("dense", equalization), ("depthwise", equalization), ("outliers", smoothquant)])
+@pytest.mark.parametrize(
+    ("name", "step"), [("dense", equalization), ("depthwise", equalization), ("outliers", smoothquant)]
+)
 def test_uneven_channels_are_evened_out(tmp_path: Path, name: str, step: object) -> None:
     plan, material = planned(MODELS[name](), tmp_path, per_channel=False)
     judge = judge_for(plan, material)
@@ -213,9 +217,10 @@ def test_bias_correction_makes_each_layer_s_own_mean_error_vanish(tmp_path: Path
     # Taken once more, it replaces the correction instead of adding to it.
     again = bias_correction(changed, material)
     for layer in layers:
-        assert np.abs(again.stored(layer.bias) - changed.stored(layer.bias)).max() <= np.abs(
-            changed.stored(layer.bias) - plan.stored(layer.bias)
-        ).max()
+        assert (
+            np.abs(again.stored(layer.bias) - changed.stored(layer.bias)).max()
+            <= np.abs(changed.stored(layer.bias) - plan.stored(layer.bias)).max()
+        )
 
 
 @settings(max_examples=40, deadline=None)

@@ -116,7 +116,9 @@ def test_blocks_of_zeros_stay_zeros(algorithm: object, grid: Grid) -> None:
 def correlated(rows: int, inputs: int, seed: int = 0) -> Array:
     """Calibration rows of a few directions and some noise, with one large input."""
     rng = np.random.default_rng(seed)
-    found = rng.standard_normal((rows, 6)) @ rng.standard_normal((6, inputs)) + 0.3 * rng.standard_normal((rows, inputs))
+    found = rng.standard_normal((rows, 6)) @ rng.standard_normal((6, inputs)) + 0.3 * rng.standard_normal(
+        (rows, inputs)
+    )
     found[:, 5] *= 8
     return found.astype(np.float32)
 

@@ -118,7 +118,9 @@ def test_packing_puts_the_first_code_into_the_lowest_bits(codes: Array, bits: in
 
     for row, bytes_ in zip(codes, made, strict=True):
         for at, byte in enumerate(bytes_):
-            assert byte == sum(int(code) << (bits * place) for place, code in enumerate(row[at * each : at * each + each]))
+            assert byte == sum(
+                int(code) << (bits * place) for place, code in enumerate(row[at * each : at * each + each])
+            )
     assert np.array_equal(unpack(made, bits, codes.shape[1]), codes)
 
 

@@ -52,7 +52,10 @@ def test_ranges_are_found_from_as_many_rows_as_asked_for(conv_job: Job, method: 
     assert len(seen_by_step.tensors) == result["tensors"] > 3
     seen = images(12, seed=1)[:5]
     if method == "minmax":
-        assert (seen_by_step.tensors["image"].low, seen_by_step.tensors["image"].high) == (float(seen.min()), float(seen.max()))
+        assert (seen_by_step.tensors["image"].low, seen_by_step.tensors["image"].high) == (
+            float(seen.min()),
+            float(seen.max()),
+        )
     assert sorted(path.name for path in (conv_job.scratch / "calibrate").iterdir()) == [
         "request.json", "result.json", "statistics.npz",
     ]  # fmt: skip

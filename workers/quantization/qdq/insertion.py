@@ -128,9 +128,7 @@ class _Writer:
         # A node of its own for each reader, as the runtime's selectors want it.
         result = self._fresh(f"{name}_dequantized")
         axis = {} if affine.axis is None else {"axis": affine.axis}
-        self._graph.node.append(
-            self._node("DequantizeLinear", [self._stored[key], scale, zero_point], result, **axis)
-        )
+        self._graph.node.append(self._node("DequantizeLinear", [self._stored[key], scale, zero_point], result, **axis))
         self._nodes[node].input[index] = result
 
     def _parameter_names(self, affine: Affine, name: str) -> tuple[str, str]:

@@ -106,8 +106,7 @@ class _Placing:
         for node in graph.node:
             self._fixed |= captured(node)
         self._types = {
-            value.name: value.type.tensor_type.elem_type
-            for value in (*graph.value_info, *graph.input, *graph.output)
+            value.name: value.type.tensor_type.elem_type for value in (*graph.value_info, *graph.input, *graph.output)
         }
         self._nodes = {node.name: node for node in graph.node}
 
@@ -117,7 +116,9 @@ class _Placing:
         found = Placement(nodes=chosen)
         # An activation whose place a range takes is seen through: what it puts out is quantized instead.
         absorbed = {
-            node.input[0]: node for node in self._graph.node if node.op_type in BOUNDS and self._is_absorbed(node, chosen)
+            node.input[0]: node
+            for node in self._graph.node
+            if node.op_type in BOUNDS and self._is_absorbed(node, chosen)
         }
         quantized: dict[str, None] = {}
         for node in self._graph.node:
@@ -160,9 +161,7 @@ class _Placing:
 
     def _join(self, chosen: set[str]) -> None:
         """Add what stands between chosen nodes: all its operands are made in integers, and some reader wants integers."""
-        candidates = [
-            node for node in self._graph.node if node.op_type in JOINS | MOVES and self._allowed(node)
-        ]
+        candidates = [node for node in self._graph.node if node.op_type in JOINS | MOVES and self._allowed(node)]
         fed: set[str] = set()
         for node in candidates:  # in the order of computation, so that chains are followed
             operands = list(self._activation_inputs(node))
@@ -180,7 +179,11 @@ class _Placing:
         node = self._producers.get(name)
         if node is not None and node.op_type in BOUNDS:
             node = self._producers.get(node.input[0])
-        return node is not None and node.name in chosen and (node.op_type not in ("MatMul", "Gemm") or self._between(name, chosen))
+        return (
+            node is not None
+            and node.name in chosen
+            and (node.op_type not in ("MatMul", "Gemm") or self._between(name, chosen))
+        )
 
     def _between(self, name: str, chosen: set[str]) -> bool:
         """Whether a matrix product's output is read by another product alone, so that it is quantized anyway."""

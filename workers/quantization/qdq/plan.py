@@ -42,7 +42,9 @@ class Plan:
         """A plan whose model and entries can be changed without changing this one's."""
         model = ModelProto()
         model.CopyFrom(self.model)
-        return Plan(model, self.placement, dict(self.activations), dict(self.weights), dict(self.integers), dict(self.shifts))
+        return Plan(
+            model, self.placement, dict(self.activations), dict(self.weights), dict(self.integers), dict(self.shifts)
+        )
 
     def stored(self, name: str) -> Array:
         """The float numbers of an initializer."""
@@ -91,9 +93,7 @@ def make_plan(
     return Plan(model, placement, activations, weights, shifts=dict(shifts or {}))
 
 
-def activation_types(
-    placement: Placement, seen: Statistics, calibration: Calibration, dtype: str
-) -> dict[str, Affine]:
+def activation_types(placement: Placement, seen: Statistics, calibration: Calibration, dtype: str) -> dict[str, Affine]:
     """How each activation is quantized, by its observed range. What was never seen (an empty tensor) covers zero.
 
     16-bit types are symmetric: the kernels that there are take no zero point.

@@ -79,7 +79,8 @@ class Judge:
         return Fidelity(
             output_db=decibel(signal[:count].sum(), noise[:count].sum()),
             layers_db={
-                name: decibel(power, error) for name, power, error in zip(layers, signal[count:], noise[count:], strict=True)
+                name: decibel(power, error)
+                for name, power, error in zip(layers, signal[count:], noise[count:], strict=True)
             },
         )
 

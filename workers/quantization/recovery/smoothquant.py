@@ -91,7 +91,9 @@ def _error(rows: Array, weights: Sequence[Array], exact: Sequence[Array], scale:
     for weight, wanted in zip(weights, exact, strict=True):
         harder = (weight * scale[:, np.newaxis]).astype(np.float32)
         axis = 1 if setting.per_channel else None
-        rounded = symmetric(reach_of(harder, axis), setting.weight_dtype, bits=setting.weight_bits, axis=axis).rounded(harder)
+        rounded = symmetric(reach_of(harder, axis), setting.weight_dtype, bits=setting.weight_bits, axis=axis).rounded(
+            harder
+        )
         error += float(np.sum((smooth @ rounded - wanted) ** 2, dtype=np.float64))
     return error
 
@@ -113,7 +115,9 @@ def _shared(plan: Plan) -> list[_Shared]:
         stored = [plan.stored(weights[node.name]) for node in nodes]
         if any(values.ndim != 2 for values in stored):
             continue
-        turned = [values.T if attribute(node, "transB", 0) else values for node, values in zip(nodes, stored, strict=True)]
+        turned = [
+            values.T if attribute(node, "transB", 0) else values for node, values in zip(nodes, stored, strict=True)
+        ]
         found.append(_Shared(name, tuple(nodes), tuple(values.astype(np.float32) for values in turned)))
     return found
 

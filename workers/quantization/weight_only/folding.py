@@ -52,7 +52,9 @@ def find_folds(model: ModelProto, products: Sequence[Product]) -> dict[str, Fold
     vectors = {tensor.name: tensor for tensor in graph.initializer if _is_inside(tensor)}
     # Weights that two products read cannot have the factor of one.
     weights = [(product.weight.name, id(product.home)) for product in products]
-    once = {name: product for name, product in chosen.items() if weights.count((product.weight.name, id(product.home))) == 1}
+    once = {
+        name: product for name, product in chosen.items() if weights.count((product.weight.name, id(product.home))) == 1
+    }
     folds: dict[str, Fold] = {}
     for activation in {product.node.input[0]: product for product in chosen.values()}:
         node = producers.get(activation)
@@ -96,5 +98,3 @@ def _fold(
 
 def _is_inside(tensor: TensorProto) -> bool:
     return tensor.data_location != TensorProto.EXTERNAL and tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)
-
-

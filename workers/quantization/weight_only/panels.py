@@ -65,5 +65,3 @@ def check_finite(values: Floats, name: str) -> None:
             "Keep the node that reads them in keep_float, or export the model again.",
             code="weights_not_finite",
         )
-
-

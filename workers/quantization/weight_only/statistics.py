@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
@@ -61,7 +62,9 @@ def second_moments(
             counts[name] = counts.get(name, 0) + len(flat)
     if not rows:
         raise missing()
-    return {name: np.asarray(total / np.float32(max(counts[name], 1)), dtype=np.float32) for name, total in sums.items()}
+    return {
+        name: np.asarray(total / np.float32(max(counts[name], 1)), dtype=np.float32) for name, total in sums.items()
+    }
 
 
 def missing() -> StepError:

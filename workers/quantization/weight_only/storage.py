@@ -83,7 +83,9 @@ class Sink:
             if empty:
                 self._data.unlink()
 
-    def put(self, name: str, values: NDArray[Any], data_type: int | None = None, dims: tuple[int, ...] = ()) -> TensorProto:
+    def put(
+        self, name: str, values: NDArray[Any], data_type: int | None = None, dims: tuple[int, ...] = ()
+    ) -> TensorProto:
         """Store an array; returns the tensor that stands for it.
 
         `data_type` and `dims` are those of the tensor where the array holds its bytes only (packed types).

@@ -178,5 +178,3 @@ def _drop_unread(graph: GraphProto) -> None:
 def _import_contrib(model: ModelProto) -> None:
     if all(entry.domain != CONTRIB for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
-
-
