@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,10 +24,9 @@ from pathlib import Path
 from types import FrameType
 
 from app import migrate, wiring
-from app.db.session import Database
 from app.errors import BitpressError
 from app.queue.names import INSPECTIONS, jobs_queue
-from app.settings import Settings
+from app.settings import Settings, read_settings
 
 log = logging.getLogger("bitpress")
 
@@ -117,11 +117,26 @@ def _die_with_supervisor(supervisor: int) -> Callable[[], None]:
     return arrange
 
 
+def usable_data_dir(folder: Path) -> Path:
+    """The data folder, made if need be and tried out. Raises `BitpressError` (`data_folder_unusable`)."""
+    try:
+        made = wiring.make_private(folder.resolve())
+        with tempfile.TemporaryFile(dir=made):
+            return made
+    except (OSError, RuntimeError) as error:  # RuntimeError: symlinks in a circle
+        reason = getattr(error, "strerror", None) or error
+        raise BitpressError(
+            f"The data folder {folder} cannot be used: {reason}. Let this user write to it, or set BITPRESS_DATA_DIR "
+            "to another.",
+            code="data_folder_unusable",
+        ) from error
+
+
 @contextlib.contextmanager
 def only_one(data_dir: Path) -> Iterator[None]:
     """Hold the data folder; two supervisors on one folder would start everything twice.
 
-    Raises `SettingMissing` when another one has it.
+    Raises `BitpressError` (`data_folder_in_use`) when another one has it.
     """
     with (data_dir / "lock").open("w") as lock:
         try:
@@ -188,9 +203,10 @@ def free_port(host: str, wanted: int) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, wanted))
-        except OSError as error:
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error).rstrip(".")
             raise BitpressError(
-                f"Port {wanted} on {host} cannot be used: {error.strerror}. Choose another with --port, or 0 for any.",
+                f"Port {wanted} on {host} cannot be used: {reason}. Choose another with --port, or 0 for any.",
                 code="port_in_use",
             ) from error
         port: int = probe.getsockname()[1]
@@ -202,7 +218,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings, *, host: str, port: int) -> None:
         self._settings = settings
-        self._data_dir = wiring.make_private(settings.data_dir.resolve())
+        self._data_dir = usable_data_dir(settings.data_dir)
         self._logs = wiring.make_private(self._data_dir / "logs")
         self._host, self._port = host, port
         self._environment = {**os.environ, "BITPRESS_DATA_DIR": str(self._data_dir), "PYTHONUNBUFFERED": "1"}
@@ -233,13 +249,12 @@ class Supervisor:
         self._stop = True
 
     def _start(self) -> None:
-        if self._settings.broker_url is None:
-            self._environment["BITPRESS_BROKER_URL"] = self._start_broker()
-        database = Database(wiring.database_url(self._settings))
+        wiring.api_key(self._settings)
+        database = migrate.open_database(self._settings)
         migrate.migrate(database)
         database.dispose()
-        key_file = self._data_dir / "api_key"
-        wiring.api_key(self._settings)
+        if self._settings.broker_url is None:
+            self._environment["BITPRESS_BROKER_URL"] = self._start_broker()
         log.info("broker: %s", self._environment["BITPRESS_BROKER_URL"].partition(":")[0])
         server = [
             sys.executable, "-m", "uvicorn", "--factory", "app.main:create_app", "--host", self._host,
@@ -257,7 +272,8 @@ class Supervisor:
         next(part for part in self._parts if part.name == "server").keep_running()
         self._await_server()
         (self._data_dir / "address").write_text(self.address + "\n")
-        log.info("serving on %s, the API key is in %s, logs are in %s", self.address, key_file, self._logs)
+        where = "the one in BITPRESS_API_KEY" if self._settings.api_key else f"in {self._data_dir / 'api_key'}"
+        log.info("serving on %s, the API key is %s, logs are in %s", self.address, where, self._logs)
 
     def _await_server(self) -> None:
         """Wait until the server listens: its address is of no use before. It is started again if it dies."""
@@ -299,7 +315,7 @@ class Supervisor:
 
 
 def main() -> int:
-    """Parse the command line and serve."""
+    """Parse the command line and serve. Exit code 2: a setting or an argument has to change first."""
     parser = argparse.ArgumentParser(prog="bitpress serve", description="Run the embedded Bitpress service.")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
     parser.add_argument("--port", type=int, default=8321, help="port to listen on; 0 for any free one (default 8321)")
@@ -307,11 +323,11 @@ def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        settings = Settings()
+        settings = read_settings()
         Supervisor(settings, host=given.host, port=free_port(given.host, given.port)).run()
     except BitpressError as error:
         sys.stderr.write(error.detail + "\n")
-        return 1
+        return 1 if error.retryable else 2
     return 0
 
 

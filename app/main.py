@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from app import wiring
 from app.api import problems
+from app.api.answers import head_routes
 from app.api.deps import authenticated
 from app.api.routes import artifacts, catalogue, health, jobs, uploads
 from app.errors import BitpressError
@@ -53,9 +54,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    app.include_router(health.router)
-    for routes in (uploads, jobs, artifacts, catalogue):
-        app.include_router(routes.router, prefix="/v1", dependencies=[Depends(authenticated)])
+    routers = [routes.router for routes in (uploads, jobs, artifacts, catalogue)]
+    # Those for HEAD last: routes are tried in turn.
+    for public in (health.router, head_routes(health.router)):
+        app.include_router(public)
+    for router in (*routers, *map(head_routes, routers)):
+        app.include_router(router, prefix="/v1", dependencies=[Depends(authenticated)])
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 

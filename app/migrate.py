@@ -15,11 +15,12 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import ArgumentError, DatabaseError
 
 from app import wiring
 from app.db.session import Database
-from app.errors import Unavailable
-from app.settings import Settings
+from app.errors import BitpressError, Unavailable
+from app.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +39,22 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 def migrate(database: Database) -> None:
-    """Upgrade to the newest schema. Raises `Unavailable`."""
-    newest = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    with database.engine.connect() as connection:
-        present = MigrationContext.configure(connection).get_current_revision()
+    """Upgrade to the newest schema.
+
+    Raises `Unavailable`, and before anything is changed or copied `BitpressError`: `database_newer` for a
+    schema that this version does not know, `database_unusable` for what is no database.
+    """
+    scripts = ScriptDirectory.from_config(alembic_config())
+    newest = scripts.get_current_head()
+    present = present_revision(database)
     if present == newest:
         return
+    if present is not None and present not in {script.revision for script in scripts.walk_revisions()}:
+        raise BitpressError(
+            f"The database has schema {present}, which this version of Bitpress does not know: a newer one has used "
+            "it. Run that version, or restore a copy of the database from before.",
+            code="database_newer",
+        )
     if database.is_sqlite and present is not None and database.url.database:
         copy_sqlite(Path(database.url.database), present)
     with database.engine.begin() as connection:
@@ -51,6 +62,28 @@ def migrate(database: Database) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         command.upgrade(alembic_config(connection), "head")
     log.info("database schema: %s → %s", present or "none", newest)
+
+
+def open_database(settings: Settings) -> Database:
+    """The database that the settings name. Raises `BitpressError` (`setting_invalid`)."""
+    url = wiring.database_url(settings)
+    try:
+        return Database(url)
+    except (ArgumentError, ImportError):  # no URL, or one of a database without a driver here
+        raise BitpressError(
+            "Change or unset BITPRESS_DATABASE_URL: it should be a URL of Postgres or SQLite, such as "
+            "postgresql://user:password@host/database or sqlite:////folder/file.",
+            code="setting_invalid",
+        ) from None
+
+
+def present_revision(database: Database) -> str | None:
+    """The schema that the database has now; null for an empty one."""
+    try:
+        with database.reading() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    except DatabaseError as error:
+        raise BitpressError(f"The database cannot be used: {error.orig}.", code="database_unusable") from error
 
 
 def copy_sqlite(file: Path, revision: str) -> Path:
@@ -64,21 +97,23 @@ def copy_sqlite(file: Path, revision: str) -> Path:
 
 
 def main(patience_seconds: float = 60.0) -> int:
-    """Wait for the database, then migrate it."""
+    """Wait for the database, then migrate it. Exit code 2: trying again will not help."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    database = Database(wiring.database_url(Settings()))
-    deadline = time.monotonic() + patience_seconds
-    while True:
-        try:
-            database.ping()
-            break
-        except Unavailable as error:
-            if time.monotonic() > deadline:
-                log.error("%s", error.detail)
-                return 1
-            time.sleep(1)
-    migrate(database)
-    database.dispose()
+    try:
+        database = open_database(read_settings())
+        deadline = time.monotonic() + patience_seconds
+        while True:
+            try:
+                migrate(database)
+                break
+            except Unavailable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(1)
+        database.dispose()
+    except BitpressError as error:
+        log.error("%s", error.detail)
+        return 1 if error.retryable else 2
     return 0
 
 

@@ -8,8 +8,13 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from app.errors import BitpressError
+
+PREFIX = "BITPRESS_"
 
 
 def default_data_dir() -> Path:
@@ -21,7 +26,8 @@ def default_data_dir() -> Path:
 class Settings(BaseSettings):
     """The deployment's choices, each with its title; no secret has a default."""
 
-    model_config = SettingsConfigDict(env_prefix="BITPRESS_", frozen=True, extra="ignore")
+    # What was given stays hidden in errors: it may be a secret.
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     data_dir: Path = Field(default_factory=default_data_dir, title="Folder of the embedded service")
     scratch_dir: Path | None = Field(default=None, title="Folder for jobs at work; default: in the data folder")
@@ -64,3 +70,27 @@ class Settings(BaseSettings):
     grace_seconds: float = Field(default=3600, ge=0, title="How long an object outlives its last row")
     replicates: int = Field(default=5, ge=2, le=50, title="Fresh children that a latency is measured in")
     measure_seconds: float = Field(default=2.0, gt=0, title="Time that each of them samples for")
+
+
+def read_settings() -> Settings:
+    """The settings that this process was started with.
+
+    Raises `BitpressError` (`setting_invalid`) with a sentence for each one that cannot be used.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = [
+            f"Change or unset {PREFIX}{str(found['loc'][0]).upper()}: {_reason(found)}." for found in error.errors()
+        ]
+        raise BitpressError(" ".join(wrong), code="setting_invalid") from None
+    except SettingsError as error:
+        raise BitpressError(
+            f'Write lists as JSON, as in {PREFIX}SOURCE_BUCKETS=\'["one", "two"]\': {error}.', code="setting_invalid"
+        ) from None
+
+
+def _reason(found: ErrorDetails) -> str:
+    if found["type"] == "too_short":  # pydantic counts a secret in "items"
+        return f"it should have at least {found['ctx']['min_length']} characters"
+    return found["msg"][:1].lower() + found["msg"][1:]

@@ -38,13 +38,21 @@ def run_plainly(scratch: Path, job: dict[str, Any]) -> float:
         "datasets": {role: {"path": f"inputs/{role}", "file_name": f"{role}.npz"} for role in roles},
         "fingerprint": fingerprint,
     }
-    made = _steps(scratch, [(name, name, common) for name in ("inspect", "baseline", "calibrate", "candidates")])[-1]
+    done = _steps(scratch, [(name, name, common) for name in ("inspect", "baseline", "calibrate", "candidates")])
+    baseline, made = done[1], done[-1]
     candidates = [
         {"id": found["id"], "path": f"candidates/{found['file']}", "session_options": found["session_options"]}
         for found in made["candidates"]
     ]
     original = {"path": common["model"], "session_options": {}}
-    measuring = measuring_steps(original, candidates, common, replicates=REPLICATES, seconds=MEASURE_SECONDS)
+    measuring = measuring_steps(
+        original,
+        candidates,
+        common,
+        replicates=REPLICATES,
+        seconds=MEASURE_SECONDS,
+        batches=baseline["batches"],
+    )
     for step in measuring:
         _steps(scratch, [(step.name, step.folder, step.request)])
     last = common | {"measurements": [step.folder for step in measuring]}

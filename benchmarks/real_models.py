@@ -129,8 +129,10 @@ def show(model: Path, job: dict[str, Any]) -> None:
     print(f"{model.name}: {job['conclusion']}")
     candidate = job["candidates"][0]
     for name, of in (("fp32", job["baseline"]), ("dynamic_int8", candidate)):
-        for metric, found in of["measurements"].items():
-            print(f"  {name:<14} {metric:<20} {found}"[:220])
+        for found in of["measurements"]:
+            if found["value"] is not None:
+                interval = f"[{found['ci95'][0]:.4g}, {found['ci95'][1]:.4g}]" if found["ci95"] else ""
+                print(f"  {name:<14} {found['name']:<16} {found['value']:>14,.4f} {found['unit']:<9} {interval}")
 
 
 def run(file: Path, rows: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:

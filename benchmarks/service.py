@@ -294,7 +294,7 @@ def _timed(work: Callable[[], object]) -> float:
 
 
 def _drain(store: S3Store | LocalStore) -> None:
-    for _ in obstore.get(store, "plain").stream(min_chunk_size=1 << 20):
+    for _ in obstore.get(store, "plain").stream():
         pass
 
 

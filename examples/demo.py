@@ -5,6 +5,7 @@ Starts an embedded service on a free loopback port, speaks to it through the cli
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -88,7 +89,18 @@ def number(measurements: Sequence[Mapping[str, Any]], name: str) -> Mapping[str,
     return next(found for found in measurements if found["name"] == name)
 
 
-def row(name: str, measurements: Sequence[Mapping[str, Any]], fp32_ms: float, gate: str) -> list[str]:
+def speed(job: Job) -> tuple[float, float, float]:
+    """How many times as fast as the original, and between what, by the paired comparison of the two."""
+    found = next(each for each in job["candidates"][0]["comparisons"] if each["name"] == "latency_p50")
+    return 1 / found["ratio"], 1 / found["ci95"][1], 1 / found["ci95"][0]
+
+
+def microseconds(measurement: Mapping[str, Any]) -> str:
+    """A time as the table shows it, with a star where it is in doubt."""
+    return f"{measurement['value'] * 1000:,.0f}" + ("*" if measurement["flags"] else "")
+
+
+def row(name: str, measurements: Sequence[Mapping[str, Any]], times: float, gate: str) -> list[str]:
     """One line of the table."""
     p50, p99, top1 = (number(measurements, each) for each in ("latency_p50", "latency_p99", "top1"))
     agreement = next((found for found in measurements if found["name"] == "agreement"), None)
@@ -96,11 +108,11 @@ def row(name: str, measurements: Sequence[Mapping[str, Any]], fp32_ms: float, ga
     return [
         name,
         f"{number(measurements, 'artifact_bytes')['value'] / 1000:,.0f}",
-        f"{p50['value'] * 1000:,.0f}" + ("*" if p50["flags"] else ""),
-        f"{p99['value'] * 1000:,.0f}",
+        microseconds(p50),
+        microseconds(p99),
         f"{top1['value']:.1%} [{low:.1%}, {high:.1%}]",
         f"{agreement['value']:.1%}" if agreement and agreement["value"] is not None else "",
-        f"{fp32_ms / p50['value']:.2f}",
+        f"{times:.2f}",
         gate,
     ]
 
@@ -113,8 +125,7 @@ def conclude(title: str, jobs: Sequence[Job]) -> str:
         name = str(job["candidates"][0]["recipe"]["technique"])
         sizes[name] = number(job["candidates"][0]["measurements"], "artifact_bytes")["value"]
         sizes["fp32"] = number(job["baseline"]["measurements"], "artifact_bytes")["value"]  # type: ignore[index]
-        ratio = next(found for found in job["candidates"][0]["comparisons"] if found["name"] == "latency_p50")
-        speeds[name] = 1 / ratio["ratio"], 1 / ratio["ci95"][1], 1 / ratio["ci95"][0]
+        speeds[name] = speed(job)
     smallest = min(sizes, key=lambda name: sizes[name])
     fastest = max(speeds, key=lambda name: speeds[name][0])
     times, low, high = speeds[fastest]
@@ -163,19 +174,25 @@ def show(client: Client, results: Mapping[str, list[Job]], targets: Sequence[Map
         for heading in ("variant", "kB", "p50 µs", "p99 µs", "top-1 [95 %]", "agreement", "× fp32", "gate"):
             table.add_column(heading, justify="left" if heading in ("variant", "gate") else "right", no_wrap=True)
         baseline = jobs[0]["baseline"]["measurements"]  # type: ignore[index]
-        table.add_row(*row("fp32", baseline, number(baseline, "latency_p50")["value"], ""))
+        table.add_row(*row("fp32", baseline, 1.0, ""))
         for job in jobs:
             candidate = job["candidates"][0]
-            fp32_ms = number(job["baseline"]["measurements"], "latency_p50")["value"]  # type: ignore[index]
             technique = str(candidate["recipe"]["technique"])
-            table.add_row(*row(technique, candidate["measurements"], fp32_ms, str(job["gate"])))
+            table.add_row(*row(technique, candidate["measurements"], speed(job)[0], str(job["gate"])))
             files.append(fetch(client, job, f"{stem}-{technique}"))
-        console.print(table)
+        print(trimmed(table))
         conclusions.append(conclude(stem, jobs))
     console.print("\n".join(conclusions), soft_wrap=True)
     console.print("\nArtifact, manifest and report of each variant:")
     for artifact in files:
         console.print(f"  {artifact}, {artifact.stem}.manifest.json, {artifact.stem}.report.json", soft_wrap=True)
+
+
+def trimmed(table: Table) -> str:
+    """A table as the console shows it, without the spaces that fill up its lines."""
+    with console.capture() as captured:
+        console.print(table)
+    return re.sub(r" +((?:\x1b\[[0-9;]*m)*)$", r"\1", captured.get().rstrip("\n"), flags=re.MULTILINE)
 
 
 def fetch(client: Client, job: Job, stem: str) -> Path:

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ class TogetherScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file, _, name = nodeid.partition("::")
-        if file.endswith("test_recovery.py"):
+        if file.endswith(("test_recovery.py", "test_brokers.py")):
             return file + name[name.rfind("[") :]  # one service a broker
         return "tests/e2e" if file.startswith("tests/e2e/") else file
 
@@ -84,10 +84,14 @@ def database(empty_database: Database) -> Database:
 def production_environment(tmp_path_factory: pytest.TempPathFactory, postgres: str) -> Iterator[dict[str, str]]:
     """Settings that name a real Postgres, Redis and S3 server."""
     folder = tmp_path_factory.mktemp("production-parts")
-    with ExitStack() as parts:
-        database = parts.enter_context(fresh_postgres_database(postgres))
-        broker = parts.enter_context(redis_database(folder / "redis", database_number()))
-        s3 = parts.enter_context(start_seaweedfs(folder / "s3"))
+    with redis_database(folder / "redis") as broker, production_settings(folder, postgres, broker) as settings:
+        yield settings
+
+
+@contextmanager
+def production_settings(folder: Path, postgres: str, broker: str) -> Iterator[dict[str, str]]:
+    """Settings that name a database of its own on Postgres, a broker, and an S3 server of its own."""
+    with fresh_postgres_database(postgres) as database, start_seaweedfs(folder / "s3") as s3:
         yield {
             "BITPRESS_DATABASE_URL": database,
             "BITPRESS_BROKER_URL": broker,
@@ -100,11 +104,6 @@ def production_environment(tmp_path_factory: pytest.TempPathFactory, postgres: s
             "BITPRESS_SOURCE_BUCKETS": f'["{s3.bucket}"]',
             "BITPRESS_API_KEY": "a-key-for-tests-only",
         }
-
-
-def database_number() -> int:
-    """A numbered Redis database for this process of the tests alone."""
-    return 11 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 4
 
 
 QUICK: dict[str, str] = {

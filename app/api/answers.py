@@ -2,18 +2,25 @@
 
 import base64
 import re
+from copy import copy
 from typing import Any
 from urllib.parse import quote
 
-from fastapi import Request
+import anyio.to_thread
+from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
+from fastapi.routing import APIRoute
 from pydantic_core import to_json
 
+from app.db.tables import Blob
 from app.errors import RangeNotSatisfiable
+from app.services.jobs import Tags, knows
 from app.storage.store import ObjectStore
 
-# No content has a position of more digits; numbers of thousands of digits are refused by Python itself.
-_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})", re.IGNORECASE)
+# Manifests, reports and logs are written by our own steps, within the limits of a child's result.
+_DOCUMENT_BYTES = 256 << 20
+
+_RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)", re.IGNORECASE)
 
 
 def json_answer(document: Any, *, status: int = 200, headers: dict[str, str] | None = None) -> Response:
@@ -21,11 +28,11 @@ def json_answer(document: Any, *, status: int = 200, headers: dict[str, str] | N
     return Response(to_json(document), status, headers, media_type="application/json")
 
 
-def matches(header: str | None, etag: str) -> bool:
-    """Whether an `If-None-Match` or `If-Match` header names the entity tag (RFC 9110, 13.1)."""
+def entity_tags(header: str | None) -> Tags:
+    """The entity tags that an `If-None-Match` or `If-Match` header names, weak ones as strong ones (RFC 9110, 13.1)."""
     if header is None:
-        return False
-    return header.strip() == "*" or etag in (part.strip().removeprefix("W/") for part in header.split(","))
+        return frozenset()
+    return frozenset(tag for part in header.split(",") if (tag := part.strip().removeprefix("W/")))
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
@@ -39,16 +46,26 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     if not first and not last:
         return None
     if first:
-        start, end = int(first), min(int(last) + 1, size) if last else size
-        if last and int(last) < start:
+        start, end = _position(first), min(_position(last) + 1, size) if last else size
+        if last and _order(last) < _order(first):
             return None
     else:
-        start, end = max(size - int(last), 0), size
-        if int(last) == 0:
-            start = size
+        start, end = max(size - _position(last), 0), size
     if start >= size:
         raise RangeNotSatisfiable(f"The content has {size} bytes.", content_bytes=size)
     return start, end
+
+
+def _order(digits: str) -> tuple[int, str]:
+    """What numbers compare by. Python refuses to read thousands of digits."""
+    digits = digits.lstrip("0")
+    return len(digits), digits
+
+
+def _position(digits: str) -> int:
+    """A number, or one that is beyond every content."""
+    length, digits = _order(digits)
+    return int(digits or "0") if length <= 18 else 10**18
 
 
 async def content_answer(
@@ -61,7 +78,7 @@ async def content_answer(
     file_name: str,
     media_type: str,
 ) -> Response:
-    """Stream an object, or the part of it that `Range` names."""
+    """Stream an object, or the part of it that `Range` names; for HEAD, which knows no ranges, nothing is read."""
     etag = f'"{sha256}"'
     headers = {
         "ETag": etag,
@@ -71,16 +88,37 @@ async def content_answer(
         "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name)}",
         "X-Content-Type-Options": "nosniff",
     }
-    if matches(request.headers.get("if-none-match"), etag):
+    if knows(entity_tags(request.headers.get("if-none-match")), etag):
         return Response(status_code=304, headers=headers)
-    if_range = request.headers.get("if-range")
-    wanted = byte_range(request.headers.get("range"), size) if if_range in (None, etag) else None
+    heads = request.method == "HEAD"
+    in_part = not heads and request.headers.get("if-range") in (None, etag)
+    wanted = byte_range(request.headers.get("range"), size) if in_part else None
     start, end = wanted or (0, size)
     headers["Content-Length"] = str(end - start)
     if wanted is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
-    if size == 0:
+    if size == 0 or heads:
         return Response(b"", headers=headers, media_type=media_type)
     # Opened before the answer begins, so that a missing object is a problem document and no broken stream.
     chunks = await store.stream(location, start, end)
     return StreamingResponse(chunks, 206 if wanted else 200, headers, media_type=media_type)
+
+
+async def document_answer(request: Request, store: ObjectStore, document: Blob, *, media_type: str) -> Response:
+    """Read a document that one of our own steps wrote; for HEAD, only what is known of it."""
+    headers = {"Content-Length": str(document.bytes), "X-Content-Type-Options": "nosniff"}
+    if request.method == "HEAD":
+        return Response(b"", headers=headers, media_type=media_type)
+    content = await anyio.to_thread.run_sync(store.read, document.location, _DOCUMENT_BYTES)
+    return Response(content, headers=headers, media_type=media_type)
+
+
+def head_routes(router: APIRouter) -> APIRouter:
+    """HEAD for all that answers GET (RFC 9110, 9.1); the server leaves the content out."""
+    heads = APIRouter()
+    for route in router.routes:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()):
+            head = copy(route)
+            head.methods, head.include_in_schema = {"HEAD"}, False
+            heads.routes.append(head)
+    return heads

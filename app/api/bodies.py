@@ -8,30 +8,31 @@ from fastapi import Request
 from app.errors import FieldError, InvalidRequest, PayloadTooLarge
 
 JSON_BYTES = 1 << 20
+MOST_LEVELS = 50
 
 
-async def read_json(request: Request) -> tuple[bytes, Any]:
-    """A body as it came and what it says. Raises `PayloadTooLarge` and what `parsed` raises."""
+async def read_json(request: Request) -> Any:
+    """What a body says. Raises `PayloadTooLarge` and what `parsed` raises."""
     raw = bytearray()
     async for chunk in request.stream():
         raw += chunk
         if len(raw) > JSON_BYTES:
             raise PayloadTooLarge("A JSON body may have at most 1 MiB.")
-    return bytes(raw), parsed(raw)
+    return parsed(raw)
 
 
 def parsed(text: str | bytes | bytearray, *, pointer: str = "") -> Any:
     """What a JSON text says.
 
-    Raises `InvalidRequest` (`invalid_json`) for what is no JSON, for numbers that JSON does not have, and for
-    text that no database stores.
+    Raises `InvalidRequest` (`invalid_json`) for what is no JSON, for numbers that JSON does not have, for text
+    that no database stores, and for what is nested so deeply that reading it can fail.
     """
     try:
         body = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise _invalid(pointer, f"This is not JSON: {error}.") from error
-    if not _is_storable(body):
-        raise _invalid(pointer, "There is a text with a NUL or half a surrogate pair in it.")
+    if (why_not := _why_not_storable(body)) is not None:
+        raise _invalid(pointer, why_not)
     return body
 
 
@@ -43,17 +44,16 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
-def _is_storable(body: Any) -> bool:
-    waiting = [body]
+def _why_not_storable(body: Any) -> str | None:
+    waiting = [(body, 1)]
     while waiting:
-        found = waiting.pop()
+        found, depth = waiting.pop()
         if isinstance(found, str):
-            if not found.isascii() and any("\ud800" <= character <= "\udfff" for character in found):
-                return False
-            if "\0" in found:
-                return False
-        elif isinstance(found, dict):
-            waiting += [*found, *found.values()]
-        elif isinstance(found, list):
-            waiting += found
-    return True
+            if "\0" in found or (not found.isascii() and any("\ud800" <= sign <= "\udfff" for sign in found)):
+                return "There is a text with a NUL or half a surrogate pair in it: leave that out."
+        elif isinstance(found, dict | list):
+            if depth > MOST_LEVELS:
+                return f"This is nested in more than {MOST_LEVELS} levels: nothing here takes that many."
+            inside = (*found, *found.values()) if isinstance(found, dict) else found
+            waiting += [(each, depth + 1) for each in inside]
+    return None

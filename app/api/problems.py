@@ -1,5 +1,6 @@
 """The only table from errors to HTTP: RFC 9457 problem documents, and nothing else, leave the API."""
 
+import difflib
 import logging
 from http import HTTPStatus
 from typing import Any
@@ -133,9 +134,7 @@ def install(app: FastAPI) -> None:
             "title": status.phrase,
             "status": status.value,
             "code": status.name.lower(),
-        }
-        body |= {
-            "detail": f"{status.phrase}: {error.detail}. See /docs.",
+            "detail": _refusal(request, error, headers.get("Allow", "")),
             "errors": [],
             "stage": None,
             "retryable": False,
@@ -152,6 +151,17 @@ def install(app: FastAPI) -> None:
         return problem_response(
             BitpressError("Something went wrong inside the service; its log has the details. Trying again may help.")
         )
+
+
+def _refusal(request: Request, error: HTTPException, allowed: str) -> str:
+    """What to do about something that the router refused."""
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        return f"{request.url.path} does not take {request.method}; it takes {allowed}."
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        near = difflib.get_close_matches(request.url.path, list(request.app.openapi()["paths"]), n=1)
+        hint = f"Did you mean {near[0]}?" if near else "GET /docs lists every path there is."
+        return f"There is nothing at {request.url.path}. {hint}"
+    return f"The request was refused: {error.detail}. GET /docs shows how each is made."
 
 
 def _methods(request: Request) -> list[str]:

@@ -1,5 +1,6 @@
 """Sessions on Postgres and SQLite that behave alike: reads, and writes that commit once."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,10 @@ class Database:
             options: dict[str, Any] = {
                 "pool_recycle": 1800,
                 "pool_timeout": 15,
-                "connect_args": {"connect_timeout": 5},
+                # A database that was made with the encoding SQL_ASCII sends bytes to whom does not ask for text, and
+                # can read no other escapes in JSON than those of ASCII.
+                "connect_args": {"connect_timeout": 5, "client_encoding": "utf8"},
+                "json_serializer": _unescaped,
             }
             self.engine = create_engine(self.url, pool_size=pool_size, max_overflow=4, **options)
             # Reads are single statements: without BEGIN and ROLLBACK around it each takes one round trip, not
@@ -87,6 +91,16 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
         self._reader.dispose()
+
+
+def _unescaped(value: Any) -> str:
+    """JSON as its own text; with escapes where a part of it cannot be written otherwise."""
+    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half a surrogate pair
+        return json.dumps(value)
+    return text
 
 
 def _teach_sqlite(engine: Engine) -> None:

@@ -1,10 +1,11 @@
 """Does a dataset fit a model? Answered from what inspection found, without opening a file."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from app.domain.dataset import LABELS
+from app.domain.metric import METRICS, MetricChoice, looked_at
 from app.domain.model import Dimension, TensorSpec, shape_text
 from app.errors import FieldError
 
@@ -20,17 +21,19 @@ class Fit:
 def fit(
     inputs: Sequence[TensorSpec],
     fields: Sequence[TensorSpec],
-    label_range: tuple[int, int] | None,
+    label_ranges: Mapping[str, tuple[int, int]],
     outputs: Sequence[TensorSpec],
     *,
+    metrics: Sequence[MetricChoice] = (),
     needs_labels: bool = False,
     pointer: str = "",
 ) -> Fit:
     """Compare a model's inputs and outputs (shapes with the batch axis) with a dataset's fields (without).
 
-    `label_range` are the least and greatest label; `needs_labels` says that something asked for compares
-    with labels. Problems come all at once, each at `pointer`, with the codes `dataset_input_missing`,
-    `dataset_dtype_mismatch`, `dataset_shape_mismatch`, `dataset_labels_missing`, `labels_out_of_range`.
+    `label_ranges` has the least and greatest label of arrays of whole numbers, where known. `metrics` say which
+    arrays are labels, and of which output; `needs_labels`, that they are compared with these rows. Problems come
+    all at once, each at `pointer`, with the codes `dataset_input_missing`, `dataset_dtype_mismatch`,
+    `dataset_shape_mismatch`, `dataset_labels_missing`, `dataset_labels_not_integers`, `labels_out_of_range`.
     """
     given = {spec.name: spec for spec in fields}
     found: list[tuple[str, str]] = []
@@ -43,20 +46,42 @@ def fit(
         if (why := _shape_problem(wanted, have)) is not None:
             found.append(("dataset_shape_mismatch", why))
     names = {spec.name for spec in inputs}
-    if LABELS in given and LABELS not in names:
-        if (why := _range_problem(given[LABELS], label_range, outputs)) is not None:
-            found.append(("labels_out_of_range", why))
-    elif needs_labels:
-        found.append(
-            (
-                "dataset_labels_missing",
-                f"A metric compares with labels and the dataset has none: add an array {LABELS!r}, one whole "
-                "number a row, or ask for metrics that need none.",
-            )
-        )
-    extra = [spec.name for spec in fields if spec.name not in names and spec.name != LABELS]
-    notes = (f"Not inputs of the model, so not used: {', '.join(extra)}.",) if extra else ()
-    return Fit(tuple(FieldError(pointer, code, detail) for code, detail in found), notes)
+    notes: list[str] = []
+    asked = [choice for choice in metrics if choice.name in METRICS and METRICS[choice.name].needs_labels]
+    judged = [(choice.labels, looked_at(outputs, choice)) for choice in asked]
+    for name, output in judged or [(LABELS, looked_at(outputs))]:
+        labels = given.get(name) if name not in names else None
+        if labels is None:
+            if needs_labels:
+                found.append(("dataset_labels_missing", _no_labels(name)))
+        elif not _whole(labels.dtype):
+            why = f"The array {name!r} is {labels.dtype}, and labels are whole numbers, the places of classes."
+            if needs_labels:
+                found.append(
+                    ("dataset_labels_not_integers", f"{why} Save it as int64, or ask for metrics that need no labels.")
+                )
+            else:
+                notes.append(f"{why} No metric compares with it.")
+        elif (why_not := _range_problem(labels, label_ranges.get(name), output)) is not None:
+            found.append(("labels_out_of_range", why_not))
+    used = {*names, *(name for name, _ in judged), LABELS}
+    extra = [spec.name for spec in fields if spec.name not in used]
+    if extra:
+        notes.append(f"Not inputs of the model, so not used: {', '.join(extra)}.")
+    # Two metrics may look at one array.
+    problems = (FieldError(pointer, code, detail) for code, detail in dict.fromkeys(found))
+    return Fit(tuple(problems), tuple(dict.fromkeys(notes)))
+
+
+def _no_labels(name: str) -> str:
+    return (
+        f"A metric compares with labels and the dataset has none: add an array {name!r}, one whole number a row, or "
+        "ask for metrics that need none."
+    )
+
+
+def _whole(dtype: str) -> bool:
+    return dtype == "bool" or dtype.startswith(("int", "uint"))
 
 
 def _missing(wanted: TensorSpec, inputs: Sequence[TensorSpec], fields: Sequence[TensorSpec]) -> str:
@@ -111,14 +136,12 @@ def _same_size(wanted: Dimension, have: Dimension) -> bool:
     return not isinstance(wanted, int) or not isinstance(have, int) or wanted == have
 
 
-def _range_problem(
-    labels: TensorSpec, label_range: tuple[int, int] | None, outputs: Sequence[TensorSpec]
-) -> str | None:
-    """Why labels cannot be indices into the last axis of the first output."""
-    shape = outputs[0].shape if outputs else None
+def _range_problem(labels: TensorSpec, label_range: tuple[int, int] | None, output: TensorSpec | None) -> str | None:
+    """Why labels cannot be indices into the last axis of the output that they are compared with."""
+    shape = output.shape if output is not None else None
     classes = shape[-1] if shape is not None and len(shape) >= 2 else None
     # One value a row is no class axis: labels may then be what is predicted, whole numbers by chance.
-    if label_range is None or not isinstance(classes, int) or classes < 2:
+    if label_range is None or output is None or not isinstance(classes, int) or classes < 2:
         return None
     # Labels of another rank than "one a vector of classes" mean something else; so do those of a picture's points,
     # whose classes seldom stand on the last axis.
@@ -130,7 +153,7 @@ def _range_problem(
     if low >= 0 and high < classes:
         return None
     detail = (
-        f"Labels run from {low} to {high}, and the model's output {outputs[0].name!r} has {classes} classes, 0 to "
+        f"Labels run from {low} to {high}, and the model's output {output.name!r} has {classes} classes, 0 to "
         f"{classes - 1}."
     )
     if low == 1 and high == classes:

@@ -1,11 +1,14 @@
 """A job: its specification, its states, and the one table of allowed transitions."""
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from itertools import product
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.domain.goal import Goal
+from app.domain.metric import Asked, MetricChoice, as_choices
 from app.domain.recipe import Recipe
 
 
@@ -29,6 +32,9 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
 """What may follow what. `failed → queued` and `cancelled → queued` are retries."""
 
 ENDED = frozenset({JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED})
+MOST_CONDITIONS = 16
+"""Pairs of threads and rows a call that one job measures; each costs a set of fresh processes."""
+
 MAX_ATTEMPTS = 3
 """A job whose worker was lost this often fails: what kills three workers will kill the fourth."""
 
@@ -71,12 +77,26 @@ class Measure(_Part):
     """The conditions that latency is measured under."""
 
     threads: tuple[Annotated[int, Field(ge=1, le=256)], ...] = Field(default=(1,), min_length=1, max_length=8)
-    """Intra-op threads; the first is the one that goals and comparisons use."""
+    """Intra-op threads; each is measured with each number of `batch`, and goals use the first."""
     batch: tuple[Annotated[int, Field(ge=1, le=4096)], ...] = Field(default=(1,), min_length=1, max_length=8)
-    """Rows a call; the first is the one that goals and comparisons use."""
+    """Rows a call; each is measured with each number of `threads`, and goals use the first."""
     shapes: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
     """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
     runtime: Literal["onnxruntime", "auto"] = "onnxruntime"
+
+    @model_validator(mode="after")
+    def _few_conditions(self) -> Self:
+        if (pairs := len(self.conditions())) > MOST_CONDITIONS:
+            raise PydanticCustomError(
+                "conditions_too_long",
+                "threads and batch make {pairs} pairs, and at most {most} are measured: name fewer of either",
+                {"pairs": pairs, "most": MOST_CONDITIONS},
+            )
+        return self
+
+    def conditions(self) -> tuple[tuple[int, int], ...]:
+        """Every pair of threads and rows a call, once; the first is the one that goals use."""
+        return tuple(dict.fromkeys(product(self.threads, self.batch)))
 
 
 class Limits(_Part):
@@ -105,8 +125,9 @@ class JobSpec(_Part):
     """The technique and its options."""
     goal: Goal | None = None
     """Without a goal there is no gate."""
-    metrics: tuple[str, ...] = Field(default=(), max_length=32)
-    """Metrics beyond those always computed; empty: `top1` too where there are labels."""
+    metrics: tuple[Asked, ...] = Field(default=(), max_length=32)
+    """Metrics beyond those always computed, which are fidelity to the original and, where there are labels, `top1`;
+    each a name, or an object that says which output it looks at. Of one name, goals use the first."""
     measure: Measure = Field(default_factory=Measure)
     priority: int = Field(default=5, ge=0, le=9)
     """9 is served first."""
@@ -115,6 +136,11 @@ class JobSpec(_Part):
         default_factory=dict, max_length=32
     )
     """The caller's own marks; lists can be filtered by them."""
+
+    def asked_metrics(self) -> tuple[MetricChoice, ...]:
+        """The metrics that are named, and those that only constraints name."""
+        bound = self.goal.constraints if self.goal is not None else ()
+        return as_choices(self.metrics, [constraint.metric for constraint in bound])
 
 
 class JobOutcome(BaseModel):

@@ -1,6 +1,7 @@
 """Jobs as callers see them: submit, read, list, cancel, delete."""
 
 import hashlib
+import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,10 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
 from app.db.repositories import jobs
-from app.db.repositories.paging import page
+from app.db.repositories.paging import page, refuse_unstorable
 from app.db.session import Database
 from app.db.tables import Artifact, Blob, IdempotencyKey, Job, JobDataset
-from app.domain.ids import new_id
+from app.domain.ids import is_id, new_id
 from app.domain.job import ENDED, JobSpec, JobState
 from app.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from app.queue.names import jobs_queue
@@ -46,6 +47,15 @@ def make_etag(version: int, position: int | None, waiting_for: str | None) -> st
     return f'"{version}-{position}-{waiting}"'
 
 
+Tags = frozenset[str]
+"""The entity tags that a caller knows; "*" stands for every tag (RFC 9110, 13.1.2)."""
+
+
+def knows(tags: Tags, etag: str) -> bool:
+    """Whether a caller with these tags knows what has that one."""
+    return etag in tags or "*" in tags
+
+
 class Jobs:
     """What callers do with jobs."""
 
@@ -59,13 +69,14 @@ class Jobs:
         with self._database.read() as session:
             return check(session, body)
 
-    def submit(self, body: Any, raw: bytes, *, idempotency_key: str | None) -> tuple[JobView, bool]:
+    def submit(self, body: Any, *, idempotency_key: str | None) -> tuple[JobView, bool]:
         """Create a job and wake its target after the commit; returns it and whether it is new.
 
+        The same key gives the same job again, whatever spaces and order of names the body is written with.
         Raises `InvalidRequest` with every field error, `Conflict` (`idempotency_key_reused`) when the key
         came with another body before, `Unavailable` (`weak_sandbox`) where children cannot be confined.
         """
-        digest = hashlib.sha256(raw).hexdigest()
+        digest = hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
         try:
             with self._database.write() as session:
                 job, created = self._insert(session, body, digest, idempotency_key)
@@ -132,20 +143,20 @@ class Jobs:
         with self._database.read() as session:
             return self._view(session, self._found(session, job_id))
 
-    def get_unless(self, asked: Mapping[str, Collection[str | None]]) -> dict[str, JobView | str]:
-        """Read several jobs at once: each one's view, or only its entity tag where that is all that callers know.
+    def get_unless(self, asked: Mapping[str, Collection[Tags]]) -> dict[str, JobView | str]:
+        """Read several jobs at once: each one's view, or only its entity tag where all callers know that.
 
-        `asked` has the tags that the callers of each job know, null for a caller who knows none. A job
-        that does not exist is not in the answer.
+        `asked` has what each caller of a job knows, which may be nothing. A job that does not exist is not in
+        the answer.
         """
         found: dict[str, JobView | str] = {}
         queued: list[str] = []
         with self._database.reading() as connection:
-            changed = [job_id for job_id, tags in asked.items() if None in tags]
+            changed = [job_id for job_id, callers in asked.items() if not all(callers)]
             # The content of a job that all know is not read at all.
             for job_id, (version, state) in jobs.signs(connection, asked.keys() - changed).items():
                 etag = make_etag(version, None, None)
-                if state != JobState.QUEUED and {etag}.issuperset(asked[job_id]):
+                if state != JobState.QUEUED and all(knows(tags, etag) for tags in asked[job_id]):
                     found[job_id] = etag
                 else:
                     changed.append(job_id)
@@ -172,7 +183,7 @@ class Jobs:
         return found
 
     def _found(self, session: Session, job_id: str) -> Job:
-        job = session.get(Job, job_id)
+        job = session.get(Job, job_id) if is_id(job_id, "job") else None
         if job is None:
             raise no_such_job(job_id)
         return job
@@ -202,7 +213,8 @@ class Jobs:
         target: str | None,
         label: str | None,
     ) -> tuple[list[JobView], str | None]:
-        """One page of jobs, newest first; `label` is `name:value`."""
+        """One page of jobs, newest first; `label` is `name:value`. Raises `InvalidRequest`."""
+        refuse_unstorable(model=model, target=target, label=label)
         query = select(Job)
         for column, wanted in ((Job.state, state), (Job.model_id, model), (Job.target, target)):
             if wanted is not None:
@@ -213,7 +225,7 @@ class Jobs:
         with self._database.read() as session:
             if label is not None:
                 query = query.where(jobs.has_label(session, name, value))
-            rows, following = page(session, query, Job.id, limit=limit, cursor=cursor)
+            rows, following = page(session, query, Job.id, prefix="job", limit=limit, cursor=cursor)
             return [self._view(session, job) for job in rows], following
 
     def cancel(self, job_id: str) -> JobView:
@@ -222,7 +234,7 @@ class Jobs:
         Raises `Conflict` (`job_ended`) when it has ended, a cancel that lost the race included.
         """
         with self._database.write() as session:
-            state = jobs.request_cancel(session, job_id)
+            state = jobs.request_cancel(session, job_id) if is_id(job_id, "job") else None
             if state is None and (state := self._found(session, job_id).state) != JobState.CANCELLING:
                 raise Conflict(f"The job has ended already: {state}.", code="job_ended")
             if state == JobState.CANCELLED:
@@ -241,26 +253,26 @@ class Jobs:
             session.query(Artifact).where(Artifact.job_id == job_id).delete()
             session.delete(job)
 
-    def log(self, job_id: str) -> str | None:
-        """Where the log of the job's children is in the store; null before it ends."""
+    def log(self, job_id: str) -> Blob | None:
+        """The object that is the log of the job's children; null before it ends."""
         return self._attached(job_id, "log_blob_id")
 
-    def report(self, job_id: str) -> str:
-        """Where the job's report is in the store. Raises `Conflict` (`report_not_ready`) before it has one."""
-        location = self._attached(job_id, "report_blob_id")
-        if location is None:
+    def report(self, job_id: str) -> Blob:
+        """The object that is the job's report. Raises `Conflict` (`report_not_ready`) before it has one."""
+        report = self._attached(job_id, "report_blob_id")
+        if report is None:
             job = self.get(job_id).job
             raise Conflict(
                 f"The job is {job.state} and has no report. A job has one once it has succeeded.",
                 code="report_not_ready",
                 retryable=JobState(job.state) not in ENDED,
             )
-        return location
+        return report
 
-    def _attached(self, job_id: str, column: str) -> str | None:
+    def _attached(self, job_id: str, column: str) -> Blob | None:
         with self._database.read() as session:
             blob_id = getattr(self._found(session, job_id), column)
-            return session.get_one(Blob, blob_id).location if blob_id else None
+            return session.get_one(Blob, blob_id) if blob_id else None
 
 
 def no_such_job(job_id: str) -> NotFound:

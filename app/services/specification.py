@@ -1,7 +1,6 @@
 """A job's specification against what is there: every error of a request, found at once."""
 
 import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,14 +13,15 @@ from app.domain.fit import fit
 from app.domain.goal import CEILINGS
 from app.domain.job import JobSpec
 from app.domain.measurement import UNITS
-from app.domain.metric import METRICS
-from app.domain.model import TensorSpec
+from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes
+from app.domain.model import Dimension, TensorSpec, shape_text
 from app.domain.recipe import NEEDS_CALIBRATION
 from app.domain.target import fp16_is_native, saturates_int8
 from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
-from app.services.field_errors import places, pointer, schema_errors
+from app.services.field_errors import pointer, schema_errors
 from app.services.targets import Target, known_targets, target_alive
+from app.services.valid_parts import ValidParts, valid_parts
 
 
 @dataclass(slots=True)
@@ -48,7 +48,11 @@ def check(session: Session, body: Any) -> Checked:
     if not isinstance(body, dict):
         checked.errors.append(FieldError("", "invalid_json", "The body must be a JSON object: a job's specification."))
         return checked
-    if body.get("kind", "optimize") == "optimize" and "recipe" not in body:
+    kind = body.get("kind", "optimize")
+    if isinstance(kind, str) and kind != "optimize":
+        detail = f"Jobs of the kind {kind!r} are not available in this version: leave kind out, or say optimize."
+        checked.errors.append(FieldError("/kind", "kind_not_available", detail))
+    elif "recipe" not in body:
         checked.errors.append(
             FieldError(
                 "/recipe",
@@ -57,43 +61,25 @@ def check(session: Session, body: Any) -> Checked:
                 "A goal alone does not choose one here.",
             )
         )
-    spec: JobSpec | None
     try:
-        spec = checked.spec = JobSpec.model_validate(body)
+        checked.spec = JobSpec.model_validate(body)
+        parts = ValidParts(checked.spec)
     except ValidationError as error:
         known = {found.pointer for found in checked.errors}
+        if "/kind" in known and "recipe" not in body:
+            known.add("/recipe")  # other kinds may need none
         checked.errors.extend(found for found in schema_errors(error, body) if found.pointer not in known)
-        spec = _readable_rest(body, checked.errors)
+        parts = valid_parts(body, checked.errors)
     _find_inputs(session, body, checked)
-    if spec is not None:
+    if (spec := parts.spec) is not None:
         before = list(checked.errors)
         _check_target(session, spec, checked)
         _check_goal(spec, checked)
         _check_data(spec, checked)
-        later = checked.errors[len(before) :]
+        _check_shapes(spec, checked)
+        later = [parts.in_body(found) for found in checked.errors[len(before) :]]
         checked.errors = before + [found for found in later if not any(_overlap(found, known) for known in before)]
     return checked
-
-
-_STAND_INS = {"model": "mdl_" + "0" * 26, "recipe": {"technique": "dynamic_int8"}}
-
-
-def _readable_rest(body: dict[str, Any], errors: Sequence[FieldError]) -> JobSpec | None:
-    """A specification without the fields, and the fields of those, that are wrong: the others are checked too."""
-    rest = {name: dict(value) if isinstance(value, dict) else value for name, value in body.items()}
-    for found in errors:
-        top, below, *_ = [*places(found.pointer), "", ""]
-        inside = rest.get(top)
-        if isinstance(inside, dict) and below in body[top]:
-            inside.pop(below, None)
-        else:
-            rest.pop(top, None)
-    if "technique" not in (rest.get("recipe") or {}):
-        rest.pop("recipe", None)
-    try:
-        return JobSpec.model_validate(_STAND_INS | rest)
-    except ValidationError:
-        return None
 
 
 def _overlap(one: FieldError, other: FieldError) -> bool:
@@ -107,6 +93,14 @@ def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> No
     if isinstance(model_id := body.get("model"), str) and "/model" not in bad:
         checked.model = session.get(Model, model_id)
         checked.errors.extend(_not_ready(checked.model, "model", model_id, "/model"))
+        if checked.model is not None and (checked.model.inspection or {}).get("quantized"):
+            checked.errors.append(
+                FieldError(
+                    "/model",
+                    "already_quantized",
+                    f"The model {model_id} is quantized already. Upload the float model it came from, and name that.",
+                )
+            )
     roles = body.get("datasets")
     seen: dict[str, str] = {}
     for role, dataset_id in roles.items() if isinstance(roles, dict) else ():
@@ -192,11 +186,8 @@ def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked)
 
 def _check_goal(spec: JobSpec, checked: Checked) -> None:
     known = sorted({*METRICS, *UNITS})
-    for index, name in enumerate(spec.metrics):
-        if name not in METRICS:
-            checked.errors.append(FieldError(f"/metrics/{index}", "unknown_metric", _no_metric(name, sorted(METRICS))))
-        elif METRICS[name].needs_labels and _lacks_labels(checked):
-            checked.errors.append(_labels_missing(f"/metrics/{index}", name))
+    for index, asked in enumerate(spec.metrics):
+        checked.errors.extend(_metric_errors(asked, f"/metrics/{index}", checked))
     if spec.goal is None:
         return
     floors: dict[str, float] = {}
@@ -207,8 +198,9 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
         if name not in known:
             checked.errors.append(FieldError(f"{place}/metric", "unknown_metric", _no_metric(name, known)))
             continue
-        if name in METRICS and METRICS[name].needs_labels and _lacks_labels(checked):
-            checked.errors.append(_labels_missing(f"{place}/metric", name))
+        if name in METRICS:
+            choice = next(choice for choice in spec.asked_metrics() if choice.name == name)
+            checked.errors.extend(_unmeasurable(choice, f"{place}/metric", checked))
         if constraint.min is not None:
             floors[name] = max(floors.get(name, constraint.min), constraint.min)
         if constraint.max is not None:
@@ -223,20 +215,63 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
             )
 
 
-def _lacks_labels(checked: Checked) -> bool:
-    """Whether no labels are there to compare with; an evaluation set that cannot be used (yet) may have some."""
+def _metric_errors(asked: str | MetricChoice, place: str, checked: Checked) -> list[FieldError]:
+    """What is wrong with a metric that is named alone, or with what it looks at."""
+    named, choice = (place, MetricChoice(name=asked)) if isinstance(asked, str) else (f"{place}/name", asked)
+    if choice.name not in METRICS:
+        return [FieldError(named, "unknown_metric", _no_metric(choice.name, sorted(METRICS)))]
+    found = choice_problems(choice, outputs, place) if (outputs := _outputs(checked)) is not None else []
+    if not found and METRICS[choice.name].needs_labels and _lacks_labels(checked, choice.labels):
+        at = place if isinstance(asked, str) else f"{place}/labels"
+        found.append(_labels_missing(at, choice))
+    return found
+
+
+def _unmeasurable(choice: MetricChoice, place: str, checked: Checked) -> list[FieldError]:
+    """Why it is sure that a constraint's metric cannot be measured."""
+    if METRICS[choice.name].needs_labels and _lacks_labels(checked, choice.labels):
+        return [_labels_missing(place, choice)]
+    if not lacks_classes(choice, outputs := _outputs(checked) or []):
+        return []
+    whose = f"output {choice.output!r}" if choice.output is not None else "model"
+    shapes = ", ".join(str(output) for output in outputs if choice.output in (None, output.name))
+    return [
+        FieldError(
+            place,
+            "no_class_axis",
+            f"{choice.name} compares classes along the last axis, and the {whose} has none ({shapes}): constrain "
+            "sqnr_db or cosine instead.",
+        )
+    ]
+
+
+def _outputs(checked: Checked) -> list[TensorSpec] | None:
+    """The outputs of the model; None where they are not known."""
+    model = checked.model
+    if model is None or model.state != UploadState.READY:
+        return None
+    return _tensors((model.inspection or {}).get("outputs"))
+
+
+def _lacks_labels(checked: Checked, array: str) -> bool:
+    """Whether no such labels are there to compare with; an evaluation set that cannot be used (yet) may have some.
+
+    What the model takes in is no label.
+    """
     if any(found.pointer in ("/datasets", "/datasets/evaluation") for found in checked.errors):
         return False
     dataset = checked.datasets.get("evaluation")
     fields = (dataset.inspection or {}).get("fields", []) if dataset is not None else []
-    return all(found["name"] != LABELS for found in fields)
+    inputs = (checked.model.inspection or {}).get("inputs", []) if checked.model is not None else []
+    given = {found["name"] for found in fields} - {found["name"] for found in inputs}
+    return array not in given
 
 
-def _labels_missing(place: str, metric: str) -> FieldError:
+def _labels_missing(place: str, choice: MetricChoice) -> FieldError:
     return FieldError(
         place,
         "dataset_labels_missing",
-        f"{metric} compares with labels: give datasets.evaluation a dataset that has an array `labels`.",
+        f"{choice.name} compares with labels: give datasets.evaluation a dataset that has an array `{choice.labels}`.",
     )
 
 
@@ -260,25 +295,54 @@ def _check_data(spec: JobSpec, checked: Checked) -> None:
     model = checked.model
     if model is None or model.state != UploadState.READY:
         return
-    wanted = (
-        set(spec.metrics) | {constraint.metric for constraint in spec.goal.constraints}
-        if spec.goal
-        else set(spec.metrics)
-    )
-    needs_labels = any(name in METRICS and METRICS[name].needs_labels for name in wanted)
+    wanted = spec.asked_metrics()
+    needs_labels = any(choice.name in METRICS and METRICS[choice.name].needs_labels for choice in wanted)
     found = model.inspection or {}
     for role, dataset in checked.datasets.items():
         seen = dataset.inspection or {}
         fitting = fit(
             _tensors(found.get("inputs")),
             _tensors(seen.get("fields")),
-            tuple(seen["label_range"]) if seen.get("label_range") else None,
+            {LABELS: tuple(seen["label_range"])} if seen.get("label_range") else {},
             _tensors(found.get("outputs")),
+            metrics=wanted,
             needs_labels=needs_labels and role == "evaluation",
             pointer=f"/datasets/{role}",
         )
-        checked.errors.extend(fitting.problems)
+        # Missing labels are said of already, at the metric that compares with them.
+        checked.errors.extend(found for found in fitting.problems if found.code != "dataset_labels_missing")
         checked.doubts.extend(f"{role}: {note}" for note in fitting.notes)
+
+
+def _check_shapes(spec: JobSpec, checked: Checked) -> None:
+    """`measure.shapes` against the model's inputs, as `workers.steps.rows` takes them."""
+    if checked.model is None or checked.model.state != UploadState.READY:
+        return
+    inputs = {port.name: port for port in _tensors((checked.model.inspection or {}).get("inputs"))}
+    for name, sizes in spec.measure.shapes.items():
+        place = pointer(["measure", "shapes", name])
+        if (port := inputs.get(name)) is None:
+            near = difflib.get_close_matches(name, inputs, n=2)
+            hint = (
+                f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has {', '.join(map(repr, inputs))}."
+            )
+            checked.errors.append(FieldError(place, "shapes_do_not_fit", f"The model has no input {name!r}. {hint}"))
+        elif port.shape is not None and not _fills(sizes, port.shape):
+            checked.errors.append(
+                FieldError(
+                    place,
+                    "shapes_do_not_fit",
+                    f"{shape_text(sizes)} is no shape of the input {name!r}, which is {shape_text(port.shape)}: give "
+                    "every axis a size, the batch axis included, and fixed axes their own.",
+                )
+            )
+
+
+def _fills(sizes: tuple[int, ...], shape: tuple[Dimension, ...]) -> bool:
+    """Whether sizes are those of a shape; the batch axis, which `measure.batch` is about, may have any."""
+    return len(sizes) == len(shape) and all(
+        not isinstance(axis, int) or axis == size for axis, size in zip(shape[1:], sizes[1:], strict=True)
+    )
 
 
 def _tensors(found: list[dict[str, Any]] | None) -> list[TensorSpec]:

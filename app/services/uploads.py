@@ -10,10 +10,10 @@ from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
 from app.db.repositories import jobs
-from app.db.repositories.paging import page
+from app.db.repositories.paging import page, refuse_unstorable
 from app.db.session import Database
 from app.db.tables import Blob, Dataset, Model
-from app.domain.ids import new_id
+from app.domain.ids import is_id, new_id
 from app.domain.uploads import UploadState, plain_file_name, stem
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.queue.names import INSPECTIONS
@@ -115,7 +115,7 @@ class Uploads(Generic[Uploaded]):
             return self._found(session, upload_id)
 
     def _found(self, session: Session, upload_id: str) -> Uploaded:
-        row = session.get(self.table, upload_id)
+        row = session.get(self.table, upload_id) if is_id(upload_id, self.prefix) else None
         if row is None:
             raise self._missing(upload_id)
         return row
@@ -123,11 +123,11 @@ class Uploads(Generic[Uploaded]):
     def _missing(self, upload_id: str) -> NotFound:
         return NotFound(f"There is no {self.noun} {upload_id}.", code=f"{self.noun}_not_found")
 
-    def location(self, upload_id: str) -> tuple[Uploaded, str]:
-        """The upload and where its bytes are in the store."""
+    def content(self, upload_id: str) -> tuple[Uploaded, Blob]:
+        """The upload and the object that its bytes are. Raises `NotFound`."""
         with self._database.read() as session:
             row = self._found(session, upload_id)
-            return row, session.get_one(Blob, row.blob_id).location
+            return row, session.get_one(Blob, row.blob_id)
 
     def list(
         self,
@@ -138,7 +138,8 @@ class Uploads(Generic[Uploaded]):
         name: str | None = None,
         sha256: str | None = None,
     ) -> tuple[list[Uploaded], str | None]:
-        """One page, newest first."""
+        """One page, newest first. Raises `InvalidRequest`."""
+        refuse_unstorable(name=name)
         query = select(self.table)
         for column, wanted in (
             (self.table.state, state),
@@ -148,10 +149,15 @@ class Uploads(Generic[Uploaded]):
             if wanted is not None:
                 query = query.where(column == wanted)
         with self._database.read() as session:
-            return page(session, query, self.table.id, limit=limit, cursor=cursor)
+            return page(session, query, self.table.id, prefix=self.prefix, limit=limit, cursor=cursor)
 
     def delete(self, upload_id: str) -> None:
-        """Forget an upload; its bytes go when no other row has them. Raises `Conflict` while a job uses it."""
+        """Forget an upload; its bytes go when no other row has them.
+
+        Raises `NotFound`, and `Conflict` while a job uses it.
+        """
+        if not is_id(upload_id, self.prefix):
+            raise self._missing(upload_id)
         try:
             self._delete(upload_id)
         except IntegrityError:

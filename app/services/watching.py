@@ -9,7 +9,7 @@ import anyio.to_thread
 
 from app.domain.ids import is_id
 from app.errors import BitpressError, NotFound
-from app.services.jobs import Jobs, JobView, no_such_job
+from app.services.jobs import Jobs, JobView, Tags, knows, no_such_job
 
 log = logging.getLogger(__name__)
 
@@ -24,13 +24,13 @@ class JobWatcher:
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
-        self._asking: dict[str, list[tuple[str | None, asyncio.Future[JobView | str]]]] = {}
+        self._asking: dict[str, list[tuple[Tags, asyncio.Future[JobView | str]]]] = {}
         self._reading: asyncio.Task[None] | None = None
-        self._waiting: dict[str, set[tuple[str, asyncio.Future[JobView]]]] = defaultdict(set)
+        self._waiting: dict[str, set[tuple[Tags, asyncio.Future[JobView]]]] = defaultdict(set)
         self._somebody = asyncio.Event()
 
-    async def read(self, job_id: str, etag: str | None) -> JobView | str:
-        """Read a job from the database, or only its entity tag while that is still `etag`.
+    async def read(self, job_id: str, known: Tags) -> JobView | str:
+        """Read a job from the database, or only its entity tag while that is one of those known.
 
         Those who ask while a query runs share the next one, which begins after each of them has asked.
         Raises `NotFound`, `Unavailable`.
@@ -38,7 +38,7 @@ class JobWatcher:
         if not is_id(job_id, "job"):  # before it reaches a query that others share
             raise no_such_job(job_id)
         future: asyncio.Future[JobView | str] = asyncio.get_running_loop().create_future()
-        self._asking.setdefault(job_id, []).append((etag, future))
+        self._asking.setdefault(job_id, []).append((known, future))
         if self._reading is None:
             self._reading = asyncio.create_task(self._read_all())
         return await future
@@ -48,7 +48,7 @@ class JobWatcher:
         try:
             while self._asking:
                 asking, self._asking = self._asking, {}
-                asked = {job_id: {etag for etag, _ in callers} for job_id, callers in asking.items()}
+                asked = {job_id: {known for known, _ in callers} for job_id, callers in asking.items()}
                 found: dict[str, JobView | str | Exception]
                 try:
                     found = {**await anyio.to_thread.run_sync(self._jobs.get_unless, asked)}
@@ -56,18 +56,19 @@ class JobWatcher:
                     found = dict.fromkeys(asking, error)  # each caller is told
                 for job_id, callers in asking.items():
                     answer = found.get(job_id) or no_such_job(job_id)
-                    for etag, future in callers:
-                        _settle(future, etag if isinstance(answer, JobView) and answer.etag == etag else answer)
+                    etag = answer.etag if isinstance(answer, JobView) else ""
+                    for known, future in callers:
+                        _settle(future, etag if etag and knows(known, etag) else answer)
         finally:
             self._reading = None
 
-    async def changed(self, job_id: str, etag: str, *, seconds: float) -> JobView | None:
-        """Wait until the job's entity tag is no longer `etag`, and return the job; null when the time is up.
+    async def changed(self, job_id: str, known: Tags, *, seconds: float) -> JobView | None:
+        """Wait until the job's entity tag is none of those known, and return the job; null when the time is up.
 
         Raises `NotFound` when the job is deleted meanwhile.
         """
         future: asyncio.Future[JobView] = asyncio.get_running_loop().create_future()
-        place = (etag, future)
+        place = (known, future)
         self._waiting[job_id].add(place)
         self._somebody.set()
         try:
@@ -94,7 +95,9 @@ class JobWatcher:
     async def _look(self) -> None:
         present = await anyio.to_thread.run_sync(self._jobs.etags, list(self._waiting))
         for job_id in list(self._waiting):
-            changed = [future for etag, future in self._waiting.get(job_id, ()) if present.get(job_id) != etag]
+            etag = present.get(job_id)
+            waiting = self._waiting.get(job_id, ())
+            changed = [future for known, future in waiting if etag is None or not knows(known, etag)]
             if not changed:
                 continue
             # Read once, however many wait for it.

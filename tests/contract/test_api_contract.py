@@ -7,7 +7,9 @@ import os
 import pkgutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from pathlib import Path
 from typing import NoReturn
@@ -95,6 +97,140 @@ def test_whatever_is_asked_the_answer_is_as_documented(server: Server, tmp_path:
     assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
     assert "Tested: 27" in run.stdout, run.stdout
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.fixture(scope="module")
+def api(server: Server) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, timeout=30) as client:
+        yield client
+
+
+def test_head_says_what_get_would(server: Server, api: httpx.Client) -> None:
+    """The same status and headers (RFC 9110, 9.3.2), and nothing of the content."""
+    deployment = server.deployment
+    model, data = deployment.model(), deployment.dataset()
+    deployment.submit(model, datasets={"evaluation": data.id}, priority=9)
+    job = deployment.claimed()
+    [artifact] = deployment.succeed(job, b"an artifact of its own")
+    paths = [
+        "/healthz",
+        "/v1/models",
+        "/v1/techniques",
+        f"/v1/models/{model.id}",
+        f"/v1/models/{model.id}/content",
+        f"/v1/datasets/{data.id}",
+        f"/v1/datasets/{data.id}/content",
+        f"/v1/jobs/{job.id}",
+        f"/v1/jobs/{job.id}/log",
+        f"/v1/jobs/{job.id}/report",
+        f"/v1/artifacts/{artifact}",
+        f"/v1/artifacts/{artifact}/content",
+        f"/v1/artifacts/{artifact}/manifest",
+        "/v1/models/mdl_nobody",
+        "/v1/models/mdl_nobody/content",
+        "/v1/nothing",
+    ]
+    for path in paths:
+        got, head = api.get(path), api.head(path)
+        assert head.content == b"", path
+        assert head.status_code == got.status_code, path
+        kept = {name: value for name, value in got.headers.items() if name != "date"}
+        assert {name: value for name, value in head.headers.items() if name != "date"} == kept, path
+        assert int(head.headers["content-length"]) == len(got.content), path
+    content = f"/v1/artifacts/{artifact}/content"
+    whole = api.head(content, headers={"Range": "bytes=0-1"})
+    assert (whole.status_code, whole.headers["content-length"]) == (200, "22"), "a range is for GET (14.2)"
+    assert api.head(content, headers={"If-None-Match": whole.headers["etag"]}).status_code == 304
+    assert httpx.head(server.url + content).status_code == 401
+
+
+def test_head_reads_no_content(server: Server, api: httpx.Client) -> None:
+    deployment = server.deployment
+    deployment.submit(deployment.model(), priority=9)
+    [artifact] = deployment.succeed(deployment.claimed(), b"soon gone")
+    _, content, manifest = deployment.services.artifacts.get(artifact)
+    for blob, path in ((content, "content"), (manifest, "manifest")):
+        deployment.services.store.delete(blob.location)
+        assert api.head(f"/v1/artifacts/{artifact}/{path}").status_code == 200
+        assert api.get(f"/v1/artifacts/{artifact}/{path}").status_code == 404
+
+
+def test_a_range_beyond_every_content(server: Server, api: httpx.Client) -> None:
+    path = f"/v1/models/{server.deployment.model(b'ten bytes.').id}/content"
+    beyond = api.get(path, headers={"Range": "bytes=99999999999999999999-"})
+    assert (beyond.status_code, beyond.headers["content-range"]) == (416, "bytes */10")
+    assert api.get(path, headers={"Range": "bytes=8-99999999999999999999"}).content == b"s."
+
+
+def test_a_long_poll_waits_while_any_tag_that_is_named_is_the_present_one(server: Server, api: httpx.Client) -> None:
+    deployment = server.deployment
+    job_id = deployment.submit(deployment.model(), priority=9)
+    etag = api.get(f"/v1/jobs/{job_id}").headers["etag"]
+    for header in (etag, f'{etag}, "zz"', f'"zz",W/{etag}', "*"):
+        begun = time.monotonic()
+        answer = api.get(f"/v1/jobs/{job_id}", params={"wait": 0.7}, headers={"If-None-Match": header})
+        assert (answer.status_code, answer.headers["etag"], answer.content) == (304, etag, b""), header
+        assert time.monotonic() - begun >= 0.7, header
+    begun = time.monotonic()
+    answer = api.get(f"/v1/jobs/{job_id}", params={"wait": 20}, headers={"If-None-Match": '"zz", "yy"'})
+    assert (answer.status_code, answer.headers["etag"]) == (200, etag)
+    assert time.monotonic() - begun < 10
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(
+            api.get, f"/v1/jobs/{job_id}", params={"wait": 20}, headers={"If-None-Match": f'"zz", {etag}'}
+        )
+        time.sleep(0.3)
+        deployment.services.jobs.cancel(job_id)
+        assert (asked.result().status_code, asked.result().json()["state"]) == (200, "cancelled")
+
+
+def test_deleting_an_artifact_is_a_change_of_its_job(server: Server, api: httpx.Client) -> None:
+    deployment = server.deployment
+    deployment.submit(deployment.model(), priority=9)
+    job = deployment.claimed()
+    [artifact] = deployment.succeed(job)
+    before = api.get(f"/v1/jobs/{job.id}")
+    assert before.json()["candidates"][0]["artifact"] == artifact
+    with ThreadPoolExecutor() as pool:
+        asked = pool.submit(
+            api.get, f"/v1/jobs/{job.id}", params={"wait": 20}, headers={"If-None-Match": before.headers["etag"]}
+        )
+        time.sleep(0.3)
+        assert api.delete(f"/v1/artifacts/{artifact}").status_code == 204
+        after = asked.result()
+    assert (after.status_code, after.json()["artifacts"]) == (200, [])
+    assert after.json()["candidates"][0]["artifact"] is None
+    assert "content" not in after.json()["links"]
+    assert after.headers["etag"] != before.headers["etag"]
+
+
+def test_a_key_belongs_to_what_a_body_says_and_not_to_how_it_is_written(server: Server, api: httpx.Client) -> None:
+    body = {"model": server.deployment.model().id, "recipe": {"technique": "float16"}, "labels": {"ü": "ö"}}
+    headers = {"Idempotency-Key": "the same", "Content-Type": "application/json"}
+
+    def submitted(content: str) -> httpx.Response:
+        return api.post("/v1/jobs", content=content.encode(), headers=headers)
+
+    first = submitted(json.dumps(body))
+    assert first.status_code == 202
+    turned = {name: body[name] for name in reversed(body)}
+    assert submitted(json.dumps(turned, indent=4, ensure_ascii=False)).json()["id"] == first.json()["id"]
+    assert submitted(json.dumps(body | {"priority": 5})).json()["code"] == "idempotency_key_reused"
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets", "artifacts", "jobs"])
+@pytest.mark.parametrize("name", ["mdl_%00", "%00", "x", "job_" + "l" * 26])
+def test_what_is_no_id_is_not_found(api: httpx.Client, kind: str, name: str) -> None:
+    for method, below in (("GET", ""), ("DELETE", ""), ("GET", "/report" if kind == "jobs" else "/content")):
+        answer = api.request(method, f"/v1/{kind}/{name}{below}")
+        assert (answer.status_code, answer.json()["code"]) == (404, f"{kind[:-1]}_not_found"), method
+
+
+@pytest.mark.parametrize("kind", ["models", "datasets", "jobs"])
+def test_a_cursor_that_no_page_gave(api: httpx.Client, kind: str) -> None:
+    for cursor in ("zzz", "%00"):
+        answer = api.get(f"/v1/{kind}?cursor={cursor}")
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_cursor")
 
 
 def test_the_committed_document_has_not_drifted() -> None:
@@ -204,9 +340,9 @@ def test_a_database_without_tables_is_a_problem_document(made: FastAPI) -> None:
     [
         ("GET", "/v1/nothing", 404, None),
         ("GET", "/", 404, None),
-        ("PUT", "/v1/models", 405, "GET, POST"),
-        ("POST", "/healthz", 405, "GET"),
-        ("PATCH", "/v1/jobs/job_1", 405, "GET, DELETE"),
+        ("PUT", "/v1/models", 405, "GET, HEAD, POST"),
+        ("POST", "/healthz", 405, "GET, HEAD"),
+        ("PATCH", "/v1/jobs/job_1", 405, "GET, HEAD, DELETE"),
     ],
 )
 def test_what_the_router_refuses_is_a_problem_document_too(
@@ -217,6 +353,17 @@ def test_what_the_router_refuses_is_a_problem_document_too(
     assert (answer.status_code, answer.json()["status"]) == (status, status)
     assert answer.json()["code"] == HTTPStatus(status).name.lower()
     assert answer.headers.get("allow") == allow
+    assert "See /docs" not in answer.json()["detail"]
+
+
+def test_who_asks_for_what_is_not_there_is_told_where_to_look(made: FastAPI) -> None:
+    def told(method: str, path: str) -> str:
+        detail: str = ask(made, method, path).json()["detail"]
+        return detail
+
+    assert told("GET", "/v2/nothing") == "There is nothing at /v2/nothing. GET /docs lists every path there is."
+    assert told("GET", "/v1/modles") == "There is nothing at /v1/modles. Did you mean /v1/models?"
+    assert told("PUT", "/v1/models") == "/v1/models does not take PUT; it takes GET, HEAD, POST."
 
 
 @pytest.mark.parametrize(

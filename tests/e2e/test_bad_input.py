@@ -459,6 +459,41 @@ def test_a_job_on_a_model_that_is_not_ready(service: Service) -> None:
     service.inspected("datasets", data["id"])
 
 
+def quantized() -> bytes:
+    made = models.model(
+        [
+            helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+        ],
+        [models.value("x", ["batch", 16])],
+        [models.value("y", ["batch", 16])],
+        [models.tensor("scale", 0.1), models.tensor("zero", 0, np.uint8)],
+    )
+    content: bytes = made.SerializeToString()
+    return content
+
+
+def test_a_job_on_a_model_that_is_quantized_already(service: Service) -> None:
+    body = {"model": made(service, "models", "quantized.onnx", quantized), "recipe": {"technique": "dynamic_int8"}}
+    with leaving(service):
+        answer = service.api.post("/v1/jobs", json=body)
+        refused(answer, 422, "already_quantized", at="/model", says=("the float model it came from",))
+        checked = service.api.post("/v1/jobs/validate", json=body).json()
+        assert [error["code"] for error in checked["errors"]] == ["already_quantized"]
+
+
+def test_shapes_of_an_input_that_the_model_has_not(service: Service) -> None:
+    body = {
+        "model": model_of(service),
+        "recipe": {"technique": "dynamic_int8"},
+        "measure": {"shapes": {"X": [1, 16], "x": [1, 17]}},
+    }
+    with leaving(service):
+        answer = service.api.post("/v1/jobs", json=body)
+        problem = refused(answer, 422, "shapes_do_not_fit", at="/measure/shapes/X")
+        assert {error["pointer"] for error in problem["errors"]} == {"/measure/shapes/X", "/measure/shapes/x"}
+
+
 X = np.random.default_rng(1).normal(size=(ROWS, 16)).astype(np.float32)
 LABELS = np.arange(ROWS, dtype=np.int64) % 8
 

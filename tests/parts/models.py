@@ -92,6 +92,16 @@ def gemm(*, batch: int | str = "batch", inputs: int = 16, outputs: int = 8) -> M
     )
 
 
+def two_heads(kinds: int = 3, species: int = 5) -> ModelProto:
+    """Two classifiers of one input: `kind` and `species`, (n, 4) → (n, 3) and (n, 5)."""
+    return model(
+        [helper.make_node("MatMul", ["x", f"w_{name}"], [name], name=name) for name in ("kind", "species")],
+        [value("x", ["batch", 4])],
+        [value("kind", ["batch", kinds]), value("species", ["batch", species])],
+        [weights("w_kind", 4, kinds), weights("w_species", 4, species, seed=1)],
+    )
+
+
 def mlp(*, constants: bool = False, named: bool = True, opset: int = 17) -> ModelProto:
     """MatMul, Add, ReLU, Gemm: (b, 32) → (b, 5). With `constants`, weights lie in Constant nodes, one
     of them behind a Transpose."""

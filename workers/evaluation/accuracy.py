@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.dataset import LABELS
 from app.domain.measurement import Measurement, absent
-from app.domain.metric import ALWAYS, METRICS
+from app.domain.metric import ALWAYS, LABELLED, METRICS, MetricChoice, is_float
 from app.errors import StepError
 from workers.evaluation.bounds import TWO_SIDED_95, metric_bounds
 from workers.evaluation.metrics import row_metric
@@ -29,6 +30,10 @@ NON_FINITE = "non_finite"
 _ELEMENTS = 1_000_000  # scored at once: some 8 MB in float64, a few times over
 
 
+_Place = tuple[str | None, str | None]
+"""The output that a metric looks at, and the array of labels that it needs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Accuracy:
     """The metrics of one model, and the scores behind them, which the gate pairs row by row."""
@@ -37,21 +42,68 @@ class Accuracy:
     scores: dict[str, Floats]
 
 
-def metrics_for(requested: Sequence[str], *, has_labels: bool) -> tuple[str, ...]:
-    """The metrics of a job: those always computed, and those asked for, else `top1` where there are labels.
+def metrics_for(asked: Sequence[MetricChoice], *, has_labels: bool) -> tuple[MetricChoice, ...]:
+    """The metrics of a job: those asked for, and of the others those always computed, `top1` where there are labels.
 
-    Raises StepError `unknown_metric`.
+    In the order of the catalogue, those of one name as they were asked for. Raises StepError `unknown_metric`.
     """
-    unknown = [name for name in requested if name not in METRICS]
+    unknown = [choice.name for choice in asked if choice.name not in METRICS]
     if unknown:
         raise StepError(f"There is no metric {unknown[0]!r}; there are {', '.join(METRICS)}.", code="unknown_metric")
-    asked = tuple(requested) or (("top1",) if has_labels else ())
-    return tuple(name for name in METRICS if name in asked or name in ALWAYS)
+    named = {choice.name for choice in asked}
+    unasked = {*ALWAYS, *(LABELLED if has_labels else ())} - named
+    choices = [*asked, *(MetricChoice(name=name) for name in unasked)]
+    order = list(METRICS)
+    return tuple(sorted(choices, key=lambda choice: order.index(choice.name)))
 
 
 def compared_output(ports: Sequence[Port]) -> str | None:
     """The output that metrics look at unless told otherwise: the first of a float type, else None."""
-    return next((port.name for port in ports if port.dtype in ("float16", "float32", "float64", "bfloat16")), None)
+    return next((port.name for port in ports if is_float(port.dtype)), None)
+
+
+def judge_all(
+    choices: Sequence[MetricChoice],
+    artifact: Outputs,
+    *,
+    output: str | None,
+    original: Outputs | None = None,
+    labels: Mapping[str, Array] | None = None,
+    conditions: Mapping[str, Any] | None = None,
+    flags: Sequence[str] = (),
+) -> Accuracy:
+    """Compute metrics of several outputs, as `judge` does of one.
+
+    `output` is the one that is looked at where a choice names none; `labels` are the arrays of labels by name. Scores
+    are those of the first of each name, which is the one that goals use.
+    """
+    wanted = dict.fromkeys((choice.name, _place(choice, output)) for choice in choices)
+    groups: dict[_Place, list[str]] = {}
+    for name, place in wanted:
+        groups.setdefault(place, []).append(name)
+    found = {
+        place: judge(
+            names,
+            artifact,
+            output=place[0],
+            original=original,
+            labels=None if place[1] is None else (labels or {}).get(place[1]),
+            conditions={**(conditions or {}), **({} if place[1] in (None, LABELS) else {"labels": place[1]})},
+            flags=flags,
+        )
+        for place, names in groups.items()
+    }
+    first: dict[str, Accuracy] = {}
+    for name, place in wanted:
+        first.setdefault(name, found[place])
+    return Accuracy(
+        tuple(each for name, place in wanted for each in found[place].measurements if each.name == name),
+        {name: known.scores[name] for name, known in first.items() if name in known.scores},
+    )
+
+
+def _place(choice: MetricChoice, output: str | None) -> _Place:
+    return choice.output or output, choice.labels if METRICS[choice.name].needs_labels else None
 
 
 def judge(
@@ -64,23 +116,24 @@ def judge(
     conditions: Mapping[str, Any] | None = None,
     flags: Sequence[str] = (),
 ) -> Accuracy:
-    """Compute metrics of a model's outputs.
+    """Compute metrics of one output of a model.
 
     Without `original` the original itself is judged, and metrics that compare with it are left out.
-    `output` names the array to look at, `labels` has [rows] or [rows, positions] of integers. All are cut
+    `output` names the array to look at, `labels` has [rows] or [rows, positions] of whole numbers. All are cut
     to the rows that each has. `flags` and `conditions` are added to every measurement. What cannot be
     computed is absent with a reason.
     """
     wanted = [name for name in metrics if original is not None or not METRICS[name].relative_to_original]
+    stated = {**(conditions or {}), **({} if output is None else {"output": output})}
     reason = _no_output(artifact, original, output)
     if reason is not None:
-        return Accuracy(tuple(_absent(name, reason) for name in wanted), {})
+        return Accuracy(tuple(_absent(name, reason, stated) for name in wanted), {})
     assert output is not None
     result = artifact[output]
     reference = None if original is None else original[output]
     if reference is not None and reference.shape[1:] != result.shape[1:]:
         reason = f"the artifact's output has the shape {list(result.shape)}, the original's {list(reference.shape)}"
-        return Accuracy(tuple(_absent(name, reason) for name in wanted), {})
+        return Accuracy(tuple(_absent(name, reason, stated) for name in wanted), {})
     lengths = [len(values) for values in (result, reference, labels) if values is not None]
     rows = Rows(
         result[: min(lengths)],
@@ -89,7 +142,7 @@ def judge(
     )
     measurements: list[Measurement] = []
     scores: dict[str, Floats] = {}
-    stated = {**(conditions or {}), "output": output, "rows": min(lengths)}
+    stated["rows"] = min(lengths)
     for name in wanted:
         measurement, found = _measure(name, rows, stated, tuple(flags))
         measurements.append(measurement)
@@ -117,15 +170,15 @@ def _measure(
     metric, described = row_metric(name), METRICS[name]
     count = len(rows.artifact)
     if described.needs_labels and rows.labels is None:
-        return _absent(name, "the rows have no labels"), None
+        return _absent(name, "the rows have no labels", conditions), None
     reason = "there are no rows" if count == 0 else metric.unfit(rows)
     if reason is not None:
-        return _absent(name, reason), None
+        return _absent(name, reason, conditions), None
     scores = np.concatenate([metric.score(part) for part in _parts(rows)])
     undefined = int(np.isnan(scores).any(axis=1).sum())
     if undefined:
-        missing = _absent(name, f"the output is not finite in {undefined} of {count} rows")
-        return missing.model_copy(update={"flags": (*flags, NON_FINITE), "conditions": conditions}), None
+        missing = _absent(name, f"the output is not finite in {undefined} of {count} rows", conditions)
+        return missing.model_copy(update={"flags": (*flags, NON_FINITE)}), None
     found = metric_bounds(name, scores, TWO_SIDED_95)
     ends = (found.lower, found.upper)
     measurement = Measurement(
@@ -167,6 +220,7 @@ def _no_output(artifact: Outputs, original: Outputs | None, output: str | None) 
     return None
 
 
-def _absent(name: str, reason: str) -> Measurement:
+def _absent(name: str, reason: str, conditions: Mapping[str, Any]) -> Measurement:
     described = METRICS[name]
-    return absent(name, reason, unit=described.unit, better=described.better)
+    missing = absent(name, reason, unit=described.unit, better=described.better)
+    return missing.model_copy(update={"conditions": dict(conditions)})

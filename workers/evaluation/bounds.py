@@ -82,7 +82,7 @@ def drop_bounds(
 
 def replicate_interval(values: Sequence[float], confidence: float) -> Bounded | None:
     """The median over children with one-sided bounds; None for fewer than two children."""
-    if len(values) < LEAST or min(values) <= 0:
+    if len(values) < LEAST:
         return None
     lower, upper = replicate_bounds(values, confidence)
     return Bounded(median(values), lower, upper)

@@ -15,7 +15,10 @@ Source = Literal["evaluation", "calibration", "synthetic"]
 """Which rows the metrics were computed on; only evaluation rows were held out of everything else."""
 
 Children = tuple[Sequence[float], Sequence[float]]
-"""What each child measured of the original and of the artifact, in the same order of children."""
+"""What each child measured of the original and of the artifact, in the same order of children.
+
+Of memory, a child has one model alone: pairs are any two of them.
+"""
 
 _TIMED = ("latency_p50", "latency_p90", "latency_p99", "latency_mean", "throughput", "load_time")
 
@@ -81,10 +84,12 @@ def gather(
         for name in _TIMED:
             children[name] = (per_child(name, groups[0], "original"), per_child(name, groups[0], "artifact"))
         comparisons.append(compare_paired("load_time", *children["load_time"]))
-    for name in ("artifact_bytes", "peak_memory"):
-        first, second = _value(before, name), _value(after, name)
-        if first and second:
-            comparisons.append(compare_exact(name, first, second))
+    first, second = _value(before, "artifact_bytes"), _value(after, "artifact_bytes")
+    if first and second:
+        comparisons.append(compare_exact("artifact_bytes", first, second))
+    peaks = children["peak_memory"]
+    if peaks[0] and len(peaks[0]) == len(peaks[1]) and all(peak > 0 for peak in (*peaks[0], *peaks[1])):
+        comparisons.append(compare_paired("peak_memory", *peaks))
     evidence = Evidence(
         source=source,
         original=before,

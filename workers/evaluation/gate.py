@@ -12,16 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.goal import CEILINGS, Constraint, Goal
 from app.domain.job import Gate
-from app.domain.measurement import UNITS, Measurement
+from app.domain.measurement import Measurement
 from app.domain.metric import METRICS
-from app.errors import StepError
 from workers.evaluation.accuracy import NON_FINITE
 from workers.evaluation.bounds import Bounded, drop_bounds, metric_bounds, replicate_interval
 from workers.evaluation.evidence import Evidence, Source
 from workers.evaluation.statistics.rows_needed import rows_needed
 from workers.evaluation.words import amount, difference, plain
-
-_CODE = "constraint_not_measured"
 
 _SEVERITY: tuple[Gate, ...] = ("missed", "undecided", "met", "none")
 """The first of these that any constraint has is the verdict on all of them."""
@@ -31,6 +28,9 @@ NOT_HELD_OUT = "Nothing was held out"
 
 _LEAST_ROWS = 2
 
+_EXACT = frozenset({"artifact_bytes"})
+"""What has no scatter, however often it is measured."""
+
 
 class Verdict(BaseModel):
     """What became of one bound of one constraint.
@@ -38,7 +38,7 @@ class Verdict(BaseModel):
     `value` is the drop for `max_drop` (positive is worse; a share of the original's value where `relative`),
     else the value itself. `ci` are its lower and upper bound, each one-sided at the goal's confidence;
     null where the value has no scatter or too few samples tell. `rows_needed` would decide what is
-    undecided, if the rates stay as they are; null where rows do not help.
+    undecided, if the rates stay as they are; null where rows do not help. What was not measured has no value.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -71,10 +71,7 @@ class _Limit:
 
 
 def judge_goal(goal: Goal | None, evidence: Evidence) -> tuple[Gate, tuple[Verdict, ...]]:
-    """Judge every constraint; missed if one is, else undecided if one is, else met; none without any.
-
-    Raises StepError `constraint_not_measured` where a constraint names what was not measured.
-    """
+    """Judge every constraint; missed if one is, else undecided if one is, else met; none without any."""
     constraints = goal.constraints if goal is not None else ()
     confidence = goal.confidence if goal is not None else 0.95
     verdicts = tuple(
@@ -89,23 +86,22 @@ def overall(verdicts: Iterable[Gate]) -> Gate:
 
 
 def judge_constraint(constraint: Constraint, evidence: Evidence, confidence: float) -> list[Verdict]:
-    """One verdict for each end that the constraint bounds."""
+    """One verdict for each end that the constraint bounds; undecided, with the reason, on what was not measured."""
     name = CEILINGS.get(constraint.metric, constraint.metric)
-    measured = _measured(constraint, name, evidence)
+    measured = evidence.artifact.get(name)
+    if measured is None:
+        return _without_value(constraint, "undecided", confidence, f"{name} was not measured.")
+    if measured.value is None:
+        # A broken output is the artifact's own fault; anything else says nothing about it.
+        broken = NON_FINITE in measured.flags
+        said = "cannot be computed" if broken else "was not measured"
+        return _without_value(
+            constraint, "missed" if broken else "undecided", confidence, f"{name} {said}: {measured.reason}."
+        )
     is_metric = name in METRICS
-    if measured.value is None:  # only where the artifact's own output is broken
-        return [
-            Verdict(
-                constraint=constraint,
-                verdict="missed",
-                value=None,
-                bound=limit.value,
-                confidence=confidence,
-                reason=f"{name} cannot be computed: {measured.reason}.",
-            )
-            for limit in _limits(constraint)
-        ]
     found = (_metric if is_metric else _ceiling)(constraint, name, measured, evidence, confidence)
+    if isinstance(found, str):
+        return _without_value(constraint, "undecided", confidence, found)
     judged_on = evidence.source if is_metric else "evaluation"
     return [_verdict(constraint, limit, found, measured, confidence, judged_on) for limit in _limits(constraint)]
 
@@ -115,58 +111,50 @@ def _limits(constraint: Constraint) -> list[_Limit]:
     return [_Limit(value, is_ceiling) for value, is_ceiling in ends if value is not None]
 
 
-def _measured(constraint: Constraint, name: str, evidence: Evidence) -> Measurement:
-    """The artifact's measurement that a constraint is about; what it was not is the caller's mistake."""
-    if name not in METRICS and name not in UNITS:
-        raise StepError(
-            f"The goal constrains {constraint.metric!r}, which is neither a metric nor a measurement; there are "
-            f"{', '.join([*METRICS, *UNITS])}.",
-            code=_CODE,
+def _without_value(constraint: Constraint, verdict: Gate, confidence: float, reason: str) -> list[Verdict]:
+    return [
+        Verdict(
+            constraint=constraint,
+            verdict=verdict,
+            value=None,
+            bound=limit.value,
+            confidence=confidence,
+            reason=reason,
         )
-    measured = evidence.artifact.get(name)
-    if measured is None:
-        raise StepError(
-            f"The goal constrains {constraint.metric!r}, which this job did not measure; add it to metrics.",
-            code=_CODE,
-        )
-    if measured.value is None and NON_FINITE not in measured.flags:
-        raise StepError(
-            f"The goal constrains {constraint.metric!r}, which could not be measured: {measured.reason}.",
-            code=_CODE,
-        )
-    return measured
+        for limit in _limits(constraint)
+    ]
 
 
-def _metric(constraint: Constraint, name: str, measured: Measurement, evidence: Evidence, confidence: float) -> Bounded:
+def _metric(
+    constraint: Constraint, name: str, measured: Measurement, evidence: Evidence, confidence: float
+) -> Bounded | str:
+    """Bounds of a metric or of its drop, or why there are none."""
     scores = evidence.artifact_scores.get(name)
     if scores is None:
-        raise StepError(f"The scores of {name!r} are not there, so its drop has no interval.", code=_CODE)
+        return f"The scores of {name} are not there, so it has no bounds."
     if constraint.max_drop is None:
         return metric_bounds(name, scores, confidence)
     original = evidence.original_scores.get(name)
     if original is not None and len(original) != len(scores):
-        raise StepError(f"{name!r} was computed on other rows for the original.", code=_CODE)
+        return f"The drop of {name} cannot be judged: it was computed on other rows for the original."
     try:
         return drop_bounds(name, original, scores, confidence, relative=constraint.relative)
     except ValueError as error:
-        raise StepError(
-            f"The drop of {constraint.metric!r} cannot be judged: {error}. Constrain its value with min or max.",
-            code=_CODE,
-        ) from error
+        return f"The drop of {name} cannot be judged: {error}. Constrain its value with min or max."
 
 
 def _ceiling(
     constraint: Constraint, name: str, measured: Measurement, evidence: Evidence, confidence: float
-) -> Bounded:
-    """Bounds of a value that children measured, or of a number without scatter."""
+) -> Bounded | str:
+    """Bounds of a value that children measured, or of a number without scatter; or why there are none."""
     value = float(measured.value or 0.0)
     before, after = evidence.children.get(name, ((), ()))
     if constraint.max_drop is None:
         return replicate_interval(after, confidence) or Bounded(value, value, value)
     original = evidence.original.get(name)
     if original is None or not original.value:
-        reason = "the original was not measured" if original is None else original.reason or "the original has none"
-        raise StepError(f"The drop of {constraint.metric!r} cannot be judged: {reason}.", code=_CODE)
+        reason = "it was not measured of the original" if original is None else original.reason or "the original's is 0"
+        return f"The drop of {name} cannot be judged: {reason}."
     paired = len(before) == len(after) and all(before)
     ratios = [second / first for first, second in zip(before, after, strict=True)] if paired else []
     plain_ratio = value / original.value
@@ -237,7 +225,7 @@ def _reason(constraint: Constraint, limit: _Limit, found: Bounded, measured: Mea
     reason = f"{measured.name} is {'worse by ' if constraint.max_drop is not None else ''}{say(found.value)}"
     if _has_ends(found):
         reason += f" (one-sided {confidence * 100:g} % bounds: {say(found.lower)} and {say(found.upper)})"
-    elif measured.count == 1 and found.rows is None:
+    elif measured.count == 1 and found.rows is None and measured.name not in _EXACT:
         reason += " (one process measured it, so its scatter is unknown)"
     return f"{reason}; the limit is {say(limit.value)}."
 

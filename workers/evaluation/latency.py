@@ -89,7 +89,7 @@ def _latency(
     if sum(counts) < least:
         unit, better = UNITS[name]
         reason = f"{sum(counts)} samples are too few: {least} leave one beyond it"
-        return absent(name, reason, unit=unit, better=better)
+        return absent(name, reason, unit=unit, better=better).model_copy(update={"conditions": conditions})
     # Too few in each child, enough in all: a value, but nothing to make an interval of.
     pooled = [sample for replicate in replicates for sample in samples_of(replicate, subject)]
     value = float(np.quantile(pooled, _QUANTILES[name]))
@@ -112,7 +112,7 @@ def _energy(replicates: Sequence[LatencyReplicate], subject: Subject, conditions
         if replicate.energy_joules is not None
     ]
     if len(values) < len(replicates):
-        return absent(name, UNREADABLE)
+        return absent(name, UNREADABLE).model_copy(update={"conditions": conditions})
     stated = {**conditions, "counter": "RAPL packages, idle parts included"}
     return _measured(name, values, _count(replicates, subject), stated, ())
 

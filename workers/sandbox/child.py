@@ -278,8 +278,8 @@ class SandboxChild:
                 raise self._crash(step)
             if now > deadline and not done:
                 raise TimeLimitExceeded(
-                    f"The step {step} took longer than the {seconds:g} seconds it may take. "
-                    "Use a smaller model or fewer rows, or raise the job's time limit."
+                    f"The step {step} did not end in time: {_rounded(seconds)} seconds were left for it. Use a smaller "
+                    "model or fewer rows; a job is given more time by its limits.run_seconds."
                 )
 
     def _turn(self, seconds: float) -> list[dict[str, Any]]:
@@ -358,6 +358,10 @@ class SandboxChild:
         assert stdin is not None
         with suppress(BrokenPipeError):
             stdin.close()
+
+
+def _rounded(seconds: float) -> str:
+    return "less than 0.1" if seconds < 0.1 else f"{seconds:.1f}".removesuffix(".0")
 
 
 def _failure(event: dict[str, Any]) -> StepFailed:

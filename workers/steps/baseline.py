@@ -1,12 +1,14 @@
 """Run the original over the rows that artifacts are compared on, and keep what it puts out."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from pydantic import BaseModel
 
 from app.domain.measurement import Measurement
-from workers.evaluation.accuracy import Accuracy, compared_output, judge, metrics_for, save_scores
+from app.domain.metric import METRICS, MetricChoice
+from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for, save_scores
 from workers.runtimes.session import Array, load
 from workers.steps.artifact import artifact_bytes, describe_model
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
@@ -14,7 +16,6 @@ from workers.steps.requests import BaselineRequest, JobRequest, Progress
 from workers.steps.rows import DatasetRows, Rows, Source, rows_of
 
 OUTPUTS = "outputs.npz"
-LABELS_FILE = "labels.npy"
 
 _NOTES: dict[Source, tuple[str, ...]] = {
     "evaluation": (),
@@ -26,9 +27,10 @@ _NOTES: dict[Source, tuple[str, ...]] = {
 class BaselineResult(BaseModel):
     """What the original put out.
 
-    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` of integers [rows, …]
-    or null; both relative to the step's folder. `output` is the one that metrics look at. `unusual`
-    counts rows with infinite values, or values that are no numbers, by output.
+    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` of numbers [rows, …] by array of
+    labels; both relative to the step's folder. `output` is the one that metrics look at unless told otherwise.
+    `unusual` counts rows with infinite values, or values that are no numbers, by output. `metrics` are
+    those of the job, of the candidates too. `batches` are the rows a call that latency is measured with.
     """
 
     source: Source
@@ -36,8 +38,10 @@ class BaselineResult(BaseModel):
     outputs: str
     names: tuple[str, ...]
     output: str | None
-    labels: str | None
+    labels: dict[str, str]
     unusual: dict[str, int]
+    metrics: tuple[MetricChoice, ...]
+    batches: tuple[int, ...]
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...] = ()
 
@@ -55,44 +59,54 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
         session = load(model, threads=threads)
     kept = run_over(session, rows, folder / OUTPUTS, lambda share, text: progress(0.9 * share, text), batch=batch)
-    labels = _labels(rows, kept)
-    if labels is not None:
-        np.save(folder / LABELS_FILE, labels, allow_pickle=False)
+    metrics = _metrics(request, rows)
+    labels = _labels(metrics, rows, kept)
+    files = {name: f"labels-{number}.npy" for number, name in enumerate(labels)}
+    for name, values in labels.items():
+        np.save(folder / files[name], values, allow_pickle=False)
     output = compared_output([port for port in session.outputs if port.name in kept.names])
     progress(0.9, "computing metrics")
-    accuracy = accuracy_of(request, rows.source, kept, output=output, labels=labels)
+    accuracy = accuracy_of(metrics, rows.source, kept, output=output, labels=labels)
     save_scores(folder, accuracy.scores)
+    batches = tuple(dict.fromkeys(rows.size(size) for size in request.spec.measure.batch))
     return BaselineResult(
         source=rows.source,
         rows=kept.rows,
         outputs=OUTPUTS,
         names=kept.names,
         output=output,
-        labels=None if labels is None else LABELS_FILE,
+        labels=files,
         unusual=kept.unusual,
+        metrics=metrics,
+        batches=batches,
         measurements=(artifact_bytes(describe_model(model)), *accuracy.measurements),
-        notes=(*_NOTES[rows.source], *rows.notes, *kept.notes, *about_unusual(kept, "original")),
+        notes=(
+            *_NOTES[rows.source],
+            *rows.notes,
+            *kept.notes,
+            *about_unusual(kept, "original"),
+            *_fixed(request.spec.measure.batch, batches),
+        ),
     )
 
 
 def accuracy_of(
-    request: JobRequest,
+    metrics: Sequence[MetricChoice],
     source: Source,
     kept: Kept,
     *,
     output: str | None,
-    labels: Array | None,
+    labels: Mapping[str, Array],
     original: Path | None = None,
 ) -> Accuracy:
-    """The job's metrics of a model's outputs, compared with those in `original` where that is given."""
-    metrics = metrics_for(request.spec.metrics, has_labels=labels is not None)
+    """Metrics of a model's outputs, compared with those in `original` where that is given."""
     conditions = {"source": source, "held_out": source == "evaluation"}
     flags = ("synthetic",) if source == "synthetic" else ()
     with np.load(kept.file, allow_pickle=False) as outputs:
         if original is None:
-            return judge(metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags)
+            return judge_all(metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags)
         with np.load(original, allow_pickle=False) as reference:
-            return judge(
+            return judge_all(
                 metrics,
                 outputs,
                 output=output,
@@ -111,7 +125,21 @@ def about_unusual(kept: Kept, whose: str) -> tuple[str, ...]:
     )
 
 
-def _labels(rows: Rows, kept: Kept) -> Array | None:
-    if isinstance(rows, DatasetRows) and rows.has_labels:
-        return rows.labels(kept.rows)
-    return None
+def _metrics(request: JobRequest, rows: Rows) -> tuple[MetricChoice, ...]:
+    """What the job measures of a model's outputs; its constraints name what must be measured too."""
+    return metrics_for(request.spec.asked_metrics(), has_labels=isinstance(rows, DatasetRows) and rows.has_labels())
+
+
+def _labels(metrics: Sequence[MetricChoice], rows: Rows, kept: Kept) -> dict[str, Array]:
+    """The arrays of labels that metrics compare with, as far as they are there."""
+    names = dict.fromkeys(choice.labels for choice in metrics if METRICS[choice.name].needs_labels)
+    if not isinstance(rows, DatasetRows):
+        return {}
+    return {name: rows.labels(kept.rows, name) for name in names if rows.has_labels(name)}
+
+
+def _fixed(asked: Sequence[int], batches: Sequence[int]) -> tuple[str, ...]:
+    if set(asked) <= set(batches):
+        return ()
+    size = batches[0]
+    return (f"The model takes {size} {'row' if size == 1 else 'rows'} a call, whatever measure.batch says.",)

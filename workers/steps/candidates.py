@@ -90,7 +90,7 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
     )
     progress(0.9, "comparing with the original")
     accuracy = accuracy_of(
-        request,
+        baseline.metrics,
         baseline.source,
         kept,
         output=baseline.output,
@@ -182,5 +182,5 @@ def _does_not_load(reason: str) -> StepError:
     )
 
 
-def _labels(baseline: BaselineResult, folder: Path) -> Any:
-    return None if baseline.labels is None else np.load(folder / baseline.labels, allow_pickle=False)
+def _labels(baseline: BaselineResult, folder: Path) -> dict[str, Any]:
+    return {name: np.load(folder / file, allow_pickle=False) for name, file in baseline.labels.items()}

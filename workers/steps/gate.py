@@ -52,10 +52,7 @@ class GateResult(BaseModel):
 
 
 def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -> GateResult:
-    """Combine all replicates, choose, and judge the chosen candidate.
-
-    Raises StepError `constraint_not_measured`.
-    """
+    """Combine all replicates, choose, and judge the chosen candidate."""
     baseline = read_result(BaselineResult, scratch, request.baseline)
     made = read_result(CandidatesResult, scratch, request.candidates)
     latency, memory = _replicates(request, scratch)

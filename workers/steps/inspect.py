@@ -1,16 +1,20 @@
 """Check that a job's data really fit its model, and that no row plays two parts."""
 
+from collections.abc import Iterable
 from itertools import combinations
 from pathlib import Path
 
+import numpy as np
 from pydantic import BaseModel
 
+from app.domain.dataset import LABELS
 from app.domain.fit import fit
 from app.domain.job import Role
-from app.domain.metric import METRICS
+from app.domain.metric import METRICS, choice_problems
 from app.domain.model import ModelInspection
 from app.errors import StepError
 from workers.formats.datasets.inspection import inspect_dataset
+from workers.formats.datasets.interface import Dataset
 from workers.formats.datasets.opening import open_dataset
 from workers.formats.limits import InputLimits
 from workers.formats.model_files import open_model
@@ -33,12 +37,14 @@ def run(request: InspectRequest, scratch: Path, folder: Path, progress: Progress
 
     A model that came as an archive is unpacked into `folder/model`. Raises RejectedInput for what cannot
     be opened; StepError `dataset_input_missing`, `dataset_dtype_mismatch`, `dataset_shape_mismatch`,
-    `dataset_labels_missing` or `labels_out_of_range` for data that do not fit; `datasets_overlap` for
-    rows in two roles.
+    `dataset_labels_missing`, `dataset_labels_not_integers` or `labels_out_of_range` for data that do not fit;
+    `datasets_overlap` for rows in two roles; `output_unknown`, `output_not_float` or `labels_not_used` for metrics
+    that the model has not what they look at.
     """
     limits = InputLimits() if request.unpacked_bytes is None else InputLimits(unpacked_bytes=request.unpacked_bytes)
     files = open_model(scratch / request.model, folder / "model", limits)
     model = inspect_onnx(files.main, beside=files.beside, limits=limits)
+    _refuse_metrics(request, model)
     inputs = [spec.name for spec in model.inputs]
     rows: dict[Role, int] = {}
     notes: list[str] = []
@@ -64,10 +70,18 @@ def _read(
     """Rows and notes of one role's dataset, and the first row of each content."""
     with open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess, limits) as opened:
         found = inspect_dataset(opened)
-        needs_labels = role == "evaluation" and any(
-            METRICS[name].needs_labels for name in request.spec.metrics if name in METRICS
+        metrics = request.spec.asked_metrics()
+        labelled = [choice for choice in metrics if choice.name in METRICS and METRICS[choice.name].needs_labels]
+        ranges = {} if found.label_range is None else {LABELS: found.label_range}
+        ranges |= _ranges(opened, {choice.labels for choice in labelled} - {LABELS})
+        result = fit(
+            model.inputs,
+            found.fields,
+            ranges,
+            model.outputs,
+            metrics=metrics,
+            needs_labels=role == "evaluation" and bool(labelled),
         )
-        result = fit(model.inputs, found.fields, found.label_range, model.outputs, needs_labels=needs_labels)
         if result.problems:
             raise StepError(
                 f"The {role} dataset does not fit the model. " + " ".join(entry.detail for entry in result.problems),
@@ -78,6 +92,26 @@ def _read(
         for row, digest in enumerate(opened.row_digests(inputs) if inputs else ()):
             content.setdefault(digest, row)
     return (found.rows, result.notes), content
+
+
+def _refuse_metrics(request: InspectRequest, model: ModelInspection) -> None:
+    known = [choice for choice in request.spec.asked_metrics() if choice.name in METRICS]
+    problems = [problem for choice in known for problem in choice_problems(choice, model.outputs, "")]
+    if problems:
+        detail = " ".join(problem.detail for problem in problems)
+        raise StepError(detail, code=problems[0].code, errors=problems)
+
+
+def _ranges(dataset: Dataset, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """The least and greatest value of arrays of whole numbers that are labels under another name."""
+    found: dict[str, tuple[int, int]] = {}
+    known = {spec.name for spec in dataset.fields if np.dtype(spec.dtype).kind in "iub"}
+    for name in sorted(known.intersection(names)):
+        blocks = [block[name] for block in dataset.batches(dataset.comfortable_size([name]), [name])]
+        sized = [block for block in blocks if block.size]
+        if sized:
+            found[name] = (min(int(block.min()) for block in sized), max(int(block.max()) for block in sized))
+    return found
 
 
 def _refuse_overlaps(digests: dict[Role, dict[bytes, int]]) -> None:

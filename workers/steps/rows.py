@@ -135,14 +135,15 @@ class DatasetRows:
                 }
                 yield _filled(feeds, size, self._fixed)
 
-    @property
-    def has_labels(self) -> bool:
-        return self._dataset.has_labels and all(field.port.name != LABELS for field in self._fields)
+    def has_labels(self, name: str = LABELS) -> bool:
+        """Whether there is such an array that is no input of the model."""
+        known = any(field.name == name for field in self._dataset.fields)
+        return known and all(field.port.name != name for field in self._fields)
 
-    def labels(self, stop: int) -> Array:
+    def labels(self, stop: int, name: str = LABELS) -> Array:
         """The labels of the first rows."""
-        size = self._dataset.comfortable_size([LABELS])
-        blocks = [block[LABELS] for block in self._dataset.batches(size, [LABELS], 0, stop)]
+        size = self._dataset.comfortable_size([name])
+        blocks = [block[name] for block in self._dataset.batches(size, [name], 0, stop)]
         return np.concatenate(blocks) if blocks else np.empty(0, np.int64)
 
 

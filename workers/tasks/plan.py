@@ -1,9 +1,14 @@
 """Which steps a job has, in which folder each works, and how far along each is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 from app.domain.job import Stage
+
+MEMORY_CHILDREN = 3
+"""Peaks of fresh processes differ by less than their times do, so that fewer tell as much."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +52,40 @@ def measuring_steps(
     *,
     replicates: int,
     seconds: float,
+    batches: Sequence[int] | None = None,
 ) -> list[Step]:
     """The measurements of a job, each for a child of its own.
 
-    Memory first (one child for nothing at all, one for each model), then `replicates` children for latency
-    of each candidate beside the original.
+    Memory first (children for nothing at all, and for each model), then `replicates` children for latency of each
+    candidate beside the original, under each pair of threads and rows a call that the job asks for. `batches` are
+    the rows a call that the model takes of those.
     """
-    steps = [Step("measure_memory", "memory-zero", "candidates", {**common, "model": None})]
-    models = {"original": original, **{found["id"]: found for found in candidates}}
-    steps += [
-        Step("measure_memory", f"memory-{name}", "candidates", {**common, "subject": name, "model": model})
+    measure = common["spec"]["measure"]
+    conditions = tuple(dict.fromkeys(product(measure["threads"], batches or measure["batch"])))
+    models = {"zero": None, "original": original, **{found["id"]: found for found in candidates}}
+    steps = [
+        Step("measure_memory", f"memory-{name}-{number}", "candidates", {**common, "subject": name, "model": model})
+        for number in range(1, min(replicates, MEMORY_CHILDREN) + 1)
         for name, model in models.items()
     ]
-    for replicate in range(1, replicates + 1):
-        steps += [
-            Step(
-                "measure_latency",
-                f"latency-{found['id']}-{replicate}",
-                "candidates",
-                {
-                    **common,
-                    "candidate_id": found["id"],
-                    "replicate": replicate,
-                    "baseline": original,
-                    "candidate": found,
-                    "seconds": seconds,
-                },
-            )
-            for found in candidates
-        ]
+    steps += [
+        Step(
+            "measure_latency",
+            f"latency-{found['id']}-{threads}x{batch}-{replicate}",
+            "candidates",
+            {
+                **common,
+                "candidate_id": found["id"],
+                "replicate": replicate,
+                "baseline": original,
+                "candidate": found,
+                "threads": threads,
+                "batch": batch,
+                "seconds": seconds,
+            },
+        )
+        for replicate in range(1, replicates + 1)
+        for threads, batch in conditions
+        for found in candidates
+    ]
     return steps

@@ -175,6 +175,7 @@ class JobRun:
             common,
             replicates=self._station.replicates,
             seconds=self._station.measure_seconds,
+            batches=self._results["baseline"].get("batches"),
         )
         with self._machine_alone():
             for number, step in enumerate(steps):

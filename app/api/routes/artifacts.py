@@ -6,13 +6,10 @@ import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.api.answers import content_answer, json_answer
+from app.api.answers import content_answer, document_answer, json_answer
 from app.api.deps import ServicesDep
 from app.api.problems import PROBLEMS
 from app.api.schemas.documents import ArtifactDocument, artifact_document
-
-# Manifests, reports and logs are written by our own steps, within the limits of a child's result.
-_DOCUMENT_BYTES = 256 << 20
 
 router = APIRouter(prefix="/artifacts", responses=PROBLEMS)
 
@@ -33,11 +30,11 @@ def get_artifact(artifact_id: str, services: ServicesDep) -> Response:
 @router.get("/{artifact_id}/content", response_class=Response, responses=_BYTES)
 async def get_artifact_content(artifact_id: str, request: Request, services: ServicesDep) -> Response:
     """Download an artifact; `Range` resumes."""
-    row, location, _ = await anyio.to_thread.run_sync(services.artifacts.get, artifact_id)
+    row, content, _ = await anyio.to_thread.run_sync(services.artifacts.get, artifact_id)
     return await content_answer(
         request,
         services.store,
-        location,
+        content.location,
         size=row.bytes,
         sha256=row.sha256,
         file_name=row.file_name,
@@ -46,12 +43,10 @@ async def get_artifact_content(artifact_id: str, request: Request, services: Ser
 
 
 @router.get("/{artifact_id}/manifest", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-async def get_artifact_manifest(artifact_id: str, services: ServicesDep) -> Response:
+async def get_artifact_manifest(artifact_id: str, request: Request, services: ServicesDep) -> Response:
     """What the artifact is made of, how it was measured, and a snippet that runs it."""
     _, _, manifest = await anyio.to_thread.run_sync(services.artifacts.get, artifact_id)
-    return Response(
-        await anyio.to_thread.run_sync(services.store.read, manifest, _DOCUMENT_BYTES), media_type="application/json"
-    )
+    return await document_answer(request, services.store, manifest, media_type="application/json")
 
 
 @router.delete("/{artifact_id}", status_code=204)

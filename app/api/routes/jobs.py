@@ -6,15 +6,13 @@ import anyio.to_thread
 from fastapi import APIRouter, Header, Query, Request
 from fastapi.responses import Response
 
-from app.api.answers import json_answer, matches
+from app.api.answers import document_answer, entity_tags, json_answer
 from app.api.bodies import read_json
 from app.api.deps import Cursor, Limit, ServicesDep, WatcherDep
 from app.api.problems import PROBLEMS
 from app.api.schemas.documents import JobDocument, Page, Validation, job_document
 from app.domain.job import STAGES, JobSpec
-
-# Manifests, reports and logs are written by our own steps, within the limits of a child's result.
-_DOCUMENT_BYTES = 256 << 20
+from app.services.jobs import JobView, knows
 
 router = APIRouter(prefix="/jobs", responses=PROBLEMS)
 
@@ -35,10 +33,8 @@ async def submit_job(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> Response:
     """Submit a job. With an `Idempotency-Key`, the same key and body give the same job again."""
-    raw, body = await read_json(request)
-    view, _created = await anyio.to_thread.run_sync(
-        lambda: services.jobs.submit(body, raw, idempotency_key=idempotency_key)
-    )
+    body = await read_json(request)
+    view, _created = await anyio.to_thread.run_sync(lambda: services.jobs.submit(body, idempotency_key=idempotency_key))
     headers = {"Location": f"/v1/jobs/{view.job.id}", "ETag": view.etag}
     return json_answer(job_document(view), status=202, headers=headers)
 
@@ -46,7 +42,7 @@ async def submit_job(
 @router.post("/validate", response_model=Validation, openapi_extra=_SPEC_BODY)
 async def validate_job(request: Request, services: ServicesDep) -> Response:
     """Say what a specification would do, what is wrong with it and what is doubtful; nothing is created."""
-    _, body = await read_json(request)
+    body = await read_json(request)
     checked = await anyio.to_thread.run_sync(services.jobs.validate, body)
     errors = [{"pointer": found.pointer, "code": found.code, "detail": found.detail} for found in checked.errors]
     return json_answer(
@@ -87,17 +83,20 @@ async def get_job(
     wait: Annotated[float, Query(ge=0, le=60, description="Seconds to wait for a change.")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Show a job. With `wait`, answer as soon as its entity tag is not that of `If-None-Match`."""
-    known = if_none_match.strip().removeprefix("W/") if if_none_match else None
-    found = await watcher.read(job_id, known)
-    view = None if isinstance(found, str) else found
-    # Who gives no tag has nothing to compare with: for them a change is one from here on.
-    present = known if view is None else view.etag if known is None and view.job.ended_at is None else None
-    if wait and present is not None:
-        view = await watcher.changed(job_id, present, seconds=wait) or view
-    if view is None or matches(if_none_match, view.etag):
-        return Response(status_code=304, headers={"ETag": (view.etag if view else known) or ""})
-    return json_answer(job_document(view), headers={"ETag": view.etag, "Cache-Control": "no-store"})
+    """Show a job. With `wait`, answer as soon as its entity tag is none of `If-None-Match`."""
+    tags = entity_tags(if_none_match)
+    found = await watcher.read(job_id, tags)
+    if wait:
+        known = tags if isinstance(found, str) else frozenset[str]()
+        if not tags and isinstance(found, JobView) and found.job.ended_at is None:
+            # Who gives no tag has nothing to compare with: for them a change is one from here on.
+            known = frozenset({found.etag})
+        if known:
+            found = await watcher.changed(job_id, known, seconds=wait) or await watcher.read(job_id, tags)
+    etag = found if isinstance(found, str) else found.etag
+    if isinstance(found, str) or knows(tags, etag):
+        return Response(status_code=304, headers={"ETag": etag})
+    return json_answer(job_document(found), headers={"ETag": etag, "Cache-Control": "no-store"})
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobDocument)
@@ -115,17 +114,16 @@ def delete_job(job_id: str, services: ServicesDep) -> Response:
 
 
 @router.get("/{job_id}/log", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def get_job_log(job_id: str, services: ServicesDep) -> Response:
+async def get_job_log(job_id: str, request: Request, services: ServicesDep) -> Response:
     """The output of the job's children, capped; empty until the job ends."""
-    location = await anyio.to_thread.run_sync(services.jobs.log, job_id)
-    text = await anyio.to_thread.run_sync(services.store.read, location, _DOCUMENT_BYTES) if location else b""
-    return Response(text, media_type="text/plain; charset=utf-8", headers={"X-Content-Type-Options": "nosniff"})
+    media_type = "text/plain; charset=utf-8"
+    if (log := await anyio.to_thread.run_sync(services.jobs.log, job_id)) is None:
+        return Response(b"", media_type=media_type)
+    return await document_answer(request, services.store, log, media_type=media_type)
 
 
 @router.get("/{job_id}/report", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-async def get_job_report(job_id: str, services: ServicesDep) -> Response:
+async def get_job_report(job_id: str, request: Request, services: ServicesDep) -> Response:
     """Everything a job measured, raw samples included, as JSON."""
-    location = await anyio.to_thread.run_sync(services.jobs.report, job_id)
-    return Response(
-        await anyio.to_thread.run_sync(services.store.read, location, _DOCUMENT_BYTES), media_type="application/json"
-    )
+    report = await anyio.to_thread.run_sync(services.jobs.report, job_id)
+    return await document_answer(request, services.store, report, media_type="application/json")

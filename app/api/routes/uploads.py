@@ -93,7 +93,7 @@ async def _create(request: Request, services: ServicesDep, uploads: Models | Dat
     if kind == "multipart/form-data":
         return await _from_form(request, services, uploads, schema)
     if kind == "application/json":
-        _, body = await read_json(request)
+        body = await read_json(request)
         if isinstance(body, dict) and "upload" in body:
             raise InvalidRequest(
                 "Resumable uploads are not part of this version. Send the file as multipart/form-data.",
@@ -191,11 +191,11 @@ _BYTES: dict[int | str, dict[str, Any]] = {
 @router.get("/models/{model_id}/content", response_class=Response, responses=_BYTES)
 async def get_model_content(model_id: str, request: Request, services: ServicesDep) -> Response:
     """Download a model as it was uploaded."""
-    row, location = await anyio.to_thread.run_sync(services.models.location, model_id)
+    row, content = await anyio.to_thread.run_sync(services.models.content, model_id)
     return await content_answer(
         request,
         services.store,
-        location,
+        content.location,
         size=row.bytes,
         sha256=row.sha256,
         file_name=row.file_name,
@@ -233,11 +233,11 @@ def delete_dataset(dataset_id: str, services: ServicesDep) -> Response:
 @router.get("/datasets/{dataset_id}/content", response_class=Response, responses=_BYTES)
 async def get_dataset_content(dataset_id: str, request: Request, services: ServicesDep) -> Response:
     """Download a dataset as it was uploaded."""
-    row, location = await anyio.to_thread.run_sync(services.datasets.location, dataset_id)
+    row, content = await anyio.to_thread.run_sync(services.datasets.content, dataset_id)
     return await content_answer(
         request,
         services.store,
-        location,
+        content.location,
         size=row.bytes,
         sha256=row.sha256,
         file_name=row.file_name,

@@ -120,12 +120,12 @@ class Measure(TypedDict):
     """The conditions that latency is measured under."""
 
     batch: NotRequired[list[int]]
-    """Rows a call; the first is the one that goals and comparisons use."""
+    """Rows a call; each is measured with each number of `threads`, and goals use the first."""
     runtime: NotRequired[Literal["onnxruntime", "auto"]]
     shapes: NotRequired[dict[str, list[int]]]
     """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
     threads: NotRequired[list[int]]
-    """Intra-op threads; the first is the one that goals and comparisons use."""
+    """Intra-op threads; each is measured with each number of `batch`, and goals use the first."""
 
 
 class Measurement(TypedDict):
@@ -149,6 +149,10 @@ class Measurement(TypedDict):
     reason: NotRequired[str | None]
     unit: str
     value: float | None
+
+
+class MetricOptions(TypedDict):
+    """The choices of a metric; no metric has any yet."""
 
 
 class OperatorType(TypedDict):
@@ -362,31 +366,17 @@ class Job(TypedDict):
     waiting_for: str | None
 
 
-class JobSpec(TypedDict):
-    """Everything that a caller says about a job; `POST /v1/jobs` takes it."""
+class MetricChoice(TypedDict):
+    """A metric, and what of a model's outputs and of the rows it looks at."""
 
-    datasets: NotRequired[DatasetRoles]
-    goal: NotRequired[Goal | None]
-    """Without a goal there is no gate."""
-    if_no_worker: NotRequired[Literal["wait", "refuse"]]
-    """What to do when no worker of the target is alive."""
-    kind: NotRequired[Literal["optimize"]]
-    """`optimize`: make an artifact and measure it against the original."""
-    labels: NotRequired[dict[str, str]]
-    """The caller's own marks; lists can be filtered by them."""
-    limits: NotRequired[Limits]
-    measure: NotRequired[Measure]
-    metrics: NotRequired[list[str]]
-    """Metrics beyond those always computed; empty: `top1` too where there are labels."""
-    model: str
-    """The model to work on."""
-    name: NotRequired[str | None]
-    priority: NotRequired[int]
-    """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | Float16
-    """The technique and its options."""
-    target: NotRequired[str]
-    """Where the artifact will run; `local` is the one machine of an embedded service."""
+    labels: NotRequired[str]
+    """The array of the evaluation dataset that it compares with, where it needs labels."""
+    name: str
+    """A metric of `/v1/metrics`."""
+    options: NotRequired[MetricOptions]
+    """None yet."""
+    output: NotRequired[str | None]
+    """The output of the model that it looks at; left out, the first one that holds floats."""
 
 
 class Model(TypedDict):
@@ -425,3 +415,33 @@ class Problem(TypedDict):
     status: int
     title: str
     type: NotRequired[str]
+
+
+class JobSpec(TypedDict):
+    """Everything that a caller says about a job; `POST /v1/jobs` takes it."""
+
+    datasets: NotRequired[DatasetRoles]
+    goal: NotRequired[Goal | None]
+    """Without a goal there is no gate."""
+    if_no_worker: NotRequired[Literal["wait", "refuse"]]
+    """What to do when no worker of the target is alive."""
+    kind: NotRequired[Literal["optimize"]]
+    """`optimize`: make an artifact and measure it against the original."""
+    labels: NotRequired[dict[str, str]]
+    """The caller's own marks; lists can be filtered by them."""
+    limits: NotRequired[Limits]
+    measure: NotRequired[Measure]
+    metrics: NotRequired[list[str | MetricChoice]]
+    """
+    Metrics beyond those always computed, which are fidelity to the original and, where there are labels, `top1`;
+    each a name, or an object that says which output it looks at. Of one name, goals use the first.
+    """
+    model: str
+    """The model to work on."""
+    name: NotRequired[str | None]
+    priority: NotRequired[int]
+    """9 is served first."""
+    recipe: DynamicInt8 | StaticInt8 | Float16
+    """The technique and its options."""
+    target: NotRequired[str]
+    """Where the artifact will run; `local` is the one machine of an embedded service."""

@@ -40,11 +40,16 @@ def test_address_space_is_limited_even_untouched(start: Start) -> None:
 def test_an_endless_loop_is_stopped_in_time(start: Start) -> None:
     with start() as child:
         began = time.monotonic()
-        with pytest.raises(TimeLimitExceeded, match=r"0\.5 seconds"):
+        with pytest.raises(TimeLimitExceeded, match=r": 0\.5 seconds were left .* limits\.run_seconds"):
             child.run(step="spin", folder="spin", request={"seconds": 60}, seconds=0.5)
         assert 0.5 <= time.monotonic() - began < 1.5
         assert is_gone(child.pid)
         assert not child.alive
+
+
+def test_a_step_that_had_hardly_any_time_says_so_in_round_numbers(start: Start) -> None:
+    with start() as child, pytest.raises(TimeLimitExceeded, match=r": less than 0\.1 seconds were left"):
+        child.run(step="spin", folder="spin", request={"seconds": 60}, seconds=0.00563135)
 
 
 def test_processor_time_stops_a_child_whose_parent_does_not_look(start: Start) -> None:

@@ -174,8 +174,8 @@ def test_no_upload_loses_its_bytes_while_equal_ones_are_deleted(hasty: Deploymen
                     row, _ = mine.pop(chance.randrange(len(mine)))
                     services.models.delete(row.id)
                 for row, content in mine:
-                    _, location = services.models.location(row.id)
-                    assert services.store.read(location, MiB) == content
+                    _, blob = services.models.content(row.id)
+                    assert services.store.read(blob.location, MiB) == content
 
         return run
 
@@ -343,7 +343,7 @@ def test_an_upload_that_never_ended_goes_after_a_day(deployment: Deployment) -> 
 
 def test_a_missing_object_is_not_found(deployment: Deployment, tmp_path: Path) -> None:
     row = upload(deployment, b"content")
-    _, location = deployment.services.models.location(row.id)
-    deployment.services.store.delete(location)
+    _, blob = deployment.services.models.content(row.id)
+    deployment.services.store.delete(blob.location)
     with pytest.raises(NotFound):
-        deployment.services.store.read(location, MiB)
+        deployment.services.store.read(blob.location, MiB)

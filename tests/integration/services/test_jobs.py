@@ -1,6 +1,7 @@
 """Submitting, listing, cancelling and deleting, with others doing the same at the same time."""
 
 import contextlib
+import json
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from tests.parts.deployment import RECIPE, Deployment, at_once
 
 
 def submit(deployment: Deployment, body: dict[str, Any], key: str | None) -> tuple[str, bool]:
-    view, created = deployment.services.jobs.submit(body, repr(body).encode(), idempotency_key=key)
+    view, created = deployment.services.jobs.submit(body, idempotency_key=key)
     return view.job.id, created
 
 
@@ -34,6 +35,17 @@ def test_a_key_answers_even_when_the_body_would_now_be_refused(deployment: Deplo
     first, _ = submit(deployment, body, "key")
     deployment.services.jobs.cancel(first)
     assert submit(deployment, body, "key") == (first, False)
+
+
+def test_a_body_is_the_same_however_it_is_written(deployment: Deployment) -> None:
+    model = deployment.model()
+    body = {"model": model.id, "recipe": RECIPE, "name": "ü", "limits": {"run_seconds": 5.0, "queue_seconds": 60}}
+    first, _ = submit(deployment, body, "key")
+    turned = {name: body[name] for name in reversed(body)}
+    spaced = json.dumps(turned, indent=4, ensure_ascii=False).replace("5.0", "5e0")
+    assert submit(deployment, json.loads(spaced), "key") == (first, False)
+    with pytest.raises(Conflict):
+        submit(deployment, {**body, "name": "u"}, "key")
 
 
 def test_a_refused_submission_does_not_use_up_its_key(deployment: Deployment) -> None:
@@ -151,9 +163,10 @@ def test_the_entity_tag_changes_with_what_callers_see_and_with_nothing_else(depl
         present = jobs.get(second).etag
         assert (present != tags[-1]) == yes
         assert jobs.etags([second, "job_nobody"]) == {second: present}
-        known = jobs.get_unless({second: {present}})[second]
+        known = jobs.get_unless({second: {frozenset({present, '"x"'}), frozenset("*")}})[second]
         assert known == present or (isinstance(known, JobView) and known.etag == present and known.queue_position)
-        again = jobs.get_unless({second: {tags[-1] if yes else None, present}, "job_nobody": {None, '"1"'}})[second]
+        others = frozenset({tags[-1]} if yes else ())
+        again = jobs.get_unless({second: {others, frozenset({present})}, "job_nobody": {frozenset()}})[second]
         assert isinstance(again, JobView)
         assert (again.etag, again.artifacts, again.queue_position) == (
             present,
@@ -174,7 +187,11 @@ def test_the_entity_tag_changes_with_what_callers_see_and_with_nothing_else(depl
     changed(True)
     deployment.succeed(job)
     changed(True)
-    assert len(set(tags)) == 5
+    [artifact] = jobs.get(second).artifacts
+    deployment.services.artifacts.delete(artifact)
+    changed(True)
+    assert jobs.get(second).artifacts == ()
+    assert len(set(tags)) == 6
 
 
 def test_a_job_that_is_not_there_is_not_found(deployment: Deployment) -> None:
@@ -190,7 +207,7 @@ def test_a_job_that_is_not_there_is_not_found(deployment: Deployment) -> None:
             call("job_nobody")
         assert missing.value.code == "job_not_found"
     assert jobs.etags(["job_nobody"]) == {}
-    assert jobs.get_unless({"job_nobody": {'"1"', None}}) == {}
+    assert jobs.get_unless({"job_nobody": {frozenset(), frozenset({'"1"'})}}) == {}
 
 
 def listed(deployment: Deployment, **wanted: Any) -> list[str]:
@@ -237,6 +254,56 @@ def test_lists_come_in_pages_newest_first(deployment: Deployment) -> None:
     assert listed(deployment, state="running", target="a") == []
 
 
+@pytest.mark.parametrize("text", ["\0", "mdl_\0", "dst_", "job_1", "mdl_" + "0" * 25 + "\0", "x" * 10_000])
+def test_what_cannot_be_an_id_names_nothing(deployment: Deployment, text: str) -> None:
+    """On both dialects, though only Postgres minds a NUL."""
+    services = deployment.services
+    for call in (
+        services.models.get,
+        services.models.content,
+        services.models.delete,
+        services.datasets.get,
+        services.datasets.content,
+        services.datasets.delete,
+        services.artifacts.get,
+        services.artifacts.delete,
+        services.jobs.get,
+        services.jobs.cancel,
+        services.jobs.delete,
+        services.jobs.log,
+        services.jobs.report,
+    ):
+        with pytest.raises(NotFound):
+            call(text)
+
+
+@pytest.mark.parametrize("cursor", ["zzz", "", "\0", "mdl_" + "0" * 26 + "\n"])
+def test_a_cursor_is_one_that_a_page_gave(deployment: Deployment, cursor: str) -> None:
+    services = deployment.services
+    for call in (
+        lambda: services.models.list(limit=1, cursor=cursor),
+        lambda: services.datasets.list(limit=1, cursor=cursor),
+        lambda: listed(deployment, cursor=cursor),
+        lambda: listed(deployment, cursor="mdl_" + "0" * 26),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            call()
+        assert refused.value.code == "invalid_cursor"
+
+
+def test_a_filter_with_a_nul_is_refused(deployment: Deployment) -> None:
+    services = deployment.services
+    for call in (
+        lambda: services.models.list(limit=1, cursor=None, name="a\0"),
+        lambda: listed(deployment, target="a\0"),
+        lambda: listed(deployment, model="a\0"),
+        lambda: listed(deployment, label="a:\0"),
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            call()
+        assert refused.value.code == "invalid_value"
+
+
 @pytest.mark.parametrize("text", ["\0", "x\0y"])
 def test_text_that_a_database_does_not_store_is_an_answer(deployment: Deployment, text: str) -> None:
     """Postgres has no NUL in text and SQLite does; neither is a fault of the service."""
@@ -248,7 +315,7 @@ def test_text_that_a_database_does_not_store_is_an_answer(deployment: Deployment
         lambda: services.models.list(limit=1, cursor=text),
         lambda: listed(deployment, label=f"{text}:{text}"),
         lambda: listed(deployment, target=text, model=text),
-        lambda: services.jobs.get_unless({text: {'"1"'}}),
+        lambda: services.jobs.get_unless({text: {frozenset({'"1"'})}}),
     ]
     for call in calls:
         with contextlib.suppress(NotFound, InvalidRequest):

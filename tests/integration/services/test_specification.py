@@ -1,6 +1,7 @@
 """What a job's specification may say: every mistake of a request at once, each at its place."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from app.db.tables import Job, JobDataset
 from app.domain.job import JobSpec
 from app.errors import InvalidRequest, RejectedInput
+from app.services.field_errors import _PATTERNS
 from app.services.specification import Checked
 from tests.parts.deployment import DATASET, MODEL, RECIPE, Deployment
 
@@ -27,7 +29,7 @@ def wrong(deployment: Deployment, body: Any) -> list[tuple[str, str]]:
     before = deployment.count(Job)
     if found:
         with pytest.raises(InvalidRequest) as refused:
-            deployment.services.jobs.submit(body, b"", idempotency_key=None)
+            deployment.services.jobs.submit(body, idempotency_key=None)
         assert [(error.pointer, error.code) for error in refused.value.errors] == found
         assert refused.value.code == found[0][1]
         for error in checked.errors:
@@ -86,7 +88,6 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         {"recipe": {"technique": "float16", "keep_float": ["ok", 5, {"op": "Softmax"}]}},
         [
             ("/recipe/keep_float/1", "invalid_value"),
-            ("/recipe/keep_float/2", "invalid_value"),
             ("/recipe/keep_float/2/op_type", "field_missing"),
             ("/recipe/keep_float/2/op", "unknown_field"),
         ],
@@ -99,7 +100,7 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"goal": {"minimize": "speed"}}, [("/goal/minimize", "not_allowed")]),
     (
         {"goal": {"minimize": {"latency": 0}}},
-        [("/goal/minimize", "not_allowed"), ("/goal/minimize/latency", "invalid_value")],
+        [("/goal/minimize/latency", "invalid_value")],
     ),
     (
         {"goal": {"constraints": [{"metric": "artifact_bytes", "max_drop": 0.1, "min": 1}]}},
@@ -126,6 +127,43 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"metrics": ["top1"]}, [("/metrics/0", "dataset_labels_missing")]),
     ({"metrics": ["agreement", "topl"]}, [("/metrics/1", "unknown_metric")]),
     ({"measure": {"threads": 0}}, [("/measure/threads", "invalid_value")]),
+    ({"measure": {"threads": [0]}}, [("/measure/threads/0", "invalid_value")]),
+    ({"measure": {"threads": []}}, [("/measure/threads", "invalid_value")]),
+    ({"measure": {"shapes": {"X": [1, 4]}}}, [("/measure/shapes/X", "shapes_do_not_fit")]),
+    ({"measure": {"shapes": {"x": [1, 5]}}}, [("/measure/shapes/x", "shapes_do_not_fit")]),
+    ({"measure": {"shapes": {"x": [4]}}}, [("/measure/shapes/x", "shapes_do_not_fit")]),
+    ({"measure": {"shapes": {"x": [1, 0]}}}, [("/measure/shapes/x/1", "invalid_value")]),
+    (
+        {
+            "goal": {
+                "constraints": [
+                    {"metric": "top2", "max_drop": 0.1, "max": 3},
+                    {"metric": "nope", "min": 1},
+                    {"metric": 5, "min": 1},
+                    {"metric": "size", "min": 2},
+                    {"metric": "artifact_bytes", "max": 1},
+                ]
+            },
+            "metrics": ["topl", 5, "agreement", "kll"],
+        },
+        [
+            ("/goal/constraints/0", "contradiction"),
+            ("/goal/constraints/2/metric", "invalid_value"),
+            ("/metrics/1", "invalid_value"),
+            ("/metrics/0", "unknown_metric"),
+            ("/metrics/3", "unknown_metric"),
+            ("/goal/constraints/1/metric", "unknown_metric"),
+            ("/goal/constraints/4", "contradiction"),
+        ],
+    ),
+    (
+        {"goal": {"constraints": [{"min": 1}, {"metric": "nope", "min": 1}], "confidence": 2}},
+        [
+            ("/goal/constraints/0/metric", "field_missing"),
+            ("/goal/confidence", "invalid_value"),
+            ("/goal/constraints/1/metric", "unknown_metric"),
+        ],
+    ),
     ({"labels": {"a/b": 5}}, [("/labels/a~1b", "invalid_value")]),
     ({"labels": {"k" * 64: "v"}}, [("/labels/" + "k" * 64, "too_large")]),
     ({"model": "mdl_nonsense"}, [("/model", "invalid_value")]),
@@ -138,7 +176,16 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ),
     ({"datasets": {"a/\0": "\0"}}, [("/datasets/a~1\0", "unknown_field")]),
     ({"target": "local", "if_no_worker": "refuse"}, [("/target", "no_worker")]),
-    ({"kind": "evaluate"}, [("/kind", "not_allowed")]),
+    ({"kind": "evaluate"}, [("/kind", "kind_not_available")]),
+    ({"kind": 5}, [("/kind", "not_allowed")]),
+    ({"measure": {"threads": [1, 2, 3, 4, 5], "batch": [1, 2, 3, 4]}}, [("/measure", "too_large")]),
+    ({"metrics": [{"name": "topl"}]}, [("/metrics/0/name", "unknown_metric")]),
+    ({"metrics": ["kl", {"name": "kl", "output": "z"}]}, [("/metrics/1/output", "output_unknown")]),
+    ({"metrics": [{"name": "kl", "labels": "kind"}]}, [("/metrics/0/labels", "labels_not_used")]),
+    ({"metrics": [{"name": "top1", "labels": "kind"}]}, [("/metrics/0/labels", "dataset_labels_missing")]),
+    ({"metrics": [{"name": "kl", "options": {"k": 5}}]}, [("/metrics/0/options/k", "unknown_field")]),
+    ({"metrics": [{"name": "kl", "outptu": "y"}]}, [("/metrics/0/outptu", "unknown_field")]),
+    ({"metrics": [5]}, [("/metrics/0", "invalid_value")]),
 ]
 
 
@@ -173,13 +220,100 @@ def test_all_mistakes_come_at_once(deployment: Deployment) -> None:
         ("/datasets/calibration", "calibration_missing"),
         ("/datasets/evaluation", "dataset_dtype_mismatch"),
         ("/datasets/evaluation", "dataset_shape_mismatch"),
-        ("/datasets/evaluation", "dataset_labels_missing"),
         ("/goal/constraints/1", "contradiction"),
         ("/metrics/0", "dataset_labels_missing"),
         ("/metrics/1", "unknown_metric"),
         ("/measure/threads", "invalid_value"),
         ("/colour", "unknown_field"),
     }
+
+
+def test_missing_labels_are_said_once_where_they_are_asked_for(deployment: Deployment) -> None:
+    bare = deployment.dataset(inspection={**DATASET, "fields": DATASET["fields"][:1]})
+    body = {
+        "model": deployment.model().id,
+        "recipe": RECIPE,
+        "datasets": {"evaluation": bare.id},
+        "goal": {"constraints": [{"metric": "top1", "max_drop": 0.01}]},
+    }
+    assert wrong(deployment, body) == [("/goal/constraints/0/metric", "dataset_labels_missing")]
+
+
+def test_a_quantized_model_is_not_quantized_again(deployment: Deployment) -> None:
+    model = deployment.model(inspection={**MODEL, "quantized": True})
+    assert wrong(deployment, {"model": model.id, "recipe": RECIPE}) == [("/model", "already_quantized")]
+    assert wrong(deployment, {"model": model.id, "metrics": ["nope"]}) == [
+        ("/recipe", "recipe_required"),
+        ("/model", "already_quantized"),
+        ("/metrics/0", "unknown_metric"),
+    ]
+
+
+def test_shapes_are_those_of_the_model_s_inputs(deployment: Deployment) -> None:
+    model = deployment.model(
+        inspection={
+            **MODEL,
+            "inputs": [
+                {"name": "image", "dtype": "float32", "shape": ["batch", 3, "height", None]},
+                {"name": "mask", "dtype": "bool", "shape": None},
+            ],
+        }
+    )
+    body = {"model": model.id, "recipe": RECIPE}
+    assert wrong(deployment, body | {"measure": {"shapes": {"image": [8, 3, 50, 60], "mask": [1]}}}) == []
+    body |= {"measure": {"shapes": {"imgae": [1, 3, 50, 60], "image": [1, 4, 50, 60], "zzz": [1]}}}
+    details = {error.pointer: error.detail for error in validate(deployment, body).errors}
+    assert set(details) == {"/measure/shapes/imgae", "/measure/shapes/image", "/measure/shapes/zzz"}
+    assert "Did you mean 'image'?" in details["/measure/shapes/imgae"]
+    assert "[?, 3, height, ?]" in details["/measure/shapes/image"] or "[batch, 3," in details["/measure/shapes/image"]
+    assert "'image', 'mask'" in details["/measure/shapes/zzz"]
+
+
+SENTENCES: list[tuple[dict[str, Any], str]] = [
+    ({"model": "lite0"}, "This must be the id of an uploaded model, as POST /v1/models returned it."),
+    ({"datasets": {"tuning": "t"}}, "This must be the id of an uploaded dataset, as POST /v1/datasets returned it."),
+    ({"goal": {"minimize": "speed"}}, "This must be 'latency', 'size' or 'memory', or an object."),
+    ({"goal": {"minimize": {"speed": 1}}}, "This name must be 'latency', 'size' or 'memory'."),
+    ({"measure": {"threads": [0]}}, "This must be a number of 1 or more."),
+    ({"measure": {"threads": [1.5]}}, "This must be a whole number."),
+    ({"measure": {"threads": []}}, "This must not be empty."),
+    ({"measure": {"threads": [1] * 9}}, "This has too many entries: give at most 8."),
+    ({"measure": {"threads": "1"}}, "This must be a list."),
+    ({"measure": 1}, "This must be an object."),
+    ({"priority": "high"}, "This must be a whole number."),
+    ({"priority": 10}, "This must be a number of 9 or less."),
+    ({"limits": {"queue_seconds": 0}}, "This must be a number above 0."),
+    ({"limits": {"queue_seconds": 1e9}}, "This must be a number of 2592000 or less."),
+    ({"limits": {"queue_seconds": "long"}}, "This must be a number."),
+    ({"goal": {"confidence": 1}}, "This must be a number below 1."),
+    ({"goal": {"confidence": float("nan")}}, "This must be a finite number."),
+    ({"name": 5}, "This must be a text."),
+    ({"name": "n" * 201}, "This is too long: give at most 200 characters."),
+    ({"target": ""}, "This must not be empty."),
+    ({"labels": {"k" * 64: ""}}, "This name is too long: give at most 63 characters."),
+    ({"colour": "blue"}, "There is no option 'colour' here: leave it out."),
+    ({"recipe": {"technique": "dynamic_int8", "per_channel": "y?"}}, "This must be true or false."),
+    ({"recipe": {"technique": "dynamic_int8", "reduce_range": 7}}, "This must be true or false, or 'auto'."),
+]
+
+
+@pytest.mark.parametrize(("change", "sentence"), SENTENCES, ids=range(len(SENTENCES)))
+def test_a_stranger_is_told_what_to_write(deployment: Deployment, change: dict[str, Any], sentence: str) -> None:
+    errors = validate(deployment, {"model": NOBODY, "recipe": {"technique": "float16"}} | change).errors
+    assert [error.detail for error in errors if error.code != "model_not_found"] == [sentence]
+
+
+def test_no_body_makes_more_errors_than_anybody_reads(deployment: Deployment) -> None:
+    body = {"model": NOBODY, "recipe": {"technique": "float16", "keep_float": [5] * 5_000, "colour": 1}}
+    errors = validate(deployment, body).errors
+    assert len(errors) < 210
+    assert any(error.code == "more_errors" and "more things are wrong" in error.detail for error in errors)
+
+
+def test_every_pattern_has_a_sentence() -> None:
+    patterns = set(re.findall(r'"pattern": "([^"]*)"', json.dumps(JobSpec.model_json_schema())))
+    assert patterns
+    assert patterns <= set(_PATTERNS)
 
 
 def test_what_is_not_known_yet_is_not_called_wrong(deployment: Deployment) -> None:
@@ -228,6 +362,88 @@ def test_a_dataset_must_fit_the_model(
     data = deployment.dataset(inspection={**DATASET, "fields": fields, "label_range": label_range})
     body = {"model": deployment.model().id, "recipe": RECIPE, "datasets": {"tuning": data.id}}
     assert set(wrong(deployment, body)) == {("/datasets/tuning", code) for code in codes}
+
+
+def test_another_kind_of_job_is_not_told_of_a_recipe(deployment: Deployment) -> None:
+    checked = validate(deployment, {"kind": "evaluate", "model": deployment.model().id})
+    [found] = checked.errors
+    assert (found.pointer, found.code) == ("/kind", "kind_not_available")
+    assert "optimize" in found.detail
+
+
+def test_metrics_are_echoed_as_they_were_asked_for(deployment: Deployment) -> None:
+    metrics = ["kl", {"name": "top1", "output": "y"}, {"name": "kl", "output": "y"}]
+    data = deployment.dataset()
+    body = {"model": deployment.model().id, "recipe": RECIPE, "metrics": metrics, "datasets": {"evaluation": data.id}}
+    checked = validate(deployment, body)
+    assert checked.errors == []
+    assert checked.spec is not None
+    assert checked.spec.model_dump(mode="json")["metrics"] == [
+        "kl",
+        {"name": "top1", "output": "y", "labels": "labels", "options": {}},
+        {"name": "kl", "output": "y", "labels": "labels", "options": {}},
+    ]
+    again = body | checked.spec.model_dump(mode="json")
+    assert validate(deployment, again).spec == checked.spec
+
+
+NOT_WHOLE = [*DATASET["fields"][:1], {"name": "labels", "dtype": "float32", "shape": []}]  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    "asked", [{"metrics": ["top1"]}, {"goal": {"constraints": [{"metric": "top1", "max_drop": 0.1}]}}]
+)
+def test_labels_that_are_no_whole_numbers(deployment: Deployment, asked: dict[str, Any]) -> None:
+    data = deployment.dataset(inspection={**DATASET, "fields": NOT_WHOLE, "label_range": None})
+    body = {"model": deployment.model().id, "recipe": RECIPE, "datasets": {"evaluation": data.id}}
+    assert wrong(deployment, body | asked) == [("/datasets/evaluation", "dataset_labels_not_integers")]
+    checked = validate(deployment, body)
+    assert checked.errors == []
+    assert any("whole numbers" in doubt for doubt in checked.doubts)
+
+
+def test_labels_that_are_an_input_are_no_labels(deployment: Deployment) -> None:
+    inputs = [*MODEL["inputs"], {"name": "labels", "dtype": "int64", "shape": ["batch"]}]
+    model = deployment.model(inspection={**MODEL, "inputs": inputs})
+    body = {"model": model.id, "recipe": RECIPE, "datasets": {"evaluation": deployment.dataset().id}}
+    assert wrong(deployment, {**body, "metrics": ["top1"]}) == [("/metrics/0", "dataset_labels_missing")]
+
+
+@pytest.mark.parametrize("metric", ["top1", "agreement", "kl"])
+@pytest.mark.parametrize(
+    ("outputs", "sure"),
+    [
+        ([["batch", 1]], True),
+        ([[]], True),
+        ([["batch", 1], ["batch", 7, 1]], True),
+        ([["batch", 1], ["batch", 3]], False),
+        ([["batch"]], False),
+        ([None], False),
+    ],
+)
+def test_a_constraint_that_wants_classes_where_there_are_none(
+    deployment: Deployment, metric: str, outputs: list[Any], sure: bool
+) -> None:
+    named = [{"name": f"y{place}", "dtype": "float32", "shape": shape} for place, shape in enumerate(outputs)]
+    model = deployment.model(inspection={**MODEL, "outputs": named})
+    body = {
+        "model": model.id,
+        "recipe": RECIPE,
+        "datasets": {"evaluation": deployment.dataset().id},
+        "goal": {"constraints": [{"metric": metric, "max_drop": 0.1}, {"metric": "sqnr_db", "min": 20}]},
+    }
+    expected = [("/goal/constraints/0/metric", "no_class_axis")] if sure else []
+    assert wrong(deployment, body) == expected
+    # What it is said to look at has none for sure.
+    looking = {**body, "metrics": [{"name": metric, "output": "y0"}]}
+    assert bool(wrong(deployment, looking)) == (outputs[0] in ([], ["batch", 1]))
+
+
+def test_metrics_compare_outputs_of_floats(deployment: Deployment) -> None:
+    outputs = [{"name": "ids", "dtype": "int64", "shape": ["batch", 3]}, *MODEL["outputs"]]
+    model = deployment.model(inspection={**MODEL, "outputs": outputs})
+    body = {"model": model.id, "recipe": RECIPE, "metrics": [{"name": "cosine", "output": "ids"}]}
+    assert wrong(deployment, body) == [("/metrics/0/output", "output_not_float")]
 
 
 def test_targets(deployment: Deployment) -> None:

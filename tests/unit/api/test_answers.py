@@ -6,8 +6,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from app.api.answers import byte_range, matches
+from app.api.answers import byte_range, entity_tags
 from app.errors import RangeNotSatisfiable
+from app.services.jobs import knows
 
 SIZES = st.integers(1, 40)
 POSITIONS = st.integers(0, 50)
@@ -63,6 +64,30 @@ def test_any_header_gives_a_range_within_the_content_or_all_of_it(header: str, s
         assert re.fullmatch(r"bytes=\d*-\d*", header.strip(), re.IGNORECASE | re.ASCII)
 
 
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        ("bytes=99999999999999999999-", None),
+        ("bytes=" + "9" * 5000 + "-" + "9" * 5001, None),
+        ("bytes=5-99999999999999999999", (5, 10)),
+        ("bytes=-99999999999999999999", (0, 10)),
+        ("bytes=" + "0" * 5000 + "3-" + "0" * 6000 + "4", (3, 5)),
+        ("bytes=-" + "0" * 5000, None),
+    ],
+)
+def test_positions_of_any_length(header: str, expected: tuple[int, int] | None) -> None:
+    if expected is not None:
+        assert byte_range(header, 10) == expected
+        return
+    with pytest.raises(RangeNotSatisfiable):
+        byte_range(header, 10)
+
+
+@pytest.mark.parametrize("header", ["bytes=2-1", "bytes=" + "9" * 30 + "-" + "9" * 29, "bytes=010-9"])
+def test_a_range_that_ends_before_it_begins_is_none(header: str) -> None:
+    assert byte_range(header, 20) is None
+
+
 def test_no_header_means_all() -> None:
     assert byte_range(None, 10) is None
     assert byte_range("", 10) is None
@@ -82,12 +107,12 @@ def test_a_list_of_tags(tags: list[tuple[bool, str]], own: str, comma: str) -> N
     header = comma.join(f'{"W/" * weak}"{tag}"' for weak, tag in tags)
     # A tag with a comma in it is none of ours, but may stand beside one.
     if "," not in own:
-        assert matches(header, f'"{own}"') == (f'"{own}"' in listed(header))
+        assert knows(entity_tags(header), f'"{own}"') == (f'"{own}"' in listed(header))
 
 
 def test_a_star_matches_everything_and_nothing_matches_nothing() -> None:
-    assert matches("*", '"1"')
-    assert matches(" * ", '"1"')
-    assert not matches(None, '"1"')
-    assert not matches("", '"1"')
-    assert not matches("1", '"1"')
+    assert knows(entity_tags("*"), '"1"')
+    assert knows(entity_tags(" * "), '"1"')
+    for header in (None, "", " ", ",", "1", '"2", W/"3"'):
+        assert not knows(entity_tags(header), '"1"')
+    assert entity_tags("") == entity_tags(" , ") == frozenset()

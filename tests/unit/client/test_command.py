@@ -250,7 +250,17 @@ def test_a_bar_is_drawn_on_a_terminal_and_json_stays_clean(service: Service) -> 
     watcher = threading.Thread(target=look)
     watcher.start()
     done = subprocess.run(
-        [sys.executable, "-c", "from bitpress.command import main; main()", "optimize", MODEL_ID, "--wait", "--json"],
+        [
+            sys.executable,
+            "-c",
+            "from bitpress.command import main; main()",
+            "optimize",
+            MODEL_ID,
+            "-t",
+            "float16",
+            "--wait",
+            "--json",
+        ],
         env={**os.environ, "BITPRESS_URL": service.url, "BITPRESS_KEY": KEY, "TERM": "xterm"},
         stdout=subprocess.PIPE,
         stderr=theirs,

@@ -18,6 +18,7 @@ from tests.unit.client.misbehaving import Service, answer, content, page, proble
 Run = Callable[..., Ran]
 DATA = os.urandom(1000)
 JOB = f"/v1/jobs/{JOB_ID}"
+INT8 = ("-t", "dynamic_int8")
 
 
 @pytest.fixture
@@ -107,9 +108,32 @@ def test_recipes_and_goals_from_files(submitted: Service, run: Run, tmp_path: Pa
 def test_a_mistake_is_named_before_anything_is_sent(
     submitted: Service, run: Run, options: list[str], said: str
 ) -> None:
-    ran = run("optimize", MODEL_ID, *options)
+    ran = run("optimize", MODEL_ID, *INT8, *options)
     assert (ran.code, ran.out) == (2, "")
     assert said in " ".join(ran.err.split())
+    assert submitted.seen == []
+
+
+@pytest.mark.parametrize("options", [[], ["--max-drop", "top1=0.01"], ["-O", "per_channel=false"], ["--recipe", "{}"]])
+def test_without_a_technique_nothing_is_uploaded(
+    submitted: Service, run: Run, tmp_path: Path, options: list[str]
+) -> None:
+    model = tmp_path / "fresh.onnx"
+    model.write_bytes(DATA)
+    ran = run("optimize", model, *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert "--technique" in ran.err
+    assert "bitpress techniques" in ran.err
+    assert submitted.seen == []
+
+
+@pytest.mark.parametrize("options", [["--calibration", "nothing.npz"], ["--evaluation", "mdl_1"], ["--tuning", "."]])
+def test_no_model_is_uploaded_for_data_that_are_not_there(
+    submitted: Service, run: Run, tmp_path: Path, options: list[str]
+) -> None:
+    model = tmp_path / "fresh.onnx"
+    model.write_bytes(DATA)
+    assert run("optimize", model, *INT8, *options).code == 2
     assert submitted.seen == []
 
 
@@ -124,7 +148,7 @@ def test_a_file_is_uploaded_once(submitted: Service, run: Run, tmp_path: Path) -
         "/v1/datasets",
         page([documents.dataset(id="dst_pictures", preprocess={"input": "x"}), documents.dataset()]),
     )
-    ran = run("optimize", model, "--calibration", data)
+    ran = run("optimize", model, *INT8, "--calibration", data)
     assert ran.code == 0, ran.err
     assert specification(submitted)["datasets"] == {"calibration": DATASET_ID}
     asked = submitted.requests("GET", "/v1/models")[0].query
@@ -140,7 +164,7 @@ def test_a_rejected_upload_ends_it(submitted: Service, run: Run, tmp_path: Path)
     error = {"code": "not_onnx", "detail": "The file is no ONNX model. Export it anew."}
     submitted.plan("GET", "/v1/models", page([]))
     submitted.plan("POST", "/v1/models", answer(documents.model(state="rejected", error=error), status=201))
-    ran = run("optimize", model)
+    ran = run("optimize", model, *INT8)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err == "bitpress: The file is no ONNX model. Export it anew. (not_onnx)\n"
 
@@ -178,7 +202,7 @@ def test_a_speed_within_the_noise_says_so() -> None:
 
 
 def test_json_is_alone_on_stdout(submitted: Service, run: Run) -> None:
-    ran = run("optimize", MODEL_ID, "--wait", "--json")
+    ran = run("optimize", MODEL_ID, *INT8, "--wait", "--json")
     assert ran.json() == documents.ended_job()
     assert f"{JOB_ID} is queued" in ran.err
     assert "%" not in ran.err, "no bar where nobody is looking"
@@ -199,7 +223,7 @@ def test_json_is_alone_on_stdout(submitted: Service, run: Run) -> None:
 def test_the_exit_code_says_how_it_ended(service: Service, run: Run, ended: dict[str, Any], code: int) -> None:
     service.plan("POST", "/v1/jobs", answer(documents.job(), status=202))
     service.plan("GET", JOB, answer(documents.ended_job(**ended), ETag='"2"'))
-    assert run("optimize", MODEL_ID, "--wait").code == code
+    assert run("optimize", MODEL_ID, *INT8, "--wait").code == code
     assert run("jobs", "wait", JOB_ID).code == code
     assert run("jobs", "show", JOB_ID).code == 0, "a look is a look"
 
@@ -207,7 +231,7 @@ def test_the_exit_code_says_how_it_ended(service: Service, run: Run, ended: dict
 def test_an_end_to_waiting(service: Service, run: Run) -> None:
     service.plan("POST", "/v1/jobs", answer(documents.job(), status=202))
     service.plan("GET", JOB, answer(documents.job(state="running", stage="gate", progress=0.5), ETag='"1"'))
-    ran = run("optimize", MODEL_ID, "--wait", "--timeout", "0")
+    ran = run("optimize", MODEL_ID, *INT8, "--wait", "--timeout", "0")
     assert ran.code == 7
     assert f"{JOB_ID} has not ended after 0 s; it goes on." in ran.err
 
@@ -219,7 +243,7 @@ def test_an_interrupted_wait_says_that_the_job_goes_on(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bitpress.client.Client.wait", interrupted)
-    ran = run("optimize", MODEL_ID, "--wait")
+    ran = run("optimize", MODEL_ID, *INT8, "--wait")
     assert ran.code == 130
     assert f"{JOB_ID} goes on" in ran.err
 
@@ -231,7 +255,7 @@ def test_everything_is_saved(submitted: Service, run: Run, tmp_path: Path) -> No
     submitted.plan("GET", f"/v1/artifacts/{ARTIFACT_ID}/manifest", answer({"recipe": {}}))
     submitted.plan("GET", f"{JOB}/report", answer({"samples": [1, 2]}))
     folder = tmp_path / "out" / "here"
-    ran = run("optimize", MODEL_ID, "--output", folder)
+    ran = run("optimize", MODEL_ID, *INT8, "--output", folder)
     assert ran.code == 0, ran.err
     assert (folder / "net.static_int8.onnx").read_bytes() == DATA
     assert json.loads((folder / "net.static_int8.onnx.manifest.json").read_text()) == {"recipe": {}}
@@ -257,7 +281,7 @@ def test_a_refusal_names_every_field(service: Service, run: Run) -> None:
         {"pointer": "/goal", "code": "contradiction", "detail": "Nothing can be both."},
     ]
     service.plan("POST", "/v1/jobs", problem(422, "unknown_field", "2 things are wrong.", errors=errors))
-    ran = run("optimize", MODEL_ID)
+    ran = run("optimize", MODEL_ID, *INT8)
     assert (ran.code, ran.out) == (1, "")
     assert ran.err.splitlines() == [
         "bitpress: 2 things are wrong. (unknown_field)",

@@ -1,5 +1,6 @@
 """From two models' outputs to measurements and the scores behind them."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from app.domain.measurement import Measurement
+from app.domain.metric import MetricChoice
 from app.errors import StepError
 from workers.evaluation import accuracy
 from workers.evaluation.accuracy import (
@@ -14,6 +16,7 @@ from workers.evaluation.accuracy import (
     Accuracy,
     compared_output,
     judge,
+    judge_all,
     metrics_for,
     read_scores,
     save_scores,
@@ -166,13 +169,69 @@ def test_scores_are_kept_and_read(tmp_path: Path) -> None:
     assert read_scores(tmp_path / "nowhere") == {}
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_labels_that_are_no_whole_numbers_score_nothing(dtype: type) -> None:
+    """A label of 0.5 is never the highest output: that would be a measured 0."""
+    found = judge(ALL, outputs(), output="logits", original=outputs(), labels=np.full(ROWS, 0.5, dtype))
+    measurement = by_name(found)["top1"]
+    assert (measurement.method, measurement.value) == ("absent", None)
+    assert measurement.reason is not None
+    assert np.dtype(dtype).name in measurement.reason
+    assert "top1" not in found.scores
+
+
+def names(choices: Sequence[MetricChoice]) -> list[str]:
+    return [choice.name for choice in choices]
+
+
 def test_the_metrics_of_a_job() -> None:
-    assert metrics_for((), has_labels=True) == ("top1", "agreement", "sqnr_db", "cosine")
-    assert metrics_for((), has_labels=False) == ("agreement", "sqnr_db", "cosine")
-    assert metrics_for(("kl",), has_labels=True) == ("agreement", "sqnr_db", "cosine", "kl")
+    assert names(metrics_for((), has_labels=True)) == ["top1", "agreement", "sqnr_db", "cosine"]
+    assert names(metrics_for((), has_labels=False)) == ["agreement", "sqnr_db", "cosine"]
+    asked = [MetricChoice(name="kl")]
+    assert names(metrics_for(asked, has_labels=True)) == ["top1", "agreement", "sqnr_db", "cosine", "kl"]
     with pytest.raises(StepError, match="no metric 'psnr'") as error:
-        metrics_for(("psnr",), has_labels=True)
+        metrics_for([MetricChoice(name="psnr")], has_labels=True)
     assert error.value.code == "unknown_metric"
+
+
+def test_what_is_asked_for_stands_for_what_is_always_computed() -> None:
+    second, first = MetricChoice(name="cosine", output="b"), MetricChoice(name="cosine", output="a")
+    found = metrics_for([second, MetricChoice(name="top1", output="b"), first], has_labels=True)
+    assert names(found) == ["top1", "agreement", "sqnr_db", "cosine", "cosine"]
+    assert [choice.output for choice in found] == ["b", None, None, "b", "a"]
+
+
+def test_metrics_of_several_outputs_say_which_and_goals_use_the_first() -> None:
+    exact, noisy = outputs()["logits"], outputs(noise=3.0)["logits"]
+    original, artifact = {"a": exact, "b": exact}, {"a": noisy, "b": exact}
+    choices = [
+        MetricChoice(name="top1", output="b", labels="right"),
+        MetricChoice(name="agreement", output="a"),
+        MetricChoice(name="agreement", output="b"),
+        MetricChoice(name="cosine"),
+        MetricChoice(name="cosine", output="a"),
+    ]
+    found = judge_all(choices, artifact, output="a", original=original, labels={"right": LABELS})
+    assert [(each.name, each.conditions["output"]) for each in found.measurements] == [
+        ("top1", "b"), ("agreement", "a"), ("agreement", "b"), ("cosine", "a"),
+    ]  # fmt: skip
+    top1, first, second, _ = found.measurements
+    assert (top1.value, second.value) == (1.0, 1.0)
+    assert top1.conditions["labels"] == "right"
+    assert first.value is not None
+    assert first.value < 1
+    assert found.scores["agreement"].mean() == first.value
+    assert set(found.scores) == {"top1", "agreement", "cosine"}
+
+
+def test_a_first_that_is_absent_lends_no_scores_to_the_second() -> None:
+    single = np.zeros((ROWS, 1), np.float32)
+    values = {"a": single, **outputs()}
+    choices = [MetricChoice(name="agreement", output="a"), MetricChoice(name="agreement", output="logits")]
+    found = judge_all(choices, values, output="logits", original=values)
+    assert [measurement.method for measurement in found.measurements] == ["absent", "measured"]
+    assert found.measurements[0].conditions["output"] == "a"
+    assert found.scores == {}
 
 
 def test_the_first_float_output_is_compared() -> None:

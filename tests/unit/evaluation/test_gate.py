@@ -14,7 +14,6 @@ from app.domain.goal import Constraint, Goal
 from app.domain.job import Gate
 from app.domain.measurement import Measurement, absent
 from app.domain.metric import METRICS
-from app.errors import StepError
 from tests.unit.evaluation.conftest import five_children, memory_replicate
 from workers.evaluation.accuracy import NON_FINITE
 from workers.evaluation.evidence import Evidence, Source, gather, timed
@@ -273,14 +272,13 @@ def test_an_artifact_that_overflows_misses() -> None:
 @pytest.mark.parametrize(
     ("constraint", "said"),
     [
-        ({"metric": "psnr", "min": 20}, "neither a metric nor a measurement"),
-        ({"metric": "kl", "max": 0.1}, "did not measure; add it to metrics"),
+        ({"metric": "kl", "max": 0.1}, "kl was not measured."),
         ({"metric": "top1", "max_drop": 0.01}, "the rows have no labels"),
         ({"metric": "energy_per_inference", "max": 1}, "RAPL"),
         ({"metric": "peak_memory", "max_drop": 1}, "was not measured"),
     ],
 )
-def test_a_constraint_on_what_was_not_measured_names_it_and_says_why(constraint: dict[str, Any], said: str) -> None:
+def test_a_constraint_on_what_was_not_measured_is_undecided_and_says_why(constraint: dict[str, Any], said: str) -> None:
     evidence = of_children()
     evidence = Evidence(
         "evaluation",
@@ -288,16 +286,87 @@ def test_a_constraint_on_what_was_not_measured_names_it_and_says_why(constraint:
         {**evidence.artifact, "top1": absent("top1", "the rows have no labels", unit="fraction")},
         evidence.children,
     )
-    with pytest.raises(StepError, match=constraint["metric"]) as error:
-        judge_one(evidence, **constraint)
-    assert error.value.code == "constraint_not_measured"
-    assert said in error.value.detail
+    verdict = judge_one(evidence, **constraint)
+    assert (verdict.verdict, verdict.value, verdict.ci, verdict.rows_needed) == ("undecided", None, None, None)
+    assert constraint["metric"] in verdict.reason
+    assert said in verdict.reason
 
 
 def test_there_are_no_shares_of_zero() -> None:
-    with pytest.raises(StepError, match="kl") as error:
-        judge_one(of_scores("kl", np.full((9, 1), 0.1)), metric="kl", max_drop=0.1, relative=True)
-    assert error.value.code == "constraint_not_measured"
+    verdict = judge_one(of_scores("kl", np.full((9, 1), 0.1)), metric="kl", max_drop=0.1, relative=True)
+    assert (verdict.verdict, verdict.value) == ("undecided", None)
+    assert "kl" in verdict.reason
+    assert "min or max" in verdict.reason
+
+
+def test_a_percentile_with_too_few_samples_is_undecided() -> None:
+    replicates = five_children(10, 8, rounds=1, calls=3)
+    evidence, _ = gather(
+        "cnd_a",
+        source="evaluation",
+        original=timed(replicates, "original"),
+        artifact=[],
+        scores={"original": {}, "artifact": {}},
+        latency=replicates,
+        memory=[],
+    )
+    for bound in ({"max": 9.0}, {"max_drop": 1.0}):
+        verdict = judge_one(evidence, metric="latency_p99", **bound)
+        assert verdict.verdict == "undecided"
+        assert "15 samples are too few" in verdict.reason
+
+
+def with_peaks(zero: Sequence[int], artifact: Sequence[int], original: Sequence[int] = (90_000_000,)) -> Evidence:
+    bytes_of = {"unit": "bytes", "better": "lower"}
+    evidence, _ = gather(
+        "cnd_a",
+        source="evaluation",
+        original=[Measurement(name="peak_memory", value=10_000_000, **bytes_of)],
+        artifact=[],
+        scores={"original": {}, "artifact": {}},
+        latency=[],
+        memory=[
+            *(memory_replicate("zero", peak) for peak in zero),
+            *(memory_replicate("original", peak) for peak in original),
+            *(memory_replicate("cnd_a", peak) for peak in artifact),
+        ],
+    )
+    return evidence
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(12_000_000, "met"), (10_050_000, "undecided"), (9_000_000, "missed")])
+def test_memory_is_judged_by_its_scatter(limit: int, expected: Gate) -> None:
+    evidence = with_peaks([80_000_000] * 3, [89_800_000, 90_000_000, 90_200_000])
+    verdict = judge_one(evidence, metric="peak_memory", max=limit)
+    assert (verdict.verdict, verdict.value) == (expected, 10_000_000)
+    assert verdict.ci is not None
+    assert verdict.ci[0] < 10_000_000 < verdict.ci[1]
+
+
+def test_memory_near_nothing_has_bounds_too() -> None:
+    verdict = judge_one(with_peaks([80_000_000] * 3, [79_900_000, 80_000_000, 80_400_000]), metric="memory", max=1e5)
+    assert verdict.verdict == "undecided"
+    assert verdict.ci is not None
+    assert verdict.ci[0] == 0
+    assert verdict.ci[1] > 400_000
+
+
+def test_memory_is_compared_across_its_processes() -> None:
+    evidence = with_peaks([80_000_000] * 3, [84_900_000, 85_000_000, 85_200_000], [90_000_000, 89_900_000, 90_100_000])
+    found = evidence.comparison("peak_memory")
+    assert found is not None
+    assert (found.ratio, found.children) == (pytest.approx(0.5, abs=0.02), 3)
+    assert found.ci95 is not None
+    assert found.ci95[0] < 0.5 < found.ci95[1] < 1
+
+
+def test_only_what_one_process_measured_is_said_to_scatter() -> None:
+    unknown = "its scatter is unknown"
+    assert unknown in judge_one(with_peaks([80_000_000], [90_000_000]), metric="memory", max=1e8).reason
+    evidence = of_children()
+    size = evidence.artifact["artifact_bytes"].model_copy(update={"count": 1})
+    evidence = Evidence("evaluation", evidence.original, {**evidence.artifact, "artifact_bytes": size})
+    assert unknown not in judge_one(evidence, metric="size", max=1e6).reason
 
 
 def test_one_row_decides_nothing() -> None:

@@ -69,7 +69,12 @@ def test_bounds_cover_the_typical_process(count: int) -> None:
     assert upper_only / trials > 0.935
 
 
-@pytest.mark.parametrize("values", [[1.0], [1.0, 0.0], [1.0, -2.0]])
+def test_a_zero_among_the_values_has_bounds_on_the_values_themselves() -> None:
+    reach = t.ppf(0.95, 2) * np.std([0, 3, 6], ddof=1) / math.sqrt(3)
+    assert replicate_bounds([0.0, 3.0, 6.0], 0.95) == pytest.approx((0, 3 + reach))
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, -2.0]])
 def test_what_has_no_interval_is_refused(values: list[float]) -> None:
     with pytest.raises(ValueError, match="interval"):
         replicate_bounds(values, 0.95)

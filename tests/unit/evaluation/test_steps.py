@@ -15,6 +15,7 @@ from workers.runtimes.session import load
 from workers.steps.feeds import first_feeds
 from workers.steps.requests import DatasetFile
 from workers.steps.rows import DatasetRows, SyntheticRows
+from workers.tasks.plan import measuring_steps
 
 ROWS = 40
 
@@ -163,8 +164,47 @@ def test_without_data_nothing_was_held_out(tmp_path: Path) -> None:
     assert "random rows" in found["conclusion"]
 
 
-def test_a_constraint_on_what_nobody_measured_fails_with_a_code(job: Job) -> None:
-    with pytest.raises(StepFailed) as error:
-        judged(job, constraints=[{"metric": "kl", "max": 0.1}])
-    assert error.value.code == "constraint_not_measured"
-    assert "kl" in error.value.detail
+def test_what_a_constraint_names_is_measured(job: Job) -> None:
+    found = judged(job, constraints=[{"metric": "kl", "max": 5}])
+    [verdict] = found["verdicts"]
+    assert verdict["verdict"] == "met"
+    assert 0 <= verdict["value"] < 5
+    assert "kl" in {entry["name"] for entry in found["candidates"][0]["measurements"]}
+
+
+def test_a_constraint_on_what_cannot_be_measured_loses_nothing(tmp_path: Path) -> None:
+    """One number a row has no class axis."""
+    job = Job(tmp_path)
+    job.save_model(models.gemm(outputs=1))
+    job.save_dataset("evaluation", x=images(ROWS, 1))
+    found = judged(job, constraints=[{"metric": "agreement", "min": 0.5}, {"metric": "sqnr_db", "min": 1}])
+    assert found["gate"] == "undecided"
+    assert [verdict["verdict"] for verdict in found["verdicts"]] == ["undecided", "met"]
+    assert "no class axis" in found["verdicts"][0]["reason"]
+    assert found["chosen"] is not None
+    assert "no class axis" in found["conclusion"]
+
+
+def test_each_pair_of_threads_and_batch_has_its_rows(job: Job) -> None:
+    job.spec = {"measure": {"threads": [1, 2], "batch": [1, 4]}}
+    made = job.run_until("candidates")["candidates"]
+    candidates = [
+        {"id": found["id"], "path": f"candidates/{found['file']}", "session_options": found["session_options"]}
+        for found in made
+    ]
+    steps = measuring_steps(original(job), candidates, job.request(), replicates=2, seconds=0.02)
+    folders = []
+    for step in steps:
+        if step.name == "measure_latency":
+            job.run(step.name, step.folder, **step.request)
+            folders.append(step.folder)
+    found = job.run("gate", measurements=folders)
+    pairs = [(1, 1), (1, 4), (2, 1), (2, 4)]
+    for measurements in (found["baseline"], found["candidates"][0]["measurements"]):
+        for name in ("latency_p50", "throughput", "energy_per_inference"):
+            rows = [entry["conditions"] for entry in measurements if entry["name"] == name]
+            assert [(row["threads"], row["batch"], row["children"]) for row in rows] == [(*pair, 2) for pair in pairs]
+    compared = [
+        entry["conditions"] for entry in found["candidates"][0]["comparisons"] if entry["name"] == "latency_p50"
+    ]
+    assert [(row["threads"], row["batch"]) for row in compared] == pairs

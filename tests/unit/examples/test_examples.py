@@ -1,6 +1,7 @@
 """The shipped example is what its README says: it opens, fits together, is accurate, small and licensed."""
 
 from itertools import combinations
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
+
+from workers.formats.onnx.weights import count_parameters
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 MODELS = ("fashion_mobilenet.onnx", "fashion_dense.onnx")
@@ -77,3 +80,11 @@ def test_the_licence_of_the_images_stands_beside_them() -> None:
     readme = (EXAMPLES / "README.md").read_text()
     for file in (*MODELS, *ROWS, "LICENSE-fashion-mnist"):
         assert file in readme
+
+
+def test_the_readme_has_the_parameters_that_the_service_counts() -> None:
+    readme = (EXAMPLES / "README.md").read_text()
+    for name in MODELS:
+        model = onnx.load(EXAMPLES / name)
+        assert f"{count_parameters(model):,}" in readme
+        assert f"{sum(prod(weight.dims) for weight in model.graph.initializer):,} parameters" in readme

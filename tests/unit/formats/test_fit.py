@@ -3,6 +3,7 @@
 import pytest
 
 from app.domain.fit import fit
+from app.domain.metric import MetricChoice
 from app.domain.model import Dimension, TensorSpec
 
 
@@ -16,12 +17,17 @@ LABELS = spec("labels", (), "int64")
 ROWS = spec("image", (3, 224, 224))
 
 
+TOP1 = MetricChoice(name="top1")
+
+
 def codes(*arguments: object, **options: object) -> list[str]:
-    return [problem.code for problem in fit(*arguments, **options).problems]  # type: ignore[arg-type]
+    inputs, fields, label_range, outputs = arguments
+    ranges = {"labels": label_range} if label_range else {}
+    return [problem.code for problem in fit(inputs, fields, ranges, outputs, **options).problems]  # type: ignore[arg-type]
 
 
 def test_a_dataset_that_fits() -> None:
-    found = fit([IMAGE], [ROWS, LABELS], (0, 999), [LOGITS], needs_labels=True)
+    found = fit([IMAGE], [ROWS, LABELS], {"labels": (0, 999)}, [LOGITS], needs_labels=True)
     assert (found.problems, found.notes) == ((), ())
 
 
@@ -55,7 +61,7 @@ def test_dynamic_axes_fit_anything(model: tuple[Dimension, ...] | None, rows: tu
     ],
 )
 def test_shapes_that_do_not_fit(model: tuple[Dimension, ...], rows: tuple[int, ...], words: str) -> None:
-    (problem,) = fit([spec("x", model)], [spec("x", rows)], None, [LOGITS], pointer="/datasets/calibration").problems
+    (problem,) = fit([spec("x", model)], [spec("x", rows)], {}, [LOGITS], pointer="/datasets/calibration").problems
     assert problem.code == "dataset_shape_mismatch"
     assert problem.pointer == "/datasets/calibration"
     assert words in problem.detail
@@ -71,20 +77,20 @@ def test_shapes_that_do_not_fit(model: tuple[Dimension, ...], rows: tuple[int, .
     ],
 )
 def test_an_input_that_is_missing(fields: list[TensorSpec], words: str) -> None:
-    (problem,) = fit([IMAGE], fields, None, [LOGITS]).problems
+    (problem,) = fit([IMAGE], fields, {}, [LOGITS]).problems
     assert problem.code == "dataset_input_missing"
     assert "'image'" in problem.detail
     assert words in problem.detail
 
 
 def test_another_dtype() -> None:
-    (problem,) = fit([IMAGE], [spec("image", (3, 224, 224), "float64")], None, [LOGITS]).problems
+    (problem,) = fit([IMAGE], [spec("image", (3, 224, 224), "float64")], {}, [LOGITS]).problems
     assert problem.code == "dataset_dtype_mismatch"
     assert ".astype('float32')" in problem.detail
 
 
 def test_text_cannot_be_brought() -> None:
-    (problem,) = fit([spec("words", ("n",), "string")], [spec("words", (), "int64")], None, [LOGITS]).problems
+    (problem,) = fit([spec("words", ("n",), "string")], [spec("words", (), "int64")], {}, [LOGITS]).problems
     assert "cannot hold text" in problem.detail
 
 
@@ -97,7 +103,7 @@ def test_labels_that_are_missing() -> None:
     ("label_range", "words"), [((1, 1000), "subtract 1"), ((-1, 5), "-1 to 5"), ((0, 1000), "1000 classes, 0 to 999")]
 )
 def test_labels_out_of_range(label_range: tuple[int, int], words: str) -> None:
-    (problem,) = fit([IMAGE], [ROWS, LABELS], label_range, [LOGITS]).problems
+    (problem,) = fit([IMAGE], [ROWS, LABELS], {"labels": label_range}, [LOGITS]).problems
     assert problem.code == "labels_out_of_range"
     assert words in problem.detail
 
@@ -127,6 +133,53 @@ def test_labels_for_every_vector_of_classes(shape: tuple[Dimension, ...], labels
     assert codes([IMAGE], fields, (0, 10), [spec("y", shape)]) == ["labels_out_of_range"]
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_labels_that_are_no_whole_numbers(dtype: str) -> None:
+    """Compared with, they would be right in no row; where nothing asks for them, that is worth knowing."""
+    fields = [ROWS, spec("labels", (), dtype)]
+    found = fit([IMAGE], fields, {}, [LOGITS], metrics=[TOP1], needs_labels=True, pointer="/datasets/evaluation")
+    assert [(problem.pointer, problem.code) for problem in found.problems] == [
+        ("/datasets/evaluation", "dataset_labels_not_integers")
+    ]
+    assert dtype in found.problems[0].detail
+    unasked = fit([IMAGE], fields, {}, [LOGITS])
+    assert unasked.problems == ()
+    assert [note for note in unasked.notes if dtype in note and "whole numbers" in note] == list(unasked.notes)
+
+
+@pytest.mark.parametrize("dtype", ["bool", "uint8", "int16", "int64"])
+def test_whole_numbers_are_labels(dtype: str) -> None:
+    assert codes([IMAGE], [ROWS, spec("labels", (), dtype)], None, [LOGITS], metrics=[TOP1], needs_labels=True) == []
+
+
+def test_labels_are_compared_with_the_output_that_a_metric_names() -> None:
+    outputs = [LOGITS, spec("species", ("batch", 3))]
+    fields = [ROWS, LABELS]
+    named = MetricChoice(name="top1", output="species")
+    assert codes([IMAGE], fields, (0, 999), outputs, metrics=[TOP1]) == []
+    assert codes([IMAGE], fields, (0, 999), outputs, metrics=[named]) == ["labels_out_of_range"]
+    assert codes([IMAGE], fields, (0, 2), list(reversed(outputs)), metrics=[TOP1, named]) == []
+    both = fit([IMAGE], fields, {"labels": (0, 999)}, outputs, metrics=[TOP1, named])
+    assert ["'species' has 3 classes" in problem.detail for problem in both.problems] == [True]
+
+
+def test_labels_are_compared_with_the_first_output_of_floats() -> None:
+    assert codes([IMAGE], [ROWS, LABELS], (0, 999), [spec("ids", ("batch", 2), "int64"), LOGITS]) == []
+
+
+def test_labels_of_another_name() -> None:
+    named = MetricChoice(name="top1", output="species", labels="kind")
+    outputs = [LOGITS, spec("species", ("batch", 3))]
+    fields = [ROWS, spec("kind", (), "int64"), spec("id", ())]
+    fine = fit([IMAGE], fields, {"kind": (0, 2)}, outputs, metrics=[named], needs_labels=True)
+    assert (fine.problems, fine.notes) == ((), ("Not inputs of the model, so not used: id.",))
+    beyond = fit([IMAGE], fields, {"kind": (0, 3)}, outputs, metrics=[named], needs_labels=True)
+    assert [problem.code for problem in beyond.problems] == ["labels_out_of_range"]
+    missing = fit([IMAGE], [ROWS, LABELS], {}, outputs, metrics=[named], needs_labels=True)
+    assert [problem.code for problem in missing.problems] == ["dataset_labels_missing"]
+    assert "'kind'" in missing.problems[0].detail
+
+
 def test_labels_that_are_an_input_of_the_model() -> None:
     inputs = [IMAGE, spec("labels", ("batch",), "int64")]
     assert codes(inputs, [ROWS, LABELS], (0, 5000), [LOGITS]) == []
@@ -134,7 +187,7 @@ def test_labels_that_are_an_input_of_the_model() -> None:
 
 
 def test_extra_arrays_are_noted_and_not_refused() -> None:
-    found = fit([IMAGE], [ROWS, spec("id", ()), spec("weight", ())], None, [LOGITS])
+    found = fit([IMAGE], [ROWS, spec("id", ()), spec("weight", ())], {}, [LOGITS])
     assert found.problems == ()
     assert found.notes == ("Not inputs of the model, so not used: id, weight.",)
 

@@ -31,7 +31,7 @@ def test_it_keeps_outputs_labels_and_scores_of_the_evaluation_rows(job: Job) -> 
     assert (result["source"], result["rows"], result["output"]) == ("evaluation", 20, "logits")
     with np.load(job.scratch / "baseline" / result["outputs"]) as kept:
         np.testing.assert_allclose(kept["logits"], expected, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(np.load(job.scratch / "baseline" / result["labels"]), labels)
+    np.testing.assert_array_equal(np.load(job.scratch / "baseline" / result["labels"]["labels"]), labels)
     measured = by_name(result)
     assert measured["top1"]["value"] == 0.75
     assert measured["top1"]["conditions"]["held_out"] is True
@@ -43,12 +43,74 @@ def test_it_keeps_outputs_labels_and_scores_of_the_evaluation_rows(job: Job) -> 
 
 def test_calibration_rows_hold_nothing_out(job: Job) -> None:
     job.save_model(models.mlp())
-    job.save_dataset("calibration", x=vectors(4))
+    job.save_dataset("calibration", x=vectors(4), labels=np.arange(4))
 
     result = job.run("baseline")
 
-    assert (result["source"], result["rows"], result["labels"]) == ("calibration", 4, None)
+    assert (result["source"], result["rows"]) == ("calibration", 4)
     assert "Nothing was held out" in result["notes"][0]
+    conditions = by_name(result)["top1"]["conditions"]
+    assert (conditions["source"], conditions["held_out"]) == ("calibration", False)
+
+
+def test_labels_are_scored_whatever_metrics_are_named(job: Job) -> None:
+    job.save_model(models.mlp())
+    job.save_dataset("evaluation", x=vectors(4), labels=np.arange(4))
+    job.spec = {"metrics": ["kl"]}
+
+    assert by_name(job.run("baseline"))["top1"]["method"] == "measured"
+
+
+def test_labels_that_are_no_whole_numbers_are_not_scored(job: Job) -> None:
+    job.save_model(models.mlp())
+    job.save_dataset("evaluation", x=vectors(4), labels=np.arange(4, dtype=np.float32))
+
+    inspected, result = job.run("inspect"), job.run("baseline")
+
+    top1 = by_name(result)["top1"]
+    assert (top1["method"], top1["value"]) == ("absent", None)
+    assert "float32" in top1["reason"]
+    assert any("whole numbers" in note for note in inspected["notes"])
+
+
+def test_each_metric_looks_at_the_output_and_labels_that_it_names(job: Job) -> None:
+    path = job.save_model(models.two_heads())
+    rows = vectors(20, 4)
+    kinds, species = (found.argmax(axis=1) for found in load(path).run({"x": rows}))
+    job.save_dataset("evaluation", x=rows, kind=kinds, labels=(species + 1) % 5)
+    job.spec = {
+        "metrics": [
+            {"name": "top1", "output": "kind", "labels": "kind"},
+            {"name": "top1", "output": "species"},
+            {"name": "cosine", "output": "species"},
+        ],
+        "recipe": {"technique": "float16"},
+    }
+
+    made = job.run_until("candidates")
+    original = json.loads((job.scratch / "baseline/result.json").read_text())
+
+    top1 = [entry for entry in original["measurements"] if entry["name"] == "top1"]
+    assert [(entry["value"], entry["conditions"]["output"]) for entry in top1] == [(1.0, "kind"), (0.0, "species")]
+    measured = [
+        (entry["name"], entry["conditions"]["output"])
+        for entry in made["candidates"][0]["measurements"]
+        if entry["name"] != "artifact_bytes"
+    ]
+    assert measured == [
+        ("top1", "kind"), ("top1", "species"), ("agreement", "kind"), ("sqnr_db", "kind"), ("cosine", "species"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("fixed", "batches", "noted"), [("batch", [1, 4], False), (1, [1], True)])
+def test_rows_a_call_are_those_that_the_model_takes(job: Job, fixed: Any, batches: list[int], noted: bool) -> None:
+    job.save_model(models.gemm(batch=fixed))
+    job.spec = {"measure": {"batch": [1, 4]}}
+
+    result = job.run("baseline")
+
+    assert result["batches"] == batches
+    assert any("takes 1 row a call" in note for note in result["notes"]) == noted
 
 
 def test_without_data_random_rows_are_marked(job: Job) -> None:

@@ -1,6 +1,7 @@
 """Do the data fit the model, and does every row play one part?"""
 
 import zipfile
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,44 @@ def test_a_metric_that_needs_labels_wants_them(job: Job) -> None:
     assert raised.value.code == "dataset_labels_missing"
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [{"metrics": ["top1"]}, {"goal": {"constraints": [{"metric": "top1", "max_drop": 0.1}]}}],
+)
+def test_labels_that_are_no_whole_numbers_are_refused_where_they_are_needed(job: Job, spec: dict[str, Any]) -> None:
+    job.save_model(models.conv_net())
+    job.save_dataset("evaluation", image=images(3), labels=np.zeros(3, np.float32))
+    job.spec = spec
+
+    with pytest.raises(StepFailed) as raised:
+        job.run("inspect")
+
+    assert raised.value.code == "dataset_labels_not_integers"
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "code"),
+    [
+        ({"output": "logit"}, 2, "output_unknown"),
+        ({"output": "kind", "labels": "kind"}, 2, None),
+        ({"output": "kind", "labels": "kind"}, 3, "labels_out_of_range"),
+        ({"output": "species", "labels": "kind"}, 3, None),
+        ({"output": "kind", "labels": "sort"}, 2, "dataset_labels_missing"),
+    ],
+)
+def test_a_metric_finds_what_it_names(job: Job, metric: dict[str, str], labels: int, code: str | None) -> None:
+    job.save_model(models.two_heads())
+    job.save_dataset("evaluation", x=vectors(4, 4), kind=np.array([0, 1, 0, labels]))
+    job.spec = {"metrics": [{"name": "top1", **metric}]}
+
+    if code is None:
+        assert job.run("inspect")["notes"] == []
+        return
+    with pytest.raises(StepFailed) as raised:
+        job.run("inspect")
+    assert raised.value.code == code
+
+
 def test_values_that_are_no_numbers_are_refused(job: Job) -> None:
     rows = vectors(4)
     rows[2, 3] = np.nan
@@ -166,5 +205,5 @@ def test_labels_that_are_an_input_are_no_labels(job: Job) -> None:
     job.run("inspect")
     baseline = job.run("baseline")
 
-    assert baseline["labels"] is None
+    assert baseline["labels"] == {}
     assert model.graph.input[1].type.tensor_type.elem_type == TensorProto.FLOAT

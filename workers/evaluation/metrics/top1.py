@@ -18,6 +18,8 @@ def _score(rows: Rows) -> Floats:
 
 def _unfit(rows: Rows) -> str | None:
     reason = no_class_axis(rows.artifact)
+    if reason is None and rows.truth.dtype.kind not in "iub":
+        return f"the labels are {rows.truth.dtype}, and classes are whole numbers"
     if reason is None and rows.truth.reshape(len(rows.truth), -1).shape[1] != positions(rows.artifact).shape[1]:
         return (
             f"the labels have the shape {list(rows.truth.shape)}, but outputs of the shape "

@@ -13,7 +13,7 @@ from bitpress.command.progress import bytes_bar
 from bitpress.command.results import print_job
 from bitpress.command.session import connected
 from bitpress.command.specification import goal_of, json_object, recipe_of, split
-from bitpress.command.uploads import dataset_id, model_id
+from bitpress.command.uploads import check_source, dataset_id, model_id
 
 if TYPE_CHECKING:
     from bitpress.client import Client
@@ -87,8 +87,11 @@ def optimize(
     given several times.
     """
     # All that can be wrong with the options is said before anything is uploaded.
+    made = recipe_of(recipe, technique, option or (), keep_float or ())
+    if "technique" not in made:
+        raise typer.BadParameter("name one, such as dynamic_int8: see `bitpress techniques`", param_hint="--technique")
     given: dict[str, Any] = {
-        "recipe": recipe_of(recipe, technique, option or (), keep_float or ()),
+        "recipe": made,
         "goal": goal_of(goal, minimize, max_drop or (), at_least or (), at_most or ()),
         "metrics": metric,
         "measure": {name: value for name, value in (("threads", threads), ("batch", batch)) if value},
@@ -99,6 +102,8 @@ def optimize(
     }
     prepared = json_object(preprocess, "--preprocess") or None
     roles = {"calibration": calibration, "tuning": tuning, "evaluation": evaluation}
+    for source, prefix in ((model, "mdl"), *((it, "dst") for it in roles.values() if it)):
+        check_source(source, prefix)
     with connected() as client:
         spec: dict[str, Any] = {"model": model_id(client, model)}
         data = {role: dataset_id(client, it, prepared) for role, it in roles.items() if it}

@@ -85,7 +85,8 @@ def _metrics(job: "Job") -> dict[str, str]:
     """The metrics that have a column, with their units: those always shown and those that were asked for."""
     goal = job["spec"].get("goal") or {}
     bound = [constraint["metric"] for constraint in goal.get("constraints", [])]
-    wanted = dict.fromkeys([*_ALWAYS_SHOWN, *bound, *job["spec"].get("metrics", [])])
+    asked = [each if isinstance(each, str) else each["name"] for each in job["spec"].get("metrics", [])]
+    wanted = dict.fromkeys([*_ALWAYS_SHOWN, *bound, *asked])
     measured = [each for candidate in job["candidates"] for each in candidate["measurements"]]
     found = {each["name"]: each["unit"] for each in measured if each["value"] is not None}
     signs = {"fraction": "%", "1": ""}

@@ -10,8 +10,8 @@ import typer
 
 def recipe_of(
     recipe: str | None, technique: str | None, options: Sequence[str], keep_float: Sequence[str]
-) -> dict[str, Any] | None:
-    """A recipe from JSON and from single options, which win."""
+) -> dict[str, Any]:
+    """A recipe from JSON and from single options, which win; empty where none of them says anything."""
     made = json_object(recipe, "--recipe")
     if technique is not None:
         made["technique"] = technique
@@ -27,7 +27,7 @@ def recipe_of(
         place[last] = plain(text)
     if keep_float:
         made["keep_float"] = [*made.get("keep_float", []), *map(_node, keep_float)]
-    return made or None
+    return made
 
 
 def goal_of(

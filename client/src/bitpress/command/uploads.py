@@ -71,6 +71,12 @@ def _is_address(source: str) -> bool:
     return source.startswith(("s3://", "https://", "http://"))
 
 
+def check_source(given: str, prefix: str) -> None:
+    """Refuse what is neither an id with this prefix, nor an address, nor a file."""
+    if not is_id(given, prefix) and not _is_address(given):
+        _existing_file(given)
+
+
 def _existing_file(given: str) -> Path:
     path = Path(given)
     if path.is_dir():
