@@ -39,8 +39,9 @@ class Calibration(_Options):
     """How the ranges of activations are found from the calibration rows."""
 
     method: Literal["auto"] | CalibrationMethod = "auto"
-    """`auto`: the method that brings the outputs nearest to the original's. `minmax`: the extremes seen. `moving_average`: of the extremes, row after row. `mean_extremes`: the
-    mean of each row's. `percentile`: cuts the tails. `entropy`: least KL divergence. `mse`: least squared error."""
+    """`auto`: the method that brings the outputs nearest to the original's. `minmax`: the extremes seen.
+    `moving_average`: of the extremes, row after row. `mean_extremes`: the mean of each row's. `percentile`: cuts the
+    tails. `entropy`: least KL divergence. `mse`: least squared error."""
     percentile: float = Field(default=99.99, gt=50, le=100)
     """Share of values kept, in percent. Used by `percentile` alone."""
     samples: int = Field(default=200, ge=1, le=100_000)

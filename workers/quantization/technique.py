@@ -10,6 +10,7 @@ from app.domain.target import saturates_int8
 from app.errors import StepError
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.recovery.ladder import Rung
+from workers.quantization.weight_only import choices
 
 AnyRecipe = DynamicInt8 | StaticInt8 | WeightOnly | Float16
 
@@ -48,8 +49,13 @@ class Produced:
 
 
 def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:
-    """Replace what `auto` stands for on a processor with these features."""
-    if not isinstance(recipe, DynamicInt8 | StaticInt8) or recipe.reduce_range != "auto":
+    """Replace what `auto` stands for on a processor with these features.
+
+    What only trying can tell (`calibration.method`, `recovery`) stays as it is.
+    """
+    if isinstance(recipe, WeightOnly):
+        return choices.resolve(recipe, features)
+    if isinstance(recipe, Float16) or recipe.reduce_range != "auto":
         return recipe
     return recipe.model_copy(update={"reduce_range": saturates_int8(features)})
 

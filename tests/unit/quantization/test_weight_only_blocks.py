@@ -31,7 +31,7 @@ def random_blocks(grid: Grid, outputs: int, inputs: int, seed: int = 0) -> Block
 
 def plain_values(blocks: Blocks, inputs: int) -> Array:
     """(q − z) · s, weight by weight."""
-    outputs, count, block = blocks.codes.shape
+    outputs, _count, block = blocks.codes.shape
     values = np.zeros((outputs, inputs))
     for row in range(outputs):
         for column in range(inputs):

@@ -197,7 +197,9 @@ def _magnitudes(found: Density) -> Density:
     low = np.where(found.low < 0, -found.high, found.low)
     high = np.where(found.low < 0, -found.low, found.high)
     ends, first, place = np.unique(low, return_index=True, return_inverse=True)
-    return Density(ends, high[first], np.bincount(place, weights=found.counts, minlength=len(ends)))
+    return Density(
+        ends, high[first], np.asarray(np.bincount(place, weights=found.counts, minlength=len(ends)), np.float64)
+    )
 
 
 def _evenly(found: Density, most: float, bins: int) -> Floats:

@@ -1,6 +1,7 @@
 """Products of 8-bit matrices as MLAS sums them up: in 32 bits, or by pairs in 16 bits that saturate.
 
-What is known of onnxruntime 1.32's x86 kernels (core/mlas/lib, read and then measured; see benchmarks/emulation.py):
+What is known of onnxruntime's x86 kernels: read in core/mlas/lib (files of several ages), and measured with 1.32.0 for
+AVX2 and for VNNI (benchmarks/emulation.py). AVX-512 without VNNI was read about only; no machine had it.
 
 - AVX2 and AVX-512 without VNNI multiply u8 activations by s8 weights with VPMADDUBSW: of four neighbours along the
   reduction, the first two products are added in 16 bits with saturation, and so are the last two; what follows

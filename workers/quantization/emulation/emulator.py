@@ -37,8 +37,9 @@ class Emulator:
     """A lowered model, ready to run.
 
     Products of 8-bit numbers are emulated. All else is run by onnxruntime itself: float operators, and the integer
-    ones that only add, pool, look up or move (QLinearAdd, QLinearGlobalAveragePool, QLinearSigmoid, QLinearConcat, …),
-    whose kernels are the same on processors with and without VNNI.
+    ones that only add, pool, look up or move. Those of them that the artifacts of benchmarks/emulation.py have
+    (QuantizeLinear, QLinearAdd, QLinearGlobalAveragePool, …) give the same with AVX2 and with VNNI; that it holds for
+    the others is taken for granted, since none of them pairs products.
     """
 
     def __init__(

@@ -8,7 +8,7 @@ from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
 
 from workers.quantization.affine import LIMITS, Affine
 from workers.quantization.graph import captured, defined, sort_nodes
-from workers.quantization.qdq.plan import Plan
+from workers.quantization.qdq.plan import Array, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class _Writer:
 
     # Parts
 
-    def _replace_input(self, node: str, index: int, name: str, values: "np.ndarray", affine: Affine) -> None:  # type: ignore[type-arg]
+    def _replace_input(self, node: str, index: int, name: str, values: Array, affine: Affine) -> None:
         """Let an input read stored integers, the same ones where the same integers are stored already."""
         scale, zero_point = self._parameter_names(affine, name)
         key = (name, values.tobytes(), affine.scale.tobytes())
@@ -127,8 +127,9 @@ class _Writer:
             self._stored[key] = whole
         # A node of its own for each reader, as the runtime's selectors want it.
         result = self._fresh(f"{name}_dequantized")
-        axis = {} if affine.axis is None else {"axis": affine.axis}
-        self._graph.node.append(self._node("DequantizeLinear", [self._stored[key], scale, zero_point], result, **axis))
+        self._graph.node.append(self._node("DequantizeLinear", [self._stored[key], scale, zero_point], result))
+        if affine.axis is not None:
+            self._graph.node[-1].attribute.append(helper.make_attribute("axis", affine.axis))
         self._nodes[node].input[index] = result
 
     def _parameter_names(self, affine: Affine, name: str) -> tuple[str, str]:
@@ -141,8 +142,8 @@ class _Writer:
             self._parameters[key] = names
         return self._parameters[key]
 
-    def _node(self, op_type: str, inputs: list[str], output: str, **attributes: int) -> NodeProto:
-        return helper.make_node(op_type, inputs, [output], name=output, **attributes)
+    def _node(self, op_type: str, inputs: list[str], output: str) -> NodeProto:
+        return helper.make_node(op_type, inputs, [output], name=output)
 
     def _fresh(self, name: str) -> str:
         number, free = 2, name

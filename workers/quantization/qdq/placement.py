@@ -160,7 +160,7 @@ class _Placing:
         )
 
     def _join(self, chosen: set[str]) -> None:
-        """Add what stands between chosen nodes: all its operands are made in integers, and some reader wants integers."""
+        """Add what stands between chosen nodes: its operands are made in integers, and some reader wants integers."""
         candidates = [node for node in self._graph.node if node.op_type in JOINS | MOVES and self._allowed(node)]
         fed: set[str] = set()
         for node in candidates:  # in the order of computation, so that chains are followed

@@ -85,7 +85,8 @@ def _add_twin(model: ModelProto, node: NodeProto, plan: Plan, layer: Corrected) 
     twin.name += _TWIN
     twin.output[0] += _TWIN
     twin.input[1] = _float_copy(model, plan, layer.weight)
-    return twin.output[0]
+    name: str = twin.output[0]
+    return name
 
 
 def _float_copy(model: ModelProto, plan: Plan, name: str) -> str:

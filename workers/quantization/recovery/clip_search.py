@@ -50,4 +50,4 @@ def best_shares(values: Array, affine: Affine) -> Array:
         )
         difference = narrower.rounded(values).astype(np.float64) - values
         errors.append(np.sum(difference**2, axis=axes))
-    return _SHARES[np.argmin(np.stack(errors), axis=0)]
+    return np.asarray(_SHARES[np.argmin(np.stack(errors), axis=0)])

@@ -132,10 +132,11 @@ class _Inputs:
 
     def reach(self) -> Array:
         """The largest weight that reads each input channel [groups · inputs]."""
-        return np.abs(self.parts).max(axis=(1, 3)).reshape(-1)
+        return np.asarray(np.abs(self.parts).max(axis=(1, 3))).reshape(-1)
 
     def scaled(self, scale: Array) -> Array:
         """The weights in their own shape, what reads channel i multiplied by `scale[i]`."""
         groups, _, inputs, _ = self.parts.shape
-        scaled = (self.parts * scale.reshape(groups, 1, inputs, 1)).reshape(self.shape)
-        return scaled.T if self.turned else scaled
+        scaled: Array = (self.parts * scale.reshape(groups, 1, inputs, 1)).reshape(self.shape)
+        own: Array = scaled.T if self.turned else scaled
+        return own

@@ -26,8 +26,8 @@ class Settings:
 
     iterations: int = 2000
     batch: int = 8
-    rate: float = 1e-2
-    regularization: float = 0.01
+    rate: float = 3e-2
+    regularization: float = 0.1
     most_products: int = MOST_PRODUCTS
 
 

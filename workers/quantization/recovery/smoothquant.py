@@ -183,10 +183,10 @@ def _own_weight(plan: Plan, node: NodeProto) -> str:
 
 def _own_copy(plan: Plan, node: NodeProto, place: int) -> str:
     """Give a node a stored tensor of its own where others read the same one; returns its name."""
-    name = node.input[place]
+    name: str = node.input[place]
     readers = sum(1 for other in plan.model.graph.node for given in other.input if given == name)
     if readers > 1:
-        copy = _fresh(plan, f"{name}_own")
+        copy: str = _fresh(plan, f"{name}_own")
         plan.model.graph.initializer.append(numpy_helper.from_array(plan.stored(name), copy))
         node.input[place] = copy
         name = copy

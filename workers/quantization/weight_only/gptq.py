@@ -1,9 +1,9 @@
 """GPTQ, then rounds of coordinate descent and least-squares scales on the same layer-wise error.
 
-The error of a row is (ŵ − w) H (ŵ − w)ᵀ with H = E[xᵀx] over calibration tokens. GPTQ (Frantar et al. 2023, algorithm 1)
-rounds column after column, largest diagonal first, and lets later columns make up for it. What it leaves is then
-lowered as in QuantEase (Behdin et al. 2023): each code goes to its best place given all others. In between, the scales
-of a row are solved for exactly: for given codes the error is quadratic in them.
+The error of a row is (ŵ − w) H (ŵ − w)ᵀ with H = E[xᵀx] over calibration tokens. GPTQ (Frantar et al. 2023,
+algorithm 1) rounds column after column, largest diagonal first, and lets later columns make up for it. What it leaves
+is then lowered as in QuantEase (Behdin et al. 2023): each code goes to its best place given all others. In between, the
+scales of a row are solved for exactly: for given codes the error is quadratic in them.
 Scales and zero points start from the clip search of `mse`, weighted by the diagonal of H.
 """
 
@@ -90,7 +90,8 @@ class _Part:
         """Steps from the zero point, for what one column should be."""
         block = column // self.grid.block
         zeros = self.zeros[block]
-        return np.clip(np.rint(wanted / self.scales[block]), -zeros, self.grid.most - zeros)
+        steps: Floats = np.clip(np.rint(wanted / self.scales[block]), -zeros, self.grid.most - zeros)
+        return steps
 
     def compensate(self, order: np.ndarray, factor: Floats) -> None:
         """GPTQ with lazy updates."""

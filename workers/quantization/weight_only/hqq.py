@@ -37,8 +37,9 @@ def hqq(rows: Floats, grid: Grid) -> Blocks:
 
 def _codes(scaled: Floats, zeros: Floats, grid: Grid) -> Floats:
     """The nearest codes to weights in units of their scale, about real zero points."""
-    codes = np.rint(scaled + zeros[..., None])
-    return np.clip(codes, 0, grid.most, out=codes)
+    codes: Floats = np.rint(scaled + zeros[..., None])
+    np.clip(codes, 0, grid.most, out=codes)
+    return codes
 
 
 def _without_outliers(scaled: Floats, steps: Floats, beta: float) -> Floats:
@@ -48,7 +49,8 @@ def _without_outliers(scaled: Floats, steps: Floats, beta: float) -> Floats:
     size -= np.maximum(size, np.float32(1e-6)) ** (_POWER - 1) / np.float32(beta)
     np.maximum(size, 0, out=size)
     np.copysign(size, error, out=size)
-    return np.subtract(scaled, size, out=size)
+    nearer: Floats = np.subtract(scaled, size, out=size)
+    return nearer
 
 
 def _slope(steps: Floats, target: Floats) -> Floats:

@@ -156,9 +156,10 @@ class Making:
             check_finite(rows, product.weight.name)
             matrices.append((rows, self._grids_of(product)[1]))
         scales = awq.channel_scales(matrices, moments)
-        fold.apply(1 / scales)
+        inverse = (1 / scales).astype(np.float32)
+        fold.apply(inverse)
         if fold.product:
-            factors[fold.product] = 1 / scales
+            factors[fold.product] = inverse
         return scales
 
     def _quantize_layer(

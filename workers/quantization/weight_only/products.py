@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 
@@ -137,5 +138,5 @@ def _swaps(node: NodeProto) -> bool:
     return list(_attribute(node, "perm", [1, 0])) == [1, 0]
 
 
-def _attribute(node: NodeProto, name: str, default: object) -> object:
+def _attribute(node: NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)

@@ -18,9 +18,9 @@ def covering(low: Floats, high: Floats, grid: Grid) -> tuple[Floats, Codes]:
     the lowest code: the scale is negative where that end is positive (as in llama.cpp's Q4_0, ggml-quants.c).
     """
     if grid.symmetric:
-        scales = np.where(-low >= high, low, high) / np.float32(-grid.middle)
-        return usable(scales), np.full(low.shape, grid.middle, dtype=np.uint8)
-    scales = usable((high - low) / np.float32(grid.most))
+        signed: Floats = np.where(-low >= high, low, high).astype(np.float32) / np.float32(-grid.middle)
+        return usable(signed), np.full(low.shape, grid.middle, dtype=np.uint8)
+    scales: Floats = usable((high - low) / np.float32(grid.most))
     return scales, np.clip(np.rint(-low / scales), 0, grid.most).astype(np.uint8)
 
 

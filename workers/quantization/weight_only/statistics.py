@@ -1,4 +1,4 @@
-"""What calibration rows say about the inputs of products: the second moments that `gptq` and `awq` weigh errors with."""
+"""What calibration rows say about the inputs of products: second moments, which `gptq` and `awq` weigh errors with."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -100,7 +100,7 @@ class Sink:
             tensor.raw_data = values.tobytes()
         else:
             place = self._next()
-            self._file.write(memoryview(values).cast("B"))
+            self._file.write(np.ascontiguousarray(values).data.cast("B"))
             self._refer(tensor, place)
         return tensor
 
