@@ -263,7 +263,7 @@ def test_quick_gelu_of_the_runtimes_own_domain(both):
     _assert_close(found, expected)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.tuples(st.integers(5, 9), st.integers(5, 9)),
     kernel=st.tuples(st.integers(1, 3), st.integers(1, 4)),
@@ -282,7 +282,7 @@ def test_convolutions_of_any_geometry(both, size, kernel, strides, dilations, pa
     _assert_close(found, expected)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     size=st.tuples(st.integers(4, 9), st.integers(4, 9)),
     kernel=st.tuples(st.integers(2, 4), st.integers(2, 4)),

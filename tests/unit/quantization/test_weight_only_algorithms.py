@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from tests.parts.models import Array
-from workers.quantization.weight_only.awq import scaled_error
+from workers.quantization.weight_only.awq import channel_scales, scaled_error
 from workers.quantization.weight_only.blocks import Blocks, Grid, joined, split
 from workers.quantization.weight_only.gptq import Effort, gptq, layer_error, trusted
 from workers.quantization.weight_only.hqq import hqq
@@ -96,15 +96,17 @@ def test_hqq_never_has_more_of_its_norm_than_rtn(rows: Array, grid: Grid) -> Non
     assert (norm(hqq(rows, grid)) <= norm(rtn(rows, grid)) * 1.001 + 1e-3).all()
 
 
-def test_hqq_lets_an_outlier_be_wrong() -> None:
+def test_hqq_gives_up_an_outlier_for_the_others() -> None:
     rows = np.random.default_rng(0).standard_normal((20, 1, 64)).astype(np.float32)
     rows[:, :, 0] = 6
-    grid = Grid(4, 64, False)
+    grid = Grid(2, 64, False)
 
-    def typical(made: Blocks) -> float:
-        return float(np.median(np.abs(made.values() - rows)))
+    def off(made: Blocks) -> Array:
+        return np.abs(made.values() - rows)
 
-    assert typical(hqq(rows, grid)) < typical(rtn(rows, grid))
+    found, nearest = off(hqq(rows, grid)), off(rtn(rows, grid))
+    assert np.median(found[:, :, 1:]) < 0.8 * np.median(nearest[:, :, 1:])
+    assert found[:, :, 0].mean() > nearest[:, :, 0].mean()
 
 
 @pytest.mark.parametrize("algorithm", [rtn, mse, hqq])
@@ -200,11 +202,18 @@ def test_inputs_that_were_never_seen_are_rounded_to_nearest() -> None:
     assert np.array_equal(made.codes, mse(split(rows, 16), grid).codes)
 
 
-def test_awq_scales_up_what_meets_large_activations() -> None:
+def test_awq_finds_scales_that_lose_less() -> None:
     rows, hessian = layer()
     grid = Grid(4, 16, False)
 
-    plain = scaled_error(rows, hessian, grid, np.ones(80, dtype=np.float32))
-    scaled = scaled_error(rows, hessian, grid, np.sqrt(np.sqrt(np.diag(hessian))))
+    scales = channel_scales([(rows, grid)], hessian)
 
-    assert scaled < plain
+    assert scales[5] > 1.2 * np.median(scales)  # the large input
+    none = scaled_error(rows, hessian, grid, np.ones(80, dtype=np.float32))
+    assert scaled_error(rows, hessian, grid, scales) < 0.9 * none
+
+
+def test_awq_scales_nothing_where_all_inputs_are_alike() -> None:
+    rows, _ = layer()
+
+    assert (channel_scales([(rows, Grid(4, 16, False))], np.eye(80, dtype=np.float32)) == 1).all()
