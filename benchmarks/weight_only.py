@@ -1,7 +1,8 @@
 """Weight-only quantization beside every algorithm that onnxruntime ships, at the same bits and block sizes.
 
     pip install --no-deps --target .bench-peers onnx_ir sympy mpmath
-    PYTHONPATH=.bench-peers OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 python -m benchmarks.weight_only [smollm2|minilm|large]
+    export PYTHONPATH=.bench-peers OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+    python -m benchmarks.weight_only [smollm2|minilm|large]
 
 onnxruntime's quantizer imports onnx_ir, and its HQQ torch. Every peer's `accuracy_level` is 4 where it has one, as ours
 is; GPTQ has the same calibration rows as ours, with its defaults and with its better options (actorder, mse). Peers

@@ -13,7 +13,9 @@ from workers.quantization.affine import reach_of, symmetric
 from workers.quantization.qdq.plan import Plan
 from workers.quantization.recovery.range_tuning import Settings, range_tuning
 
-torch = pytest.importorskip("torch")
+pytest.importorskip("torch")
+
+import torch
 
 from workers.quantization.recovery.learned_scales import LearnedScale, ScaledWeight
 

@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`rate` is Adam's, `regularization` the weight of the penalty on undecided choices (λ of AdaRound's eq. 21)."""
+    """`rate` is Adam's. `regularization` is the loss where no weight has decided yet, in units of the error of rounding
+    to the nearest: much of it, for weights that are still between two numbers at the end fall back to either."""
 
     iterations: int = 2000
     batch: int = 8
     rate: float = 3e-2
-    regularization: float = 0.1
+    regularization: float = 50.0
     most_products: int = MOST_PRODUCTS
 
 
@@ -94,17 +95,21 @@ def _learn(
         place: SoftRounding(values, plan.weights[place]) for place, values in zip(places, tensors, strict=True)
     }
 
+    count = sum(values.size for values in tensors)
+
     def weights() -> "Values":
         return {simulation.weights[place]: rounding() for place, rounding in roundings.items()}
 
     def penalty(way: float) -> "Tensor":
         parts = torch.stack([rounding.penalty(way) for rounding in roundings.values()])
-        return settings.regularization * parts.sum()
+        return settings.regularization * parts.sum() / count
 
+    before = error(simulation, block, samples, {})
+    if before == 0.0:
+        return {}
     optimizer = torch.optim.Adam([rounding.choice for rounding in roundings.values()], lr=settings.rate)
     fitting = Fitting(settings.iterations, settings.batch)
-    fit(simulation, block, samples, fitting, weights, penalty, optimizer, seed)
-    before = error(simulation, block, samples, {})
+    fit(simulation, block, samples, fitting, weights, penalty, optimizer, seed, before)
     return roundings if error(simulation, block, samples, _hard(simulation, roundings)) < before else {}
 
 

@@ -110,11 +110,15 @@ def _tune(
     def values() -> "Values":
         return settled | scales.values(plan, simulation)
 
+    before = error(simulation, block, samples, settled)
+    if before == 0.0:
+        return settled
     moving = [*scales.activations.values(), *scales.weights.values()]
     optimizer = torch.optim.Adam([scale.exponent for scale in moving], lr=settings.rate)
-    fit(simulation, block, samples, Fitting(settings.iterations, settings.batch), values, None, optimizer, seed)
+    fitting = Fitting(settings.iterations, settings.batch)
+    fit(simulation, block, samples, fitting, values, None, optimizer, seed, before)
     moved = {name: tensor.detach() for name, tensor in values().items()}
-    return moved if error(simulation, block, samples, moved) < error(simulation, block, samples, settled) else settled
+    return moved if error(simulation, block, samples, moved) < before else settled
 
 
 def _scales_of(plan: Plan, block: Block) -> _Scales:

@@ -151,11 +151,12 @@ def fit(
     penalty: Callable[[float], Tensor] | None,
     optimizer: torch.optim.Optimizer,
     seed: int,
+    unit: float,
 ) -> None:
     """Move what the optimizer holds so that a block's outputs come nearer to the float ones.
 
     `values` gives the tensors that take the place of the graph's own, `penalty` a further loss at each part, 0 to 1,
-    of the way.
+    of the way. `unit` is the error that counts as a loss of 1, so that penalties weigh the same in every block.
     """
     wanted = [simulation.compared(name) for name in block.outputs]
     powers = _powers(samples)
@@ -166,7 +167,7 @@ def fit(
         places = torch.randint(group.rows, (min(settings.batch, group.rows),), generator=generator)
         given, targets = group.take(places)
         found = simulation.graph.run(given | values(), wanted)
-        loss = _loss(found, targets, powers, grouped=bool(group.inputs))
+        loss = _squared(found, targets, powers) / unit
         if penalty is not None:
             loss = loss + penalty(iteration / settings.iterations)
         optimizer.zero_grad(set_to_none=True)
@@ -192,8 +193,7 @@ def error(simulation: Simulation, block: Block, samples: Sequence[Samples], valu
             for places in torch.split(torch.arange(group.rows), 32):
                 given, targets = group.take(places)
                 found = simulation.graph.run(given | values, wanted)
-                for one, other, power in zip(found, targets, powers, strict=True):
-                    total += float((one.reshape(other.shape) - other).square().mean()) / power * len(places)
+                total += float(_squared(found, targets, powers)) * len(places)
             rows += group.rows
     return total / rows
 
@@ -214,16 +214,12 @@ def checked_graph(plan: Plan, material: Material) -> Graph:
     return graph
 
 
-def _loss(found: Sequence[Tensor], targets: Sequence[Tensor], powers: Sequence[float], *, grouped: bool) -> Tensor:
-    """Squared errors summed over channels and averaged over the rest (Li et al. 2021, eq. 10), power for power.
-
-    Outputs are scaled to a mean square of 1, so that weights of penalties mean the same in every block.
-    """
-    parts = []
-    for one, other, power in zip(found, targets, powers, strict=True):
-        truth = other if grouped else other[0]
-        channels = truth.shape[1] if truth.dim() == 4 else truth.shape[-1]
-        parts.append((one - truth).square().mean() * (channels / power))
+def _squared(found: Sequence[Tensor], targets: Sequence[Tensor], powers: Sequence[float]) -> Tensor:
+    """Mean squared errors as shares of the outputs' mean squares, summed over the outputs."""
+    parts = [
+        (one.reshape(other.shape) - other).square().mean() / power
+        for one, other, power in zip(found, targets, powers, strict=True)
+    ]
     return torch.stack(parts).sum()
 
 

@@ -6,12 +6,14 @@ of an earlier product that a Mul gates (the up projection before the down projec
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from workers.quantization.graph import captured
 from workers.quantization.weight_only.blocks import Floats
-from workers.quantization.weight_only.products import Product
+from workers.quantization.weight_only.products import FLOATS, Product
+from workers.quantization.weight_only.storage import Mapped
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +29,16 @@ class Fold:
     vectors: tuple[int, ...]
     product: str
 
-    def apply(self, factor: Floats) -> None:
-        """Multiply the stored vectors; others that read them keep theirs. Nothing to do for a product's outputs."""
+    def apply(self, factor: Floats, folder: Path) -> None:
+        """Multiply the stored vectors, whose external data lie in `folder`; others that read them keep theirs.
+
+        Nothing to do for a product's outputs.
+        """
         stored = {tensor.name: tensor for tensor in self.graph.initializer}
         for position in self.vectors:
             before = stored[self.node.input[position]]
-            values = numpy_helper.to_array(before)
+            with Mapped(before, folder) as mapped:
+                values = mapped.values.copy()
             name = f"{before.name}_for_{self.node.output[0]}"
             self.graph.initializer.append(numpy_helper.from_array((values * factor).astype(values.dtype), name))
             self.node.input[position] = name
@@ -49,7 +55,7 @@ def find_folds(model: ModelProto, products: Sequence[Product]) -> dict[str, Fold
         readers.setdefault(value.name, []).append("")
     chosen = {product.node.name: product for product in products if not product.nested}
     producers = {name: node for node in graph.node for name in node.output}
-    vectors = {tensor.name: tensor for tensor in graph.initializer if _is_inside(tensor)}
+    vectors = {tensor.name: tensor for tensor in graph.initializer if tensor.data_type in FLOATS}
     # Weights that two products read cannot have the factor of one.
     weights = [(product.weight.name, id(product.home)) for product in products]
     once = {
@@ -94,7 +100,3 @@ def _fold(
         if maker is not None and maker.name in chosen and maker.op_type == "MatMul" and readers[name] == [node.name]:
             return Fold(graph, node, (), maker.name) if chosen[maker.name].outputs == size else None
     return None
-
-
-def _is_inside(tensor: TensorProto) -> bool:
-    return tensor.data_location != TensorProto.EXTERNAL and tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16)

@@ -157,7 +157,7 @@ class Making:
             matrices.append((rows, self._grids_of(product)[1]))
         scales = awq.channel_scales(matrices, moments)
         inverse = (1 / scales).astype(np.float32)
-        fold.apply(inverse)
+        fold.apply(inverse, self._light.folder)
         if fold.product:
             factors[fold.product] = inverse
         return scales

@@ -45,8 +45,8 @@ def quantize_matrix(
     def panel(first: int) -> None:
         last = min(first + step, outputs)
         rows = rows_of(stored, rows_stored, factor, first, last)
+        check_finite(rows.sum(axis=-1), name)
         part = packed(fit(split(rows, grid.block), grid), grid)
-        check_finite(part.scales, name)
         made.codes[first:last], made.scales[first:last], made.zeros[first:last] = part.codes, part.scales, part.zeros
         if large and first // step % _PANELS == _PANELS - 1:
             stored.release()

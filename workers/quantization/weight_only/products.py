@@ -9,7 +9,8 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper
 from workers.formats.onnx.graph import bodies_of
 from workers.quantization.graph import captured
 
-_WEIGHT_TYPES = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
+FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
+"""Types of weights that are quantized."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +132,7 @@ def _product(graph: GraphProto, node: NodeProto, scope: Mapping[str, Stored], ne
 
 
 def _is_matrix(tensor: TensorProto) -> bool:
-    return tensor.data_type in _WEIGHT_TYPES and len(tensor.dims) == 2 and min(tensor.dims) > 0
+    return tensor.data_type in FLOATS and len(tensor.dims) == 2 and min(tensor.dims) > 0
 
 
 def _swaps(node: NodeProto) -> bool:
