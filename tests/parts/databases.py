@@ -30,11 +30,11 @@ def postgres_server(folder: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def fresh_postgres_database(server: str) -> Iterator[str]:
-    """URL of an empty database on the server, dropped afterwards."""
+def fresh_postgres_database(server: str, made_with: str = "") -> Iterator[str]:
+    """URL of an empty database on the server, dropped afterwards; `made_with` are options of CREATE DATABASE."""
     name = f"bitpress_test_{secrets.token_hex(6)}"
     with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f'CREATE DATABASE "{name}" {made_with}')
     try:
         head, _, options = server.partition("?")
         yield head.rpartition("/")[0] + "/" + name + ("?" + options if options else "")

@@ -165,7 +165,7 @@ def running_service(data_dir: Path, **environment: str) -> Iterator[Service]:
         with httpx.Client(
             base_url=address.read_text().strip(), headers={"Authorization": f"Bearer {key}"}, timeout=70
         ) as api:
-            wait_until(lambda: _ready(api), what=f"a ready service; see {data_dir}/logs")
+            _await_ready(api, data_dir / "logs")
             database = Database(full.get("BITPRESS_DATABASE_URL") or f"sqlite:///{data_dir / 'bitpress.sqlite'}")
             yield Service(process, data_dir, full, api, database)
             database.dispose()
@@ -178,9 +178,20 @@ def running_service(data_dir: Path, **environment: str) -> Iterator[Service]:
             process.wait()
 
 
-def _ready(api: httpx.Client) -> bool:
+def _await_ready(api: httpx.Client, logs: Path) -> None:
+    said = "nothing"
+
+    def ready() -> bool:
+        nonlocal said
+        try:
+            answer = api.get("/readyz")
+        except httpx.TransportError as error:
+            said = repr(error)
+            return False
+        said = answer.text
+        return answer.status_code == 200 and answer.json()["warnings"] == []
+
     try:
-        answer = api.get("/readyz")
-    except httpx.TransportError:
-        return False
-    return answer.status_code == 200 and answer.json()["warnings"] == []
+        wait_until(ready, what=f"a ready service; see {logs}")
+    except AssertionError as error:
+        raise AssertionError(f"{error}. It last said: {said}") from None

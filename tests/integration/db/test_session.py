@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 
-import psycopg
 import pytest
 from sqlalchemy import func, select
 
@@ -16,13 +15,8 @@ from tests.parts.databases import fresh_postgres_database
 @pytest.fixture
 def ascii_database(postgres: str) -> Iterator[Database]:
     """As `createdb` makes one on a server that was set up without a locale."""
-    with fresh_postgres_database(postgres) as url:
-        name = url.rpartition("/")[2].partition("?")[0]
-        with psycopg.connect(postgres, autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}"')
-            connection.execute(
-                f"CREATE DATABASE \"{name}\" ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
-            )
+    ascii_only = "ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    with fresh_postgres_database(postgres, ascii_only) as url:
         made = Database(url)
         yield made
         made.dispose()
