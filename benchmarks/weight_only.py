@@ -7,13 +7,14 @@
 onnxruntime's quantizer imports onnx_ir, and its HQQ torch. Every peer's `accuracy_level` is 4 where it has one, as ours
 is; GPTQ has the same calibration rows as ours, with its defaults and with its better options (actorder, mse). Peers
 that fail are listed with their error. `smollm2` and `minilm` score the evaluation part, which nothing was chosen on;
-steps are of one thread, blocks of calls of both models in turn, medians. `large` compares with copying the files.
+steps (one token after 64; a document) are of one thread, blocks of calls of both models in turn, medians of rounds.
+`large` compares with copying the files, and takes the memory from a process of its own.
 """
 
 import argparse
+import contextlib
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ from workers.quantization.technique import Context, quantize, resolve
 
 ALGORITHMS = ("rtn", "mse", "hqq", "gptq", "awq")
 BLOCKS = (64, 128)
-ROUNDS, CALLS, SECONDS = 6, 10, 1.5
+ROUNDS, CALLS, SECONDS = 9, 8, 1.5
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,8 @@ def peer(task: Task, block: int, configure: Callable[[Any], dict[str, Any]]) -> 
         quantizer = peers.MatMulNBitsQuantizer(
             onnx.load(task.workload.model), block_size=block, accuracy_level=4, **configure(peers)
         )
-        quantizer.process()
+        with contextlib.redirect_stdout(sys.stderr):  # it draws progress bars
+            quantizer.process()
         quantizer.model.save_model_to_file(str(folder / "model.onnx"), False)
         return folder / "model.onnx"
 
@@ -146,19 +148,23 @@ def size_mb(path: Path) -> float:
 
 
 def step_ms(first: Run, second: Run, feed: Feed) -> tuple[float, float]:
-    """Medians of both, in milliseconds, from blocks of calls in turn."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(ROUNDS):
-        for run, found in zip((first, second), seconds, strict=True):
-            run(feed)
-            began = time.perf_counter()
-            for _ in range(CALLS):
-                start = time.perf_counter()
-                run(feed)
-                found.append(time.perf_counter() - start)
-                if time.perf_counter() - began > SECONDS:
-                    break
-    return median(seconds[0]) * 1e3, median(seconds[1]) * 1e3
+    """The second's milliseconds a call, and how many times faster than the first it is.
+
+    Blocks of calls in turn; the median over rounds of the blocks' medians, and of their ratios, so that what slows
+    both for a while counts for neither.
+    """
+    rounds = [(_block_ms(first, feed), _block_ms(second, feed)) for _ in range(ROUNDS)]
+    return median(after for _, after in rounds), median(before / after for before, after in rounds)
+
+
+def _block_ms(run: Run, feed: Feed) -> float:
+    run(feed)
+    found: list[float] = []
+    while len(found) < CALLS and sum(found) < SECONDS:
+        start = time.perf_counter()
+        run(feed)
+        found.append(time.perf_counter() - start)
+    return median(found) * 1e3
 
 
 def table(task: Task, folder: Path, chosen: Sequence[Entry]) -> None:
@@ -180,15 +186,15 @@ def table(task: Task, folder: Path, chosen: Sequence[Entry]) -> None:
                 (place / "made").write_text(f"{time.perf_counter() - began:.1f}")
             run = session_run(made)
             scores = task.workload.score(run)
-            before, after = step_ms(original, run, feed)
-        except Exception as error:
+            step, faster = step_ms(original, run, feed)
+        except (Exception, SystemExit) as error:  # a peer ends the process where it has no way on
             reason = " ".join(str(error).split())[:110]
             print(f"{entry.name:38} {entry.block:5}  fails: {type(error).__name__}: {reason}", flush=True)
             continue
         shown = "  ".join(f"{name} {scores[name]:.4f}" for name in task.scores)
         seconds = (place / "made").read_text()
         print(
-            f"{entry.name:38} {entry.block:5}  {shown}  {after:6.2f} ms  {before / after:5.2f} x  "
+            f"{entry.name:38} {entry.block:5}  {shown}  {step:6.2f} ms  {faster:5.2f} x  "
             f"{size_mb(made):6.1f} MB  made in {seconds} s",
             flush=True,
         )
@@ -206,13 +212,15 @@ def copy_seconds(files: Sequence[Path], folder: Path) -> float:
     return time.perf_counter() - began
 
 
-def large(folder: Path, repeats: int, threads: int) -> None:
+def large(folder: Path, repeats: int, threads: int, only: Sequence[str]) -> None:
     """Wall time and peak memory of quantizing a model over 4 GB in a process of its own, against copying its files."""
     model = smollm2.build(folder, repeats)
     data = model.with_name(model.name + ".data")
     bytes_ = model.stat().st_size + data.stat().st_size
     print(f"{model.name}: {bytes_ / 1e9:.2f} GB, {threads} threads; 4 bits, block 64", flush=True)
     for algorithm, allowed in (("rtn", 3), ("mse", 12), ("hqq", 40)):
+        if not any(part in algorithm for part in only):
+            continue
         copies = []
         out = folder / "large"
         for _ in range(2):
@@ -251,8 +259,10 @@ def child(model: Path, out: Path, algorithm: str, threads: int) -> None:
     for file in out.iterdir():
         with file.open("rb") as written:
             os.fsync(written.fileno())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(time.perf_counter() - began, peak)
+    wall = time.perf_counter() - began
+    # Not getrusage: its peak is that of the process which started this one, if that was larger.
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    print(wall, int(status["VmHWM"].split()[0]) * 1024)
 
 
 def this_machine() -> frozenset[str]:
@@ -271,17 +281,19 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("what", choices=(*TASKS, "large"), nargs="?", default="smollm2")
     parser.add_argument("--folder", type=Path, default=CACHE / "weight_only", help="models are kept here")
     parser.add_argument("--blocks", type=int, nargs="+", default=BLOCKS)
-    parser.add_argument("--only", default="", help="rows whose name holds this")
+    parser.add_argument("--only", nargs="+", default=[""], help="rows whose name holds one of these")
     parser.add_argument("--repeats", type=int, default=10, help="of the layers, for `large`")
     parser.add_argument("--threads", type=int, default=2, help="for `large`")
     given = parser.parse_args(arguments)
     given.folder.mkdir(parents=True, exist_ok=True)
     print(f"onnxruntime {ort.__version__}, {platform.machine()}, {probe().model_name}", flush=True)
     if given.what == "large":
-        large(given.folder, given.repeats, given.threads)
+        large(given.folder, given.repeats, given.threads, given.only)
         return
     task = TASKS[given.what]()
-    chosen = [entry for entry in entries(task, given.blocks, this_machine()) if given.only in entry.name]
+    chosen = [
+        entry for entry in entries(task, given.blocks, this_machine()) if any(part in entry.name for part in given.only)
+    ]
     table(task, given.folder, chosen)
 
 

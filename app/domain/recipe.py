@@ -105,24 +105,27 @@ class WeightOnly(_Options):
 
     technique: Literal["weight_only"] = "weight_only"
     bits: Literal[2, 3, 4, 8] = 4
-    """Bits a weight. 3 is refused where the target's runtime has no kernel for it."""
+    """Bits a weight. 3 is refused: ONNX Runtime has no kernel for it."""
     block_size: Literal[16, 32, 64, 128, 256, "channel"] = 32
-    """Weights that share a scale, along the summed axis; `channel`: one scale an output channel."""
+    """Weights that share a scale, along the summed axis; `channel`: one scale an output channel. Blocks of 64 and 128
+    run fastest; with 2 bits those of 16 and 256 have no fast kernel."""
     symmetric: bool | Literal["auto"] = "auto"
-    """Symmetric blocks have no zero points. `auto` takes what the target's kernels run fastest."""
+    """Symmetric blocks have no zero points. `auto`: zero points below 8 bits, where they gain accuracy and cost no
+    time."""
     algorithm: Literal["rtn", "mse", "hqq", "gptq", "awq"] = "mse"
     """`rtn`: nearest numbers between the extremes. `mse`: the scale with the least squared error. `hqq`: half-quadratic
     zero points and scales. `gptq`: each column makes up for the error of those before it. `awq`: channels with large
-    activations are given finer steps. `gptq` and `awq` need calibration rows."""
+    activations are given finer steps first, then as `gptq`. `gptq` and `awq` need calibration rows."""
     samples: int = Field(default=32, ge=1, le=10_000)
     """Calibration rows used at most, by `gptq` and `awq`."""
     accuracy_level: Literal["auto", 0, 1, 2, 3, 4] = "auto"
     """Type of the arithmetic: 1 and 0 float32, 2 float16, 3 bfloat16, 4 int8. `auto` measures nothing: it takes 4 where
-    the target multiplies bytes, and the job checks what it costs."""
+    the target multiplies bytes, and the job checks what it costs (on a small language model 1 % of its perplexity)."""
     form: Literal["matmul_nbits", "qdq"] = "matmul_nbits"
-    """`matmul_nbits`: onnxruntime's own operator. `qdq`: standard DequantizeLinear in blocks (opset 21)."""
+    """`matmul_nbits`: onnxruntime's own operator. `qdq`: standard DequantizeLinear in blocks (opset 21; 25 for 2 bits),
+    which onnxruntime turns into its own as it loads the model."""
     embeddings: Literal["keep", "quantize"] = "keep"
-    """Tables read by Gather: kept as they are, or quantized in blocks too."""
+    """Tables read by Gather: kept as they are, or quantized in blocks too (in onnxruntime's operator, either form)."""
     heads: Literal["same", "8", "keep"] = "same"
     """The last product before an output: as the rest, in 8 bits, or kept as it is."""
     keep_float: KeepFloat = ()

@@ -62,8 +62,6 @@ def test_the_graph_in_torch_is_the_artifact(tmp_path, optimization):
     assert relative(found, expected) < 0.01 * made
     one, other = (np.concatenate([row[0] for row in outputs]) for outputs in (found, expected))
     same = np.isclose(one, other, rtol=0, atol=1e-5)
-        np.concatenate([r[0] for r in found]), np.concatenate([r[0] for r in expected]), rtol=0, atol=1e-5
-    )
     assert same.mean() > 0.5
 
 
@@ -172,7 +170,7 @@ def test_a_tiny_layer_comes_near_the_best_of_all_roundings(tmp_path):
     )
     rows = [{"x": row[np.newaxis]} for row in x]
     plan, material = planned(model, rows, tmp_path, bits=3)
-    learned = learned_rounding(plan, material, Settings(iterations=400, batch=32, rate=3e-2))
+    learned = learned_rounding(plan, material, Settings(iterations=800, batch=32, rate=3e-2, regularization=3.0))
     affine, chosen = learned.weights[("product", 1)], learned.integers[("product", 1)]
 
     exact = x @ weight

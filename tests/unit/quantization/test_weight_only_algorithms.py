@@ -21,8 +21,9 @@ weights = arrays(np.float32, (2, 2, 16), elements=st.floats(-4, 4, width=32).fil
 
 
 def squared(blocks: Blocks, rows: Array) -> Array:
-    """Squared error a block."""
-    return ((blocks.values().astype(np.float64) - rows) ** 2).sum(axis=-1)
+    """Squared error a block, each square weighed by |w| + rms of the block."""
+    weights = np.abs(rows) + np.sqrt((rows.astype(np.float64) ** 2).mean(axis=-1, keepdims=True))
+    return (weights * (blocks.values().astype(np.float64) - rows) ** 2).sum(axis=-1)
 
 
 def plain_rtn(block: Array, grid: Grid) -> Array:
@@ -66,8 +67,9 @@ def test_mse_finds_what_an_exhaustive_search_finds() -> None:
 
 def _errors_of_scales(row: Array) -> list[float]:
     reach = row.max() - row.min()
+    weights = np.abs(row) + np.sqrt((row**2).mean())
     return [
-        float((((np.clip(np.rint(row / scale) + zero, 0, 15) - zero) * scale - row) ** 2).sum())
+        float((weights * ((np.clip(np.rint(row / scale) + zero, 0, 15) - zero) * scale - row) ** 2).sum())
         for scale in reach / 15 * np.linspace(0.4, 1.1, 71)
         for zero in range(16)
     ]
@@ -199,7 +201,7 @@ def test_inputs_that_were_never_seen_are_rounded_to_nearest() -> None:
 
     made = gptq(rows, np.zeros((80, 80), dtype=np.float32), grid, Effort(rounds=0))
 
-    assert np.array_equal(made.codes, mse(split(rows, 16), grid).codes)
+    assert np.array_equal(made.codes, mse(split(rows, 16), grid, np.ones((5, 16), dtype=np.float32)).codes)
 
 
 def test_awq_finds_scales_that_lose_less() -> None:

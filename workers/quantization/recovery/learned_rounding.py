@@ -25,10 +25,10 @@ class Settings:
     """`rate` is Adam's. `regularization` is the loss where no weight has decided yet, in units of the error of rounding
     to the nearest: much of it, for weights that are still between two numbers at the end fall back to either."""
 
-    iterations: int = 2000
+    iterations: int = 1000
     batch: int = 8
     rate: float = 3e-2
-    regularization: float = 50.0
+    regularization: float = 10.0
     most_products: int = MOST_PRODUCTS
 
 

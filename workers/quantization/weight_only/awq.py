@@ -2,27 +2,19 @@
 
 Lin et al. 2024 (AWQ, section 3.2): weights are multiplied by s and activations divided by it, channel by channel, with
 s = (root mean square of the activation)^α and α searched. What divides the activations goes into the operator that
-makes them (see `folding`), so that it costs nothing at run time; where there is no such place, s is 1.
+makes them (see `folding`), so that it costs nothing at run time; where there is no such place, s is 1. The scaled
+weights are then rounded as `gptq` does, which finds no finer steps by itself.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from workers.quantization.weight_only.blocks import Blocks, Floats, Grid, joined, split
-from workers.quantization.weight_only.gptq import Effort, gptq
+from workers.quantization.weight_only.blocks import Floats, Grid, joined, split
 from workers.quantization.weight_only.mse import mse
 
 _POWERS = (0.0, 0.15, 0.3, 0.45, 0.6, 0.8)
 _MOST_OUTPUTS = 512  # rows that the search looks at, of each matrix
-
-
-def awq(rows: Floats, hessian: Floats, grid: Grid) -> Blocks:
-    """Quantize rows that were scaled already, float32 [outputs, inputs]; `hessian` is of the divided activations.
-
-    Rounded as `gptq` does, which by itself finds no finer steps within a block.
-    """
-    return gptq(rows, hessian, grid, Effort())
 
 
 def channel_scales(matrices: Sequence[tuple[Floats, Grid]], hessian: Floats) -> Floats:

@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
-CHUNK = 1 << 17
-"""Weights worked on at a time: with what is made of them on the way they fit a second-level cache of 1 MiB or so."""
-
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 

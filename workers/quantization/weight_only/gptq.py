@@ -7,6 +7,7 @@ scales of a row are solved for exactly: for given codes the error is quadratic i
 Scales and zero points start from the clip search of `mse`, weighted by the diagonal of H.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from workers.quantization.weight_only.blocks import Blocks, Codes, Floats, Grid,
 from workers.quantization.weight_only.mse import mse
 
 _LAZY = 64  # columns worked on before the others hear of it
-_ROWS = 2048  # outputs at a time: _LAZY columns of them fit the cache
+_ROWS = 1024  # outputs at a time: _LAZY columns of them fit the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ class Effort:
     rounds: int = 3
 
 
-def gptq(rows: Floats, hessian: Floats, grid: Grid, effort: Effort | None = None) -> Blocks:
+def gptq(rows: Floats, hessian: Floats, grid: Grid, effort: Effort | None = None, *, threads: int = 1) -> Blocks:
     """Quantize rows, float32 [outputs, inputs], so that their products with calibration tokens change least.
 
     `hessian` is float32 [inputs, inputs], the mean of xᵀx. Inputs that were 0 throughout are rounded to nearest.
@@ -43,11 +44,13 @@ def gptq(rows: Floats, hessian: Floats, grid: Grid, effort: Effort | None = None
     order = np.argsort(-np.diag(damped), kind="stable")
     factor = _inverse_factor(damped, order)
     importance = split(np.diag(damped)[None].astype(np.float32), grid.block)[0]
-    parts = [
-        _Part(rows[start : start + _ROWS], damped, grid, importance).run(order, factor, effort.rounds)
-        for start in range(0, len(rows), _ROWS)
-    ]
-    return Blocks(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "scales", "zeros")))
+
+    def part(first: int) -> Blocks:
+        return _Part(rows[first : first + _ROWS], damped, grid, importance).run(order, factor, effort.rounds)
+
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(part, range(0, len(rows), _ROWS)))
+    return Blocks(*(np.concatenate([getattr(done, name) for done in parts]) for name in ("codes", "scales", "zeros")))
 
 
 def trusted(hessian: Floats, effort: Effort) -> Floats:

@@ -1,6 +1,7 @@
 """From options to a quantized model: which products, in what order, with which algorithm."""
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ from onnx import ModelProto
 
 from app.domain.recipe import WeightOnly
 from workers.quantization.technique import Context
-from workers.quantization.weight_only import awq, choices, folding, gptq, products, statistics
-from workers.quantization.weight_only.blocks import Blocks, Floats, Grid, Matrix, packed
+from workers.quantization.weight_only import awq, choices, folding, products, statistics
+from workers.quantization.weight_only.blocks import Floats, Grid, Matrix, packed
 from workers.quantization.weight_only.folding import Fold
+from workers.quantization.weight_only.gptq import gptq
 from workers.quantization.weight_only.hqq import hqq
 from workers.quantization.weight_only.light import Light
 from workers.quantization.weight_only.mse import mse
@@ -18,12 +20,11 @@ from workers.quantization.weight_only.panels import Fit, check_finite, quantize_
 from workers.quantization.weight_only.products import Product, Table
 from workers.quantization.weight_only.rtn import rtn
 from workers.quantization.weight_only.storage import Mapped, Sink
-from workers.quantization.weight_only.transform import Transform
+from workers.quantization.weight_only.transform import Quantize, Transform
 
 _DATA_FREE: Mapping[str, Fit] = {"rtn": rtn, "mse": mse, "hqq": hqq}
 
-Layerwise = Callable[[Floats, Floats, Grid], Blocks]
-_CALIBRATED: Mapping[str, Layerwise] = {"gptq": gptq.gptq, "awq": awq.awq}
+_CALIBRATED = frozenset({"gptq", "awq"})
 
 
 class Making:
@@ -45,12 +46,11 @@ class Making:
     def run(self) -> None:
         """Quantize every product and table. Raises StepError, see the technique."""
         free: Fit = _DATA_FREE.get(self._options.algorithm, mse)
-        layerwise = _CALIBRATED.get(self._options.algorithm)
-        if layerwise is None:
-            for product in self._products:
-                self._quantize_freely(product, free)
+        if self._options.algorithm not in _CALIBRATED:
+            for group in self._groups(self._products):
+                self._put(group, [self._freely(product, free) for product in group])
         else:
-            self._quantize_calibrated(layerwise, free)
+            self._quantize_calibrated(free)
         for table in self._tables:
             self._quantize_table(table, free)
 
@@ -79,7 +79,29 @@ class Making:
         stored = choices.storage_grid(self._options, product.inputs, 8 if eight else self._options.bits)
         return stored, choices.fitting_grid(self._options, stored, product.inputs)
 
-    def _quantize_freely(self, product: Product, fit: Fit) -> None:
+    def _groups(self, found: Sequence[Product]) -> list[list[Product]]:
+        """Products that can become one: of one activation, in one graph, on one grid, each with its own weights."""
+        readers = Counter(product.weight.name for product in self._products)
+        groups: dict[object, list[Product]] = {}
+        for product in found:
+            alike: object = product.node.name
+            if self._options.form == "matmul_nbits" and product.node.op_type == "MatMul":
+                grid = self._grids_of(product)[0]
+                alike = (product.node.input[0], id(product.graph), grid, product.weight.data_type)
+            if readers[product.weight.name] > 1:
+                alike = product.node.name
+            groups.setdefault(alike, []).append(product)
+        return list(groups.values())
+
+    def _put(self, group: Sequence[Product], quantizers: Sequence[Quantize]) -> None:
+        """Give one product its quantized weights, or several that become one."""
+        grid = self._grids_of(group[0])[0]
+        if len(group) == 1:
+            self._transform.product(group[0], grid, quantizers[0])
+        else:
+            self._transform.merge(group, grid, quantizers)
+
+    def _freely(self, product: Product, fit: Fit) -> Quantize:
         stored, fitted = self._grids_of(product)
 
         def quantize(weights: Mapped) -> Matrix:
@@ -94,7 +116,7 @@ class Making:
             )
             return _stored_as(made, stored)
 
-        self._transform.product(product, stored, quantize)
+        return quantize
 
     def _quantize_table(self, table: Table, fit: Fit) -> None:
         stored = choices.storage_grid(self._options, table.weight.dims[1], self._options.bits)
@@ -108,7 +130,7 @@ class Making:
 
         self._transform.table(table, stored, quantize)
 
-    def _quantize_calibrated(self, layerwise: Layerwise, free: Fit) -> None:
+    def _quantize_calibrated(self, free: Fit) -> None:
         """Share after share of the products, last ones first, with the moments of their inputs.
 
         What is folded goes into products that come earlier, which are still to be quantized then.
@@ -123,6 +145,11 @@ class Making:
             if not product.nested:
                 groups.setdefault(product.node.input[0], []).append(product)
         sizes = {name: group[0].inputs for name, group in reversed(groups.items())}
+        if self._options.algorithm == "awq":
+            self.notes += (
+                f"awq scales {len(folds)} of {len(groups)} activations; the others are not made by what it "
+                "could fold the scales into.",
+            )
         factors: dict[str, Floats] = {}
         for share in statistics.shares(sizes):
             moments = statistics.second_moments(
@@ -130,14 +157,18 @@ class Making:
             )
             for name in share:
                 scales = self._scales(folds.get(name), groups[name], moments[name], factors)
-                for product in groups[name]:
-                    self._quantize_layer(product, layerwise, moments[name], scales, factors.get(product.node.name))
+                for group in self._groups(groups[name]):
+                    made = [
+                        self._by_moments(product, moments[name], scales, factors.get(product.node.name))
+                        for product in group
+                    ]
+                    self._put(group, made)
         self._quantize_nested(free)
 
     def _quantize_nested(self, fit: Fit) -> None:
         nested = [product for product in self._products if product.nested]
-        for product in nested:
-            self._quantize_freely(product, fit)
+        for group in self._groups(nested):
+            self._put(group, [self._freely(product, fit) for product in group])
         if nested:
             self.notes += (
                 f"{len(nested)} products in bodies of control flow were quantized without calibration, by mse.",
@@ -162,9 +193,7 @@ class Making:
             factors[fold.product] = inverse
         return scales
 
-    def _quantize_layer(
-        self, product: Product, layerwise: Layerwise, moments: Floats, scales: Floats | None, factor: Floats | None
-    ) -> None:
+    def _by_moments(self, product: Product, moments: Floats, scales: Floats | None, factor: Floats | None) -> Quantize:
         """One product by its moments; its inputs are multiplied by `scales`, its outputs by `factor`."""
         stored, fitted = self._grids_of(product)
 
@@ -176,9 +205,10 @@ class Making:
                 rows = rows * factor[:, None]
             if scales is not None:
                 rows, seen = rows * scales, moments / np.outer(scales, scales)
-            return _stored_as(packed(layerwise(rows, seen, fitted), fitted), stored)
+            made = gptq(rows, seen, fitted, threads=self._context.threads)
+            return _stored_as(packed(made, fitted), stored)
 
-        self._transform.product(product, stored, quantize)
+        return quantize
 
 
 def _stored_as(matrix: Matrix, grid: Grid) -> Matrix:

@@ -112,13 +112,14 @@ class Sink:
             return
         if tensor.data_location == TensorProto.EXTERNAL:
             place = external_place(tensor)
+            item = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+            left = place.length if place.length is not None else math.prod(tensor.dims) * item
             start = self._next()
             with (folder / place.location).open("rb") as source:
                 source.seek(place.offset)
-                left = place.length if place.length is not None else -1
-                while left and (part := source.read(_COPY if left < 0 else min(left, _COPY))):
+                while left and (part := source.read(min(left, _COPY))):
                     self._file.write(part)
-                    left -= len(part) if left > 0 else 0
+                    left -= len(part)
             self._refer(tensor, start)
 
     def _next(self) -> int:
