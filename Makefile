@@ -82,5 +82,6 @@ $(VENV)/.test: requirements/test.txt pyproject.toml client/pyproject.toml | $(BI
 .PHONY: torch
 torch: | $(BIN)/python
 	@$(PIP) '$(TORCH)' 2>/dev/null || $(PIP) --extra-index-url '$(TORCH_INDEX)' '$(TORCH)' || { \
-	  echo "PyTorch was not found. Type this, with an index that has its CPU build:"; \
-	  echo "  make torch TORCH_INDEX=https://download.pytorch.org/whl/cpu"; exit 1; }
+	  echo "The CPU build of PyTorch 2.13.0 is neither on pip's own index nor on $(TORCH_INDEX)."; \
+	  echo "Type this, with an index that has it (PyTorch's own is https://download.pytorch.org/whl/cpu):"; \
+	  echo "  make test TORCH_INDEX=https://download.pytorch.org/whl/cpu"; exit 1; }
