@@ -29,16 +29,23 @@ KeepFloat = Annotated[
 ]
 
 
+CalibrationMethod = Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"]
+RecoveryStep = Literal[
+    "bias_correction", "equalization", "smoothquant", "clip_search", "range_tuning", "learned_rounding"
+]
+
+
 class Calibration(_Options):
     """How the ranges of activations are found from the calibration rows."""
 
-    method: Literal["minmax", "percentile", "entropy"] = "minmax"
-    """`minmax`: the extremes seen. `percentile`: cuts the tails. `entropy`: least KL divergence."""
+    method: Literal["auto"] | CalibrationMethod = "auto"
+    """`auto`: the method that brings the outputs nearest to the original's. `minmax`: the extremes seen.
+    `moving_average`: of the extremes, row after row. `mean_extremes`: the mean of each row's. `percentile`: cuts the
+    tails. `entropy`: least KL divergence. `mse`: least squared error."""
     percentile: float = Field(default=99.99, gt=50, le=100)
     """Share of values kept, in percent. Used by `percentile` alone."""
-    samples: int = Field(default=200, ge=1, le=10_000)
-    """Rows used at most; the first ones of the calibration dataset. `percentile` and `entropy` keep
-    every activation of every row in memory, so few rows go a long way."""
+    samples: int = Field(default=200, ge=1, le=100_000)
+    """Rows used at most; the first ones of the calibration dataset. Memory does not grow with them."""
 
 
 class DynamicInt8(_Options):
@@ -72,8 +79,14 @@ class StaticInt8(_Options):
     reduce_range: bool | Literal["auto"] = "auto"
     """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
     `auto` decides by the target's features."""
+    weight_bits: Literal[4, 8] = 8
+    """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
+    recovery: Literal["auto"] | tuple[RecoveryStep, ...] = "auto"
+    """Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
+    need no training. `range_tuning` and `learned_rounding` need PyTorch."""
     op_types: tuple[str, ...] = ()
-    """Operator types to quantize; empty: all that the runtime has integer kernels for."""
+    """Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
+    products with stored weights are what is quantized; the others where they stand between those."""
     keep_float: KeepFloat = ()
 
     @field_validator("weight_type")
@@ -87,6 +100,37 @@ class StaticInt8(_Options):
         return value
 
 
+class WeightOnly(_Options):
+    """Weights of matrix products in 8, 4 or 2 bits, in blocks with a scale each; arithmetic as the runtime has it."""
+
+    technique: Literal["weight_only"] = "weight_only"
+    bits: Literal[2, 3, 4, 8] = 4
+    """Bits a weight. 3 is refused: ONNX Runtime has no kernel for it."""
+    block_size: Literal[16, 32, 64, 128, 256, "channel"] = 32
+    """Weights that share a scale, along the summed axis; `channel`: one scale an output channel. Blocks of 64 and 128
+    run fastest; with 2 bits those of 16 and 256 have no fast kernel."""
+    symmetric: bool | Literal["auto"] = "auto"
+    """Symmetric blocks have no zero points. `auto`: zero points below 8 bits, where they gain accuracy and cost no
+    time."""
+    algorithm: Literal["rtn", "mse", "hqq", "gptq", "awq"] = "mse"
+    """`rtn`: nearest numbers between the extremes. `mse`: the scale with the least squared error. `hqq`: half-quadratic
+    zero points and scales. `gptq`: each column makes up for the error of those before it. `awq`: channels with large
+    activations are given finer steps first, then as `gptq`. `gptq` and `awq` need calibration rows."""
+    samples: int = Field(default=32, ge=1, le=10_000)
+    """Calibration rows used at most, by `gptq` and `awq`."""
+    accuracy_level: Literal["auto", 0, 1, 2, 3, 4] = "auto"
+    """Type of the arithmetic: 1 and 0 float32, 2 float16, 3 bfloat16, 4 int8. `auto` measures nothing: it takes 4 where
+    the target multiplies bytes, and the job checks what it costs (on a small language model 1 % of its perplexity)."""
+    form: Literal["matmul_nbits", "qdq"] = "matmul_nbits"
+    """`matmul_nbits`: onnxruntime's own operator. `qdq`: standard DequantizeLinear in blocks (opset 21; 25 for 2 bits),
+    which onnxruntime turns into its own as it loads the model."""
+    embeddings: Literal["keep", "quantize"] = "keep"
+    """Tables read by Gather: kept as they are, or quantized in blocks too (in onnxruntime's operator, either form)."""
+    heads: Literal["same", "8", "keep"] = "same"
+    """The last product before an output: as the rest, in 8 bits, or kept as it is."""
+    keep_float: KeepFloat = ()
+
+
 class Float16(_Options):
     """Weights and arithmetic in half precision; for size, where the processor has no native fp16."""
 
@@ -96,14 +140,15 @@ class Float16(_Options):
     keep_float: KeepFloat = ()
 
 
-Recipe = Annotated[DynamicInt8 | StaticInt8 | Float16, Field(discriminator="technique")]
+Recipe = Annotated[DynamicInt8 | StaticInt8 | WeightOnly | Float16, Field(discriminator="technique")]
 
-RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | Float16] = TypeAdapter(Recipe)
+RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | WeightOnly | Float16] = TypeAdapter(Recipe)
 """Reads any recipe from plain data."""
 
-TECHNIQUES: dict[str, type[DynamicInt8] | type[StaticInt8] | type[Float16]] = {
+TECHNIQUES: dict[str, type[DynamicInt8] | type[StaticInt8] | type[WeightOnly] | type[Float16]] = {
     "dynamic_int8": DynamicInt8,
     "static_int8": StaticInt8,
+    "weight_only": WeightOnly,
     "float16": Float16,
 }
 """Every technique by its name."""

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
 
 from workers.formats.onnx.graph import all_tensors, bodies_of
 
@@ -23,6 +23,15 @@ def defined(graph: GraphProto) -> set[str]:
     for node in graph.node:
         names.update(name for name in node.output if name)
     return names
+
+
+def attribute(node: NodeProto, name: str, default: float) -> float:
+    """A number among a node's attributes."""
+    for entry in node.attribute:
+        if entry.name == name:
+            value: float = helper.get_attribute_value(entry)
+            return value
+    return default
 
 
 def captured(node: NodeProto) -> set[str]:

@@ -5,11 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.domain.recipe import DynamicInt8, Float16, StaticInt8
+from app.domain.recipe import DynamicInt8, Float16, StaticInt8, WeightOnly
 from app.domain.target import saturates_int8
 from app.errors import StepError
+from workers.quantization.calibration.collect import Feeds
+from workers.quantization.recovery.ladder import Rung
+from workers.quantization.weight_only import choices
 
-AnyRecipe = DynamicInt8 | StaticInt8 | Float16
+AnyRecipe = DynamicInt8 | StaticInt8 | WeightOnly | Float16
 
 _SATURATES = (
     "This processor adds products of 8-bit numbers in 16 bits, where full-range weights saturate: accuracy may be "
@@ -21,13 +24,16 @@ _SATURATES = (
 class Context:
     """What a technique may need beside the model and its options.
 
-    `features` are the target's instruction-set features, `ranges` the file that calibration wrote,
-    `work` an empty folder for what is only needed on the way.
+    `features` are the target's instruction-set features, `statistics` the file that calibration wrote, `feeds` starts
+    over the calibration rows (the model's inputs by name, and how many rows they are), `work` is an empty folder for
+    what is only needed on the way, `threads` what may be used.
     """
 
     work: Path
     features: frozenset[str] = frozenset()
-    ranges: Path | None = None
+    statistics: Path | None = None
+    feeds: Feeds | None = None
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +44,17 @@ class Produced:
     file: Path
     session_options: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    recovery: tuple[Rung, ...] = ()
+    """What each recovery step brought."""
 
 
 def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:
-    """Replace what `auto` stands for on a processor with these features."""
+    """Replace what `auto` stands for on a processor with these features.
+
+    What only trying can tell (`calibration.method`, `recovery`) stays as it is.
+    """
+    if isinstance(recipe, WeightOnly):
+        return choices.resolve(recipe, features)
     if isinstance(recipe, Float16) or recipe.reduce_range != "auto":
         return recipe
     return recipe.model_copy(update={"reduce_range": saturates_int8(features)})
@@ -55,7 +68,11 @@ def quantize(model_path: Path, out_path: Path, recipe: AnyRecipe, context: Conte
     module = importlib.import_module(f"workers.quantization.techniques.{recipe.technique}")
     technique: Callable[[Path, Path, AnyRecipe, Context], Produced] = module.quantize
     produced = technique(model_path, out_path, recipe, context)
-    if not isinstance(recipe, Float16) and recipe.reduce_range is False and saturates_int8(context.features):
+    if (
+        isinstance(recipe, DynamicInt8 | StaticInt8)
+        and recipe.reduce_range is False
+        and saturates_int8(context.features)
+    ):
         return replace(produced, notes=(*produced.notes, _SATURATES))
     return produced
 

@@ -1,4 +1,4 @@
-"""Find the ranges of activations, once: a job taken over after this step does not run it again."""
+"""Observe activations over the calibration rows, once: a job taken over after this step does not run it again."""
 
 import tempfile
 from collections.abc import Iterator
@@ -13,23 +13,22 @@ from workers.steps.outputs import worthwhile_threads
 from workers.steps.requests import CalibrateRequest, Progress
 from workers.steps.rows import DatasetRows
 
-RANGES = "ranges.json"
+STATISTICS = "statistics.npz"
 
 
 class CalibrateResult(BaseModel):
-    """How many tensors have a range, from how many rows; none where the technique needs none."""
+    """How many tensors were observed, on how many rows; none where the technique needs none."""
 
     tensors: int
     samples: int = 0
-    method: str | None = None
     file: str | None = None
     notes: tuple[str, ...] = ()
 
 
 def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progress) -> CalibrateResult:
-    """Run the model over the calibration rows and write `ranges.json`.
+    """Run the model over the calibration rows and write `statistics.npz`.
 
-    Raises StepError `calibration_missing`, or as `workers.quantization.calibration.collect` does.
+    Raises StepError `calibration_missing`, or as `workers.quantization.calibration.collect.collect` does.
     """
     recipe = request.spec.recipe
     if not isinstance(recipe, StaticInt8):
@@ -40,42 +39,48 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
             code="calibration_missing",
         )
     # Loaded only where something is to be calibrated.
-    from workers.quantization.calibration import collect
-    from workers.quantization.techniques.static_int8 import chosen_op_types, prepare_for
+    from workers.quantization.calibration.collect import collect
+    from workers.quantization.techniques.static_int8 import prepare_for
 
     progress(0.0, "preparing the model")
     model = scratch / request.model
-    prepared = prepare_for(model, recipe)
+    prepared, _, placement = prepare_for(model, recipe)
     session = load(model)
     rows = DatasetRows(session.inputs, request.datasets["calibration"], scratch, "calibration")
     wanted = min(recipe.calibration.samples, rows.count)
     if wanted == 0:
         raise StepError("The calibration dataset has no rows.", code="dataset_empty")
     with tempfile.TemporaryDirectory(dir=folder) as work:
-        ranges = collect(
-            prepared,
-            chosen_op_types(recipe),
-            recipe.calibration,
-            _reported(rows, wanted, progress),
+        seen = collect(
+            prepared.model,
+            placement.observed(),
+            lambda: _reported(calibration_feeds(rows, wanted), wanted, progress),
             Path(work),
-            samples=wanted,
+            external=prepared.external,
             threads=worthwhile_threads(session, rows),
         )
-    ranges.write(folder / RANGES)
-    notes = prepared.notes
+    seen.write(folder / STATISTICS)
+    notes: tuple[str, ...] = ()
     if rows.count < recipe.calibration.samples:
-        notes += (
+        notes = (
             f"The calibration dataset has {rows.count} rows, fewer than the {recipe.calibration.samples} asked for.",
         )
-    return CalibrateResult(
-        tensors=len(ranges.tensors), samples=ranges.samples, method=ranges.method, file=RANGES, notes=notes
-    )
+    return CalibrateResult(tensors=len(seen.tensors), samples=seen.samples, file=STATISTICS, notes=notes)
 
 
-def _reported(rows: DatasetRows, wanted: int, progress: Progress) -> Iterator[dict[str, Array]]:
+def calibration_feeds(rows: DatasetRows, wanted: int) -> Iterator[tuple[dict[str, Array], int]]:
+    """The first rows of the calibration dataset, one a call where the model allows it, and how many each call has."""
     size = rows.size(1)
     for index, feeds in enumerate(rows.feeds(size, 0, wanted)):
-        yield feeds
+        yield feeds, min(size, wanted - index * size)
+
+
+def _reported(
+    feeds: Iterator[tuple[dict[str, Array], int]], wanted: int, progress: Progress
+) -> Iterator[tuple[dict[str, Array], int]]:
+    done = 0
+    for index, (given, count) in enumerate(feeds):
+        yield given, count
+        done += count
         if index % max(1, wanted // 100) == 0:
-            done = min(wanted, (index + 1) * size)
             progress(done / wanted, f"calibration row {done} of {wanted}")

@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,18 @@ from pydantic import BaseModel
 
 from app.domain.ids import derived_id
 from app.domain.measurement import Measurement
+from app.domain.recipe import StaticInt8
 from app.errors import StepError
 from workers.evaluation.accuracy import save_scores
+from workers.quantization.calibration.collect import Feeds
 from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
-from workers.runtimes.session import load
+from workers.runtimes.session import available_threads, load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
 from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
-from workers.steps.calibrate import RANGES
+from workers.steps.calibrate import STATISTICS, calibration_feeds
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
 from workers.steps.requests import CandidatesRequest, Progress, read_result
-from workers.steps.rows import rows_of
+from workers.steps.rows import DatasetRows, rows_of
 
 
 class Candidate(BaseModel):
@@ -29,7 +32,7 @@ class Candidate(BaseModel):
     `recipe` holds no "auto" any more. `file`, and `outputs` with the artifact's outputs, are relative to
     the step's folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of
     `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite
-    values, or values that are no numbers, by output.
+    values, or values that are no numbers, by output. `recovery` is what each recovery step brought.
     """
 
     id: str
@@ -43,6 +46,7 @@ class Candidate(BaseModel):
     rows: int
     unusual: dict[str, int]
     measurements: tuple[Measurement, ...]
+    recovery: tuple[dict[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -71,7 +75,13 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
             model,
             home / "model.onnx",
             recipe,
-            Context(work=Path(work), features=features, ranges=scratch / request.calibrate / RANGES),
+            Context(
+                work=Path(work),
+                features=features,
+                statistics=scratch / request.calibrate / STATISTICS,
+                feeds=_calibration(request, recipe, scratch),
+                threads=available_threads(),
+            ),
         )
     progress(0.4, "loading the artifact again")
     notes = [*produced.notes, *_check(produced.file, model)]
@@ -102,11 +112,21 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
                 outputs=kept.file.relative_to(folder).as_posix(),
                 rows=kept.rows,
                 unusual=kept.unusual,
+                recovery=tuple(asdict(rung) for rung in produced.recovery),
                 measurements=(artifact_bytes(files), *accuracy.measurements),
                 notes=(*notes, *kept.notes, *about_unusual(kept, "artifact")),
             ),
         )
     )
+
+
+def _calibration(request: CandidatesRequest, recipe: AnyRecipe, scratch: Path) -> Feeds | None:
+    """The calibration rows that the recipe may use, from the beginning at each call; null without any."""
+    if "calibration" not in request.datasets:
+        return None
+    rows = DatasetRows(load(scratch / request.model).inputs, request.datasets["calibration"], scratch, "calibration")
+    asked = recipe.calibration.samples if isinstance(recipe, StaticInt8) else getattr(recipe, "samples", rows.count)
+    return lambda: calibration_feeds(rows, min(asked, rows.count))
 
 
 def _id_of(model: Path, recipe: AnyRecipe) -> str:

@@ -30,15 +30,18 @@ class Budget(TypedDict):
 class Calibration(TypedDict):
     """How the ranges of activations are found from the calibration rows."""
 
-    method: NotRequired[Literal["minmax", "percentile", "entropy"]]
-    """`minmax`: the extremes seen. `percentile`: cuts the tails. `entropy`: least KL divergence."""
+    method: NotRequired[
+        Literal["auto"] | Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"]
+    ]
+    """
+    `auto`: the method that brings the outputs nearest to the original's. `minmax`: the extremes seen.
+    `moving_average`: of the extremes, row after row. `mean_extremes`: the mean of each row's. `percentile`: cuts the
+    tails. `entropy`: least KL divergence. `mse`: least squared error.
+    """
     percentile: NotRequired[float]
     """Share of values kept, in percent. Used by `percentile` alone."""
     samples: NotRequired[int]
-    """
-    Rows used at most; the first ones of the calibration dataset. `percentile` and `entropy` keep
-    every activation of every row in memory, so few rows go a long way.
-    """
+    """Rows used at most; the first ones of the calibration dataset. Memory does not grow with them."""
 
 
 class CatalogueEntry(TypedDict):
@@ -224,15 +227,37 @@ class StaticInt8(TypedDict):
     keep_float: NotRequired[list[str | OperatorType]]
     """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
     op_types: NotRequired[list[str]]
-    """Operator types to quantize; empty: all that the runtime has integer kernels for."""
+    """
+    Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
+    products with stored weights are what is quantized; the others where they stand between those.
+    """
     per_channel: NotRequired[bool]
     """One scale an output channel instead of one a tensor, for weights."""
+    recovery: NotRequired[
+        Literal["auto"]
+        | list[
+            Literal[
+                "bias_correction",
+                "equalization",
+                "smoothquant",
+                "clip_search",
+                "range_tuning",
+                "learned_rounding",
+            ]
+        ]
+    ]
+    """
+    Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
+    need no training. `range_tuning` and `learned_rounding` need PyTorch.
+    """
     reduce_range: NotRequired[bool | Literal["auto"]]
     """
     7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
     `auto` decides by the target's features.
     """
     technique: Literal["static_int8"]
+    weight_bits: NotRequired[Literal[4, 8]]
+    """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
     weight_type: NotRequired[Literal["int8", "uint8"]]
     """Type of the stored weights; int8 where activations are int8."""
 
@@ -264,6 +289,39 @@ class Validation(TypedDict):
     spec: dict[str, Any] | None
     steps: list[str]
     valid: bool
+
+
+class WeightOnly(TypedDict):
+    """Weights of matrix products in 8, 4 or 2 bits, in blocks with a scale each; arithmetic as the runtime has it."""
+
+    accuracy_level: NotRequired[Literal["auto", 0, 1, 2, 3, 4]]
+    """
+    Type of the arithmetic: 1 and 0 float32, 2 float16, 3 bfloat16, 4 int8. `auto` measures nothing: it takes 4 where
+    the target multiplies bytes, and the job checks what it costs.
+    """
+    algorithm: NotRequired[Literal["rtn", "mse", "hqq", "gptq", "awq"]]
+    """
+    `rtn`: nearest numbers between the extremes. `mse`: the scale with the least squared error. `hqq`: half-quadratic
+    zero points and scales. `gptq`: each column makes up for the error of those before it. `awq`: channels with large
+    activations are given finer steps. `gptq` and `awq` need calibration rows.
+    """
+    bits: NotRequired[Literal[2, 3, 4, 8]]
+    """Bits a weight. 3 is refused where the target's runtime has no kernel for it."""
+    block_size: NotRequired[Literal[16, 32, 64, 128, 256, "channel"]]
+    """Weights that share a scale, along the summed axis; `channel`: one scale an output channel."""
+    embeddings: NotRequired[Literal["keep", "quantize"]]
+    """Tables read by Gather: kept as they are, or quantized in blocks too."""
+    form: NotRequired[Literal["matmul_nbits", "qdq"]]
+    """`matmul_nbits`: onnxruntime's own operator. `qdq`: standard DequantizeLinear in blocks (opset 21)."""
+    heads: NotRequired[Literal["same", "8", "keep"]]
+    """The last product before an output: as the rest, in 8 bits, or kept as it is."""
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    samples: NotRequired[int]
+    """Calibration rows used at most, by `gptq` and `awq`."""
+    symmetric: NotRequired[bool | Literal["auto"]]
+    """Symmetric blocks have no zero points. `auto` takes what the target's kernels run fastest."""
+    technique: Literal["weight_only"]
 
 
 class Baseline(TypedDict):
@@ -441,7 +499,7 @@ class JobSpec(TypedDict):
     name: NotRequired[str | None]
     priority: NotRequired[int]
     """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | Float16
+    recipe: DynamicInt8 | StaticInt8 | WeightOnly | Float16
     """The technique and its options."""
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""

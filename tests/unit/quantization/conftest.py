@@ -10,8 +10,10 @@ import onnx
 import pytest
 from onnx import ModelProto
 
+from app.domain.recipe import StaticInt8
 from tests.parts.models import Array, save
-from workers.quantization import calibration
+from workers.quantization.calibration.collect import collect
+from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
 from workers.quantization.techniques import static_int8
 from workers.runtimes.session import Session, load
@@ -69,6 +71,12 @@ def random_feeds(session: Session, rows: int = 16, axis: int = 5) -> list[Feeds]
     return made
 
 
+def observe(path: Path, recipe: StaticInt8, rows: list[Feeds], work: Path) -> Statistics:
+    """What calibration sees of a model on these rows."""
+    prepared, _, placement = static_int8.prepare_for(path, recipe)
+    return collect(prepared.model, placement.observed(), lambda: ((row, 1) for row in rows), work)
+
+
 @pytest.fixture
 def make(tmp_path: Path) -> Maker:
     def made(
@@ -86,15 +94,13 @@ def make(tmp_path: Path) -> Maker:
         work = tmp_path / "work"
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir()
-        ranges = tmp_path / "ranges.json"
+        statistics = tmp_path / "statistics.npz"
+        context = Context(work=work, features=features, statistics=statistics, feeds=lambda: ((row, 1) for row in rows))
         if recipe.technique == "static_int8":
-            prepared = static_int8.prepare_for(path, recipe)
-            calibration.collect(
-                prepared, static_int8.chosen_op_types(recipe), recipe.calibration, rows, work, samples=len(rows)
-            ).write(ranges)
+            observe(path, recipe, rows, work).write(statistics)
         out = tmp_path / "artifact" / "model.onnx"
         out.parent.mkdir(exist_ok=True)
-        produced = quantize(path, out, recipe, Context(work=work, features=features, ranges=ranges))
+        produced = quantize(path, out, recipe, context)
         onnx.checker.check_model(str(produced.file), full_check=True)
         session = load(produced.file, session_options=produced.session_options)
         dtypes = {port.name: port.dtype for port in session.inputs}

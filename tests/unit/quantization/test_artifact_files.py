@@ -21,21 +21,18 @@ import hashlib, sys
 from pathlib import Path
 import numpy as np
 from app.domain.recipe import RECIPE
-from workers.quantization import calibration
+from tests.unit.quantization.conftest import observe
 from workers.quantization.technique import Context, quantize
-from workers.quantization.techniques import static_int8
 
 model, folder = Path(sys.argv[1]), Path(sys.argv[2])
 rows = [{"image": np.random.default_rng(seed).standard_normal((1, 3, 12, 12)).astype(np.float32)} for seed in range(8)]
-ranges = folder / "ranges.json"
+seen = folder / "statistics.npz"
 for recipe in map(RECIPE.validate_json, sys.argv[3:]):
     if recipe.technique == "static_int8":
-        calibration.collect(
-            static_int8.prepare_for(model, recipe), static_int8.chosen_op_types(recipe), recipe.calibration, rows,
-            folder, samples=8,
-        ).write(ranges)
-        print(hashlib.sha256(ranges.read_bytes()).hexdigest())
-    quantize(model, folder / "out.onnx", recipe, Context(work=folder, ranges=ranges))
+        observe(model, recipe, rows, folder).write(seen)
+        print(hashlib.sha256(seen.read_bytes()).hexdigest())
+    feeds = lambda: ((row, 1) for row in rows)
+    quantize(model, folder / "out.onnx", recipe, Context(work=folder, statistics=seen, feeds=feeds))
     print(hashlib.sha256((folder / "out.onnx").read_bytes()).hexdigest())
 """
 

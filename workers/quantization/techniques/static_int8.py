@@ -1,132 +1,119 @@
-"""Weights and activations as 8-bit integers in QDQ form (onnxruntime's QDQQuantizer)."""
+"""Weights and activations as 8-bit integers in QDQ form, with ranges found beforehand and ways back from bad ones."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from onnx import GraphProto, ModelProto
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.quant_utils import QuantType, add_infer_metadata
-
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import CalibrationMethod, RecoveryStep, StaticInt8
 from app.errors import StepError
 from workers.formats.onnx.graph import bodies_of
-from workers.quantization.calibration import Ranges
+from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.finishing import finish
-from workers.quantization.graph import defined, save
-from workers.quantization.preparation import Prepared, prepare, quantized_operators
+from workers.quantization.graph import save
+from workers.quantization.preparation import Prepared, prepare
+from workers.quantization.qdq.insertion import insert
+from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement, place
+from workers.quantization.qdq.plan import Plan, Setting, make_plan
+from workers.quantization.recovery.ladder import Rung, climb, judge_for
+from workers.quantization.recovery.material import Material
 from workers.quantization.selection import select_op_types
-from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
+from workers.quantization.technique import Context, Produced, nothing_to_quantize
 
-_COMPUTED = (
-    "Conv", "MatMul", "Gemm", "Add", "Mul", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax",
-    "Where", "Concat",
-)  # fmt: skip
-# Alone they leave nothing to quantize: they give values on as they are, or fold into a range.
-_MOVED = (
-    "Split", "MaxPool", "Resize", "Gather", "GatherElements", "Slice", "Reshape", "Transpose", "Squeeze", "Unsqueeze",
-    "Flatten", "ArgMax", "Relu", "Clip",
-)  # fmt: skip
-_IN_FLOAT = ("ConvTranspose", "Pad", "InstanceNormalization", "LayerNormalization", "BatchNormalization", "TopK")
-
-OP_TYPES = _COMPUTED + _MOVED
-"""Operator types that onnxruntime 1.32's CPU provider computes in integers between QDQ nodes, or that move
-integers as they are: the default choice. Others can be asked for, and are computed in float."""
+OP_TYPES = tuple(sorted(PRODUCTS | JOINS | MOVES | BOUNDS))
+"""Operator types that onnxruntime 1.32's CPU provider computes in integers between QDQ nodes, that move integers as
+they are, or that the end of a range replaces."""
 
 _LEAST_OPSET = 13  # QuantizeLinear and DequantizeLinear with an axis
 
+AUTO_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "mse")
+"""What `calibration.method: auto` tries; the nearest to the original is taken."""
 
-def chosen_op_types(options: StaticInt8) -> list[str]:
-    """The operator types that a recipe quantizes.
+AUTO_RECOVERY: tuple[RecoveryStep, ...] = ("bias_correction", "equalization", "smoothquant", "clip_search")
+"""What `recovery: auto` tries: the steps that need no training."""
 
-    Raises StepError `op_type_not_quantizable`.
+
+def prepare_for(model_path: Path, options: StaticInt8) -> tuple[Prepared, Setting, Placement]:
+    """The model as calibration and quantization both see it, and what is to be quantized in it.
+
+    Raises StepError as `workers.quantization.preparation.prepare` does, `op_type_not_quantizable`, and
+    `nothing_to_quantize`.
     """
-    if not options.op_types:
-        return list(OP_TYPES)
-    return select_op_types(options.op_types, OP_TYPES + _IN_FLOAT, "static_int8")
-
-
-def prepare_for(model_path: Path, options: StaticInt8) -> Prepared:
-    """The model as calibration and quantization both see it, so that tensor names agree.
-
-    Raises StepError as `workers.quantization.preparation.prepare` does, and `nothing_to_quantize`.
-    """
-    op_types = chosen_op_types(options)
+    op_types = select_op_types(options.op_types, OP_TYPES, "static_int8")
     prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True, batch_norms=True)
-    if not any(
-        node.op_type in op_types and node.op_type not in _MOVED and node.name not in prepared.kept
-        for node in prepared.model.graph.node
-    ):
+    setting = Setting(
+        op_types=frozenset(op_types),
+        kept=prepared.kept,
+        calibration=options.calibration,
+        activation_dtype=options.activation_type,
+        weight_dtype=options.weight_type,
+        weight_bits=min(options.weight_bits, 7 if options.reduce_range is True else 8),
+        per_channel=options.per_channel,
+    )
+    placement = place(prepared.model, setting.op_types, setting.kept)
+    if not any(weight.product for weight in placement.weights):
         raise nothing_to_quantize(
-            "static_int8", "outside of nested bodies, the model has no operator to quantize that is not kept in float"
+            "static_int8",
+            "outside of nested bodies, the model has no convolution or matrix product with stored weights among the "
+            "operator types chosen that is not kept in float",
         )
-    _give_biases_names_of_their_own(prepared.model.graph)
-    return prepared
+    return prepared, setting, placement
 
 
 def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Context) -> Produced:
-    """Insert QuantizeLinear and DequantizeLinear around the chosen operators, with `context.ranges`.
+    """Insert QuantizeLinear and DequantizeLinear around what is computed in integers.
 
-    `options.reduce_range` is resolved. Raises StepError `nothing_to_quantize`, `already_quantized`,
-    `keep_float_matches_nothing`, `op_type_not_quantizable`, `calibration_missing` or `quantization_failed`.
+    `options.reduce_range` is resolved; `context.statistics` is what calibration observed. With `context.feeds`, what
+    `auto` stands for in `calibration.method` and `recovery` is found by trying. Raises StepError `nothing_to_quantize`,
+    `already_quantized`, `keep_float_matches_nothing`, `op_type_not_quantizable` or `calibration_missing`.
     """
-    if context.ranges is None or not context.ranges.exists():
-        raise StepError("static_int8 needs the ranges that the calibrate step finds.", code="calibration_missing")
-    prepared = prepare_for(model_path, options)
-    ranges = Ranges.read(context.ranges)
-    model = prepared.model
-    add_infer_metadata(model)
-    try:
-        quantizer = QDQQuantizer(
-            model,
-            options.per_channel,
-            bool(options.reduce_range),
-            QuantType.QInt8 if options.weight_type == "int8" else QuantType.QUInt8,
-            QuantType.QInt8 if options.activation_type == "int8" else QuantType.QUInt8,
-            ranges.for_onnxruntime(),
-            [],
-            sorted(prepared.kept),
-            chosen_op_types(options),
-            {
-                # A body that captures the output of a Relu would lose it with the Relu.
-                "QDQKeepRemovableActivations": _has_bodies(model),
-            },
-        )
-        quantizer.quantize_model()
-    except Exception as error:
-        raise tool_failure("static_int8", error) from error
-    model = quantizer.model.model
-    if not quantized_operators(model):
-        raise nothing_to_quantize("static_int8", "none of the chosen operators has float tensors of known type")
+    if context.statistics is None or not context.statistics.exists():
+        raise StepError("static_int8 needs what the calibrate step observes.", code="calibration_missing")
+    prepared, setting, placement = prepare_for(model_path, options)
+    seen = Statistics.read(context.statistics)
+    plan, method, rungs = best_plan(prepared, setting, placement, seen, options, context)
+    model = insert(plan).model
     finish(model)
     save(model, out_path, external=prepared.external)
-    notes = prepared.notes
-    if _has_bodies(model):
+    notes = (*prepared.notes, f"Ranges by {method}, from {seen.samples} rows.", *(_told(rung) for rung in rungs))
+    if any(True for node in model.graph.node for _ in bodies_of(node.attribute)):
         notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
-    return Produced(out_path, notes=notes)
+    return Produced(out_path, notes=notes, recovery=tuple(rungs))
 
 
-def _give_biases_names_of_their_own(graph: GraphProto) -> None:
-    """Copy a bias that several operators share, once for each of them.
+def best_plan(
+    prepared: Prepared,
+    setting: Setting,
+    placement: Placement,
+    seen: Statistics,
+    options: StaticInt8,
+    context: Context,
+) -> tuple[Plan, CalibrationMethod, list[Rung]]:
+    """The plan by the method that comes nearest to the original, and by the recovery steps that bring it nearer."""
+    steps = AUTO_RECOVERY if options.recovery == "auto" else options.recovery
+    first: CalibrationMethod = "mse" if options.calibration.method == "auto" else options.calibration.method
+    if context.feeds is None:
+        return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
+    methods = AUTO_METHODS if options.calibration.method == "auto" else (first,)
+    material = Material(context.feeds, seen, _by(setting, first), context.work, threads=context.threads)
+    plan = make_plan(prepared.model, seen, material.setting, placement)
+    judge = judge_for(plan, material)
+    tried = []
+    for method in methods:
+        plan = make_plan(prepared.model, seen, _by(setting, method), placement)
+        # Methods are compared with the means of the errors taken back, where that is among the steps.
+        plan, rungs = climb(plan, material, [step for step in steps if step == "bias_correction"], judge)
+        tried.append((judge.fidelity(plan).output_db, method, plan, rungs))
+    _, method, plan, rungs = max(tried, key=lambda each: each[0])
+    material = replace(material, setting=_by(setting, method))
+    plan, further = climb(plan, material, [step for step in steps if step != "bias_correction"], judge)
+    return plan, method, [*rungs, *further]
 
-    onnxruntime's quantizer does so too, but numbers the copies without looking whether the name is taken
-    (seen with basic-pitch, where `…conv1d_25` became `…conv1d_252`, an activation).
-    """
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    taken = defined(graph)
-    owned: set[str] = set()
-    for node in graph.node:
-        if node.op_type not in ("Conv", "ConvTranspose", "Gemm") or len(node.input) < 3 or node.input[2] not in stored:
-            continue
-        name = node.input[2]
-        if name in owned:
-            number = 2
-            while f"{name}_copy_{number}" in taken:
-                number += 1
-            node.input[2] = f"{name}_copy_{number}"
-            graph.initializer.add().CopyFrom(stored[name])
-            graph.initializer[-1].name = node.input[2]
-            taken.add(node.input[2])
-        owned.add(name)
+
+def _by(setting: Setting, method: CalibrationMethod) -> Setting:
+    return replace(setting, calibration=setting.calibration.model_copy(update={"method": method}))
 
 
-def _has_bodies(model: ModelProto) -> bool:
-    return any(True for node in model.graph.node for _ in bodies_of(node.attribute))
+def _told(rung: Rung) -> str:
+    name = rung.step.replace("_", " ").capitalize()
+    if rung.kept:
+        return f"{name}: SQNR of the outputs {rung.before_db:.1f} → {rung.after_db:.1f} dB."
+    return f"{name}: {rung.reason}"

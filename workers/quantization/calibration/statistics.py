@@ -1,0 +1,150 @@
+"""What one pass over the calibration rows keeps of every tensor, and the file it is kept in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from workers.quantization.calibration.histogram import Counts, Density, Histogram, bins_of
+
+Array = NDArray[Any]
+
+MOMENTUM = 0.9
+"""Weight of the past in the moving average of extremes, a feed at a time (as PyTorch's observers, whose
+`averaging_constant` of 0.01 is meant for training's many more batches)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStatistics:
+    """One tensor over all rows: its extremes in four senses, and its histogram.
+
+    `mean_low` and `mean_high` are means over the rows of each row's extremes, `moving_low` and `moving_high`
+    exponential averages over the feeds in their order. `counts` are those of `Histogram`. `mean_square` is over
+    all elements.
+    """
+
+    low: float
+    high: float
+    mean_low: float
+    mean_high: float
+    moving_low: float
+    moving_high: float
+    elements: int
+    mean_square: float
+    counts: Counts = field(repr=False)
+
+
+def density(seen: TensorStatistics) -> Density:
+    """A tensor's histogram, no bin of which reaches beyond the extremes: a bound like 6 is a value seen often."""
+    found = bins_of(seen.counts)
+    low, high = np.maximum(found.low, seen.low), np.minimum(found.high, seen.high)
+    # A bin in which only its first number was seen keeps some width, for densities are counts over widths.
+    least = np.abs(found.low) * 2.0**-23
+    return Density(np.minimum(low, high - least), np.maximum(high, low + least), found.counts)
+
+
+class Observer:
+    """Watches one tensor; memory is one histogram, whatever passes by."""
+
+    def __init__(self) -> None:
+        self._histogram = Histogram()
+        self._low, self._high = np.inf, -np.inf
+        self._lows = self._highs = 0.0
+        self._rows = 0
+        self._moving: tuple[float, float] | None = None
+        self._elements = 0
+        self._squares = 0.0
+
+    def add(self, values: Array, rows: int) -> None:
+        """Observe what one feed of `rows` rows made of the tensor.
+
+        Its first axis counts as that of the rows where it has their number; else the feed counts as one row.
+        """
+        if values.size == 0:
+            return
+        values = np.ascontiguousarray(values, dtype=np.float32)
+        by_row = values.reshape(rows if values.ndim and values.shape[0] == rows else 1, -1)
+        lows, highs = by_row.min(axis=1), by_row.max(axis=1)
+        low, high = float(lows.min()), float(highs.max())
+        # Not min() and max(), which lose what is no number: it has to be told.
+        self._low, self._high = float(np.minimum(self._low, low)), float(np.maximum(self._high, high))
+        self._lows += float(lows.sum(dtype=np.float64))
+        self._highs += float(highs.sum(dtype=np.float64))
+        self._rows += len(by_row)
+        past = self._moving or (low, high)
+        self._moving = (
+            MOMENTUM * past[0] + (1 - MOMENTUM) * low,
+            MOMENTUM * past[1] + (1 - MOMENTUM) * high,
+        )
+        flat = values.reshape(-1)
+        self._elements += flat.size
+        self._squares += float(np.dot(flat, flat))
+        self._histogram.add(flat)
+
+    @property
+    def seen(self) -> bool:
+        """Whether there was anything to see."""
+        return self._moving is not None
+
+    def statistics(self) -> TensorStatistics:
+        """What was seen so far."""
+        assert self._moving is not None, "nothing was observed"
+        return TensorStatistics(
+            low=self._low,
+            high=self._high,
+            mean_low=self._lows / self._rows,
+            mean_high=self._highs / self._rows,
+            moving_low=self._moving[0],
+            moving_high=self._moving[1],
+            elements=self._elements,
+            mean_square=self._squares / self._elements,
+            counts=self._histogram.counts,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """All observed tensors by name, and how many rows they come from."""
+
+    samples: int
+    tensors: Mapping[str, TensorStatistics]
+
+    def write(self, path: Path) -> None:
+        """Keep them as a compressed `.npz`, the bins that hold anything alone. The same gives the same bytes."""
+        names = sorted(self.tensors)
+        found = [self.tensors[name] for name in names]
+        bins = [np.flatnonzero(entry.counts) for entry in found]
+        arrays: dict[str, Array] = {
+            "samples": np.array(self.samples),
+            "names": np.array(names, dtype=np.str_),
+            "scalars": np.array([[getattr(entry, name) for name in _SCALARS] for entry in found], dtype=np.float64),
+            "ends": np.cumsum([len(each) for each in bins], dtype=np.int64),
+            "bins": np.concatenate([*bins, np.empty(0, np.int64)]).astype(np.uint16),
+            "counts": np.concatenate([*(e.counts[b] for e, b in zip(found, bins, strict=True)), np.empty(0, np.int64)]),
+        }
+        with path.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> "Statistics":
+        """Read what `write` wrote."""
+        with np.load(path, allow_pickle=False) as kept:
+            arrays = {name: kept[name] for name in kept.files}
+        tensors = {}
+        start = 0
+        for name, scalars, end in zip(arrays["names"], arrays["scalars"], arrays["ends"], strict=True):
+            counts = np.zeros(1 << 16, np.int64)
+            counts[arrays["bins"][start:end]] = arrays["counts"][start:end]
+            start = end
+            values = dict(zip(_SCALARS, (float(value) for value in scalars), strict=True))
+            elements = int(values.pop("elements"))
+            tensors[str(name)] = TensorStatistics(**values, elements=elements, counts=counts)
+        return cls(samples=int(arrays["samples"]), tensors=tensors)
+
+
+_SCALARS = (
+    "low", "high", "mean_low", "mean_high", "moving_low", "moving_high", "elements", "mean_square",
+)  # fmt: skip

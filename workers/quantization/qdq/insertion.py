@@ -1,0 +1,159 @@
+"""Write a plan into the graph: QuantizeLinear and DequantizeLinear around what is computed in integers."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+
+from workers.quantization.affine import LIMITS, Affine
+from workers.quantization.graph import captured, defined, sort_nodes
+from workers.quantization.qdq.plan import Array, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Inserted:
+    """A QDQ model, and where to find in it what was a tensor of the float model.
+
+    `values` names, by quantized tensor of the float model, the one that its numbers come out of again. A node that was
+    not absorbed has its name still.
+    """
+
+    model: ModelProto
+    values: Mapping[str, str]
+
+
+def insert(plan: Plan) -> Inserted:
+    """The QDQ model that a plan describes; the plan's own model stays as it is."""
+    model = ModelProto()
+    model.CopyFrom(plan.model)
+    writer = _Writer(model.graph, plan)
+    writer.absorb()
+    writer.quantize_activations()
+    writer.quantize_weights()
+    writer.quantize_biases()
+    writer.drop_unused()
+    sort_nodes(model.graph)
+    return Inserted(model, writer.values)
+
+
+class _Writer:
+    def __init__(self, graph: GraphProto, plan: Plan) -> None:
+        self._graph = graph
+        self._plan = plan
+        self._placement = plan.placement
+        self._taken = defined(graph)
+        self._nodes = {node.name: node for node in graph.node}
+        self._parameters: dict[tuple[str, bytes, bytes, str], tuple[str, str]] = {}
+        self._stored: dict[tuple[str, bytes, bytes], str] = {}
+        self.values: dict[str, str] = {}
+
+    def absorb(self) -> None:
+        """Drop activations whose bounds are the ends of a range: their producer makes what they made."""
+        producers = {name: node for node in self._graph.node for name in node.output}
+        for name, source in self._placement.absorbed.items():
+            producer, node = producers[source], self._nodes[name]
+            producer.output[list(producer.output).index(source)] = node.output[0]
+        self._delete(self._placement.absorbed)
+
+    def quantize_activations(self) -> None:
+        """Put a pair of nodes behind each tensor, and let its readers read what comes out."""
+        producers = {name: node for node in self._graph.node for name in node.output}
+        outputs = {value.name for value in self._graph.output}
+        made: list[NodeProto] = []
+        for name in self._placement.activations:
+            affine = self._plan.activations[name]
+            producer = producers.get(name)
+            in_integers = producer is not None and producer.name in self._placement.nodes
+            source, result = name, self._fresh(f"{name}_dequantized")
+            if in_integers and name in outputs:  # the output keeps its name, so what is before it gets another
+                assert producer is not None
+                source, result = self._fresh(f"{name}_float"), name
+                producer.output[list(producer.output).index(name)] = source
+            whole = self._fresh(f"{name}_quantized")
+            scale, zero_point = self._parameter_names(affine, name)
+            made.append(self._node("QuantizeLinear", [source, scale, zero_point], whole))
+            made.append(self._node("DequantizeLinear", [whole, scale, zero_point], result))
+            self.values[name] = result
+            for node in self._graph.node:
+                reads = self._placement.readers.get(node.name, [])
+                for index, given in enumerate(node.input):
+                    if given == name and (in_integers or index in reads):
+                        node.input[index] = result
+        self._graph.node.extend(made)
+
+    def quantize_weights(self) -> None:
+        """Store each weight as integers, with the node that makes numbers of them."""
+        for weight in self._placement.weights:
+            place = (weight.node, weight.index)
+            affine = self._plan.weights[place]
+            values = self._plan.integers.get(place)
+            if values is None:
+                values = affine.quantize(self._plan.stored(weight.tensor))
+            self._replace_input(weight.node, weight.index, weight.tensor, values, affine)
+
+    def quantize_biases(self) -> None:
+        """Store each bias as 32-bit integers in units of both scales, as the kernels add it."""
+        for bias in self._placement.biases:
+            weight = self._plan.weights[(bias.node, 1)]
+            source = self._plan.activations[bias.source]
+            values = self._plan.stored(bias.tensor)
+            # In float32, as the runtime multiplies them.
+            scale = (source.scale * weight.scale).astype(np.float32)
+            least, most = LIMITS["int32"]
+            affine = Affine(
+                "int32", scale, np.zeros(scale.shape, np.int32), least, most, 0 if weight.axis is not None else None
+            )
+            whole = np.clip(np.rint(values.astype(np.float64) / scale), least, most).astype(np.int32)
+            self._replace_input(bias.node, bias.index, bias.tensor, whole, affine)
+
+    def drop_unused(self) -> None:
+        """Drop float weights that nobody reads any more."""
+        used = {name for node in self._graph.node for name in (*node.input, *captured(node))}
+        used.update(value.name for value in self._graph.output)
+        for index in range(len(self._graph.initializer) - 1, -1, -1):
+            if self._graph.initializer[index].name not in used:
+                del self._graph.initializer[index]
+
+    # Parts
+
+    def _replace_input(self, node: str, index: int, name: str, values: Array, affine: Affine) -> None:
+        """Let an input read stored integers, the same ones where the same integers are stored already."""
+        scale, zero_point = self._parameter_names(affine, name)
+        key = (name, values.tobytes(), affine.scale.tobytes())
+        if key not in self._stored:
+            whole = self._fresh(f"{name}_quantized")
+            self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), whole))
+            self._stored[key] = whole
+        # A node of its own for each reader, as the runtime's selectors want it.
+        result = self._fresh(f"{name}_dequantized")
+        self._graph.node.append(self._node("DequantizeLinear", [self._stored[key], scale, zero_point], result))
+        if affine.axis is not None:
+            self._graph.node[-1].attribute.append(helper.make_attribute("axis", affine.axis))
+        self._nodes[node].input[index] = result
+
+    def _parameter_names(self, affine: Affine, name: str) -> tuple[str, str]:
+        """Names of a scale and a zero point among the stored tensors; equal ones of a tensor are stored once."""
+        key = (name, affine.scale.tobytes(), affine.zero_point.tobytes(), affine.dtype)
+        if key not in self._parameters:
+            names = (self._fresh(f"{name}_scale"), self._fresh(f"{name}_zero_point"))
+            for given, values in zip(names, (affine.scale, affine.zero_point), strict=True):
+                self._graph.initializer.append(numpy_helper.from_array(np.asarray(values), given))
+            self._parameters[key] = names
+        return self._parameters[key]
+
+    def _node(self, op_type: str, inputs: list[str], output: str) -> NodeProto:
+        return helper.make_node(op_type, inputs, [output], name=output)
+
+    def _fresh(self, name: str) -> str:
+        number, free = 2, name
+        while free in self._taken:
+            free, number = f"{name}_{number}", number + 1
+        self._taken.add(free)
+        return free
+
+    def _delete(self, names: Iterable[str]) -> None:
+        gone = set(names)
+        for index in range(len(self._graph.node) - 1, -1, -1):
+            if self._graph.node[index].name in gone:
+                del self._graph.node[index]

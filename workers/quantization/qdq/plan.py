@@ -1,0 +1,154 @@
+"""Everything that a QDQ model is made of, apart from the graph itself: what recovery steps look at and change."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import ModelProto, numpy_helper
+
+from app.domain.recipe import Calibration
+from workers.quantization.affine import Affine, for_range, reach_of, symmetric
+from workers.quantization.calibration.ranges import find_range
+from workers.quantization.calibration.statistics import Statistics
+from workers.quantization.qdq.placement import Placement, place
+
+Array = NDArray[Any]
+Place = tuple[str, int]
+"""A node's name and which of its inputs."""
+
+_BIAS_LIMIT = (1 << 30) - 1
+"""Half of what an int32 holds: the rest is for the products that are added to the bias."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """A float model, what is quantized in it, and how.
+
+    `activations` are by tensor, `weights` by the place that reads them. `integers` holds weights that were rounded
+    otherwise than to the nearest, in their quantized type; `shifts` what biases have been corrected by, which is in the
+    model's stored biases already.
+    """
+
+    model: ModelProto
+    placement: Placement
+    activations: dict[str, Affine]
+    weights: dict[Place, Affine]
+    integers: dict[Place, Array] = field(default_factory=dict)
+    shifts: dict[str, Array] = field(default_factory=dict)
+
+    def copy(self) -> "Plan":
+        """A plan whose model and entries can be changed without changing this one's."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        return Plan(
+            model, self.placement, dict(self.activations), dict(self.weights), dict(self.integers), dict(self.shifts)
+        )
+
+    def stored(self, name: str) -> Array:
+        """The float numbers of an initializer."""
+        for tensor in self.model.graph.initializer:
+            if tensor.name == name:
+                return numpy_helper.to_array(tensor)
+        raise KeyError(name)
+
+    def store(self, name: str, values: Array) -> None:
+        """Replace the numbers of an initializer."""
+        for tensor in self.model.graph.initializer:
+            if tensor.name == name:
+                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+                return
+        raise KeyError(name)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a recipe says, every choice made: which nodes may be quantized, and in which types.
+
+    `activation_dtype` is uint8, int8, uint16 or int16; `weight_bits` below 8 use fewer of the type's numbers.
+    """
+
+    op_types: frozenset[str]
+    kept: frozenset[str]
+    calibration: Calibration
+    activation_dtype: str = "uint8"
+    weight_dtype: str = "int8"
+    weight_bits: int = 8
+    per_channel: bool = True
+
+
+def make_plan(
+    model: ModelProto,
+    seen: Statistics,
+    setting: Setting,
+    placement: Placement | None = None,
+    *,
+    shifts: Mapping[str, Array] | None = None,
+) -> Plan:
+    """Quantize a prepared model as the setting says, with ranges from what was observed of it."""
+    placement = placement or place(model, setting.op_types, setting.kept)
+    activations = activation_types(placement, seen, setting.calibration, setting.activation_dtype)
+    weights = weight_types(model, placement, activations, setting)
+    return Plan(model, placement, activations, weights, shifts=dict(shifts or {}))
+
+
+def activation_types(placement: Placement, seen: Statistics, calibration: Calibration, dtype: str) -> dict[str, Affine]:
+    """How each activation is quantized, by its observed range. What was never seen (an empty tensor) covers zero.
+
+    16-bit types are symmetric: the kernels that there are take no zero point.
+    """
+    bits, balanced = (16, True) if dtype.endswith("16") else (8, False)
+    found = {}
+    for name in placement.observed():
+        seen_here = seen.tensors.get(name)
+        low, high = (0.0, 0.0)
+        if seen_here is not None:
+            low, high = find_range(seen_here, calibration, bits=bits, symmetric=balanced)
+        found[name] = symmetric(max(-low, high), dtype, bits=16) if balanced else for_range(low, high, dtype)
+    for name in placement.activations:
+        if name in placement.shares:
+            found[name] = found[placement.shares[name]]
+    return found
+
+
+def weight_types(
+    model: ModelProto,
+    placement: Placement,
+    activations: Mapping[str, Affine],
+    setting: Setting,
+    *,
+    reach: Mapping[Place, Array] | None = None,
+) -> dict[Place, Affine]:
+    """How each stored operand is quantized: products' weights about zero, other operands by their own range.
+
+    `reach` is how far some of the weights are covered, where that is not as far as they go. Where a bias would not fit
+    into 32 bits, the scale of its channel is made coarser until it does.
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    biases = {(bias.node, bias.weight): bias for bias in placement.biases}
+    found = {}
+    for weight in placement.weights:
+        values = numpy_helper.to_array(stored[weight.tensor])
+        place = (weight.node, weight.index)
+        if not weight.product:
+            found[place] = for_range(
+                float(values.min(initial=0)), float(values.max(initial=0)), setting.activation_dtype
+            )
+            continue
+        axis = weight.axis if setting.per_channel else None
+        wanted = reach_of(values, axis) if reach is None or place not in reach else reach[place]
+        affine = symmetric(wanted, setting.weight_dtype, bits=setting.weight_bits, axis=axis)
+        bias = biases.get((weight.node, weight.tensor))
+        if bias is not None:
+            affine = _room_for_bias(affine, numpy_helper.to_array(stored[bias.tensor]), activations[bias.source])
+        found[place] = affine
+    return found
+
+
+def _room_for_bias(weight: Affine, bias: Array, source: Affine) -> Affine:
+    """The weights' scale, coarser in channels whose bias has no room in units of both scales."""
+    least = np.abs(bias.astype(np.float64)) / (float(source.scale) * _BIAS_LIMIT)
+    needed = least if weight.axis is not None else least.max(initial=0.0)
+    scale = np.maximum(weight.scale, np.asarray(needed, np.float32)).astype(np.float32)
+    return Affine(weight.dtype, scale, weight.zero_point, weight.low, weight.high, weight.axis)

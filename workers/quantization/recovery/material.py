@@ -1,0 +1,29 @@
+"""What every recovery step is given."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from workers.quantization.calibration.statistics import Statistics
+from workers.quantization.qdq.plan import Array, Plan, Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """The data and settings that recovery works with.
+
+    `feeds` starts over the rows that steps may fit to: each yields the model's inputs by name, and their number of
+    rows. `statistics` are those of the float model's activations, `setting` what quantizes it, `work` a folder for
+    what is only needed on the way, `threads` what may be used.
+    """
+
+    feeds: Callable[[], Iterator[tuple[Mapping[str, Array], int]]]
+    statistics: Statistics
+    setting: Setting
+    work: Path
+    threads: int = 1
+
+
+Step = Callable[[Plan, Material], Plan]
+"""Returns a changed copy of the plan; the one it was given stays as it is. Raises StepError `step_not_applicable`,
+with the reason, where the model has nothing that the step could work on."""
