@@ -83,14 +83,12 @@ def make_plan(
     seen: Statistics,
     setting: Setting,
     placement: Placement | None = None,
-    *,
-    shifts: Mapping[str, Array] | None = None,
 ) -> Plan:
     """Quantize a prepared model as the setting says, with ranges from what was observed of it."""
     placement = placement or place(model, setting.op_types, setting.kept)
     activations = activation_types(placement, seen, setting.calibration, setting.activation_dtype)
     weights = weight_types(model, placement, activations, setting)
-    return Plan(model, placement, activations, weights, shifts=dict(shifts or {}))
+    return Plan(model, placement, activations, weights)
 
 
 def activation_types(placement: Placement, seen: Statistics, calibration: Calibration, dtype: str) -> dict[str, Affine]:

@@ -13,7 +13,7 @@ from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement, place
 from workers.quantization.qdq.plan import Plan, Setting, make_plan
-from workers.quantization.recovery.ladder import Rung, climb, judge_for
+from workers.quantization.recovery.ladder import Rung, climb, divided, judge_for
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
@@ -93,9 +93,10 @@ def best_plan(
     if context.feeds is None:
         return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
     methods = AUTO_METHODS if options.calibration.method == "auto" else (first,)
-    material = Material(context.feeds, seen, _by(setting, first), context.work, threads=context.threads)
+    fitting, judging = divided(context.feeds)
+    material = Material(fitting, seen, _by(setting, first), context.work, threads=context.threads)
     plan = make_plan(prepared.model, seen, material.setting, placement)
-    judge = judge_for(plan, material)
+    judge = judge_for(plan, material, judging)
     tried = []
     for method in methods:
         plan = make_plan(prepared.model, seen, _by(setting, method), placement)
