@@ -60,15 +60,24 @@ def judge_for(plan: Plan, material: Material, judging: Feeds | None = None) -> J
     return Judge(plan.model, plan.placement.activations, feeds, material.work, threads=material.threads)
 
 
-def climb(plan: Plan, material: Material, steps: Sequence[str], judge: Judge) -> tuple[Plan, list[Rung]]:
-    """Take these steps, each from the best plan so far; returns that plan and what each step brought.
+@dataclass(frozen=True, slots=True)
+class Climbed:
+    """The best plan that steps led to, how near it is to its original, and what each step brought."""
+
+    plan: Plan
+    fidelity: Fidelity
+    rungs: list[Rung]
+
+
+def climb(
+    plan: Plan, material: Material, steps: Sequence[str], judge: Judge, fidelity: Fidelity | None = None
+) -> Climbed:
+    """Take these steps, each from the best plan so far; `fidelity` is the first plan's, where that is known.
 
     A step is `workers.quantization.recovery.<name>.<name>`.
     """
     rungs: list[Rung] = []
-    if not steps:
-        return plan, rungs
-    best = judge.fidelity(plan)
+    best = fidelity or judge.fidelity(plan)
     for name in steps:
         try:
             tried = [(each, judge.fidelity(each)) for each in _taken(name, plan, material)]
@@ -82,7 +91,7 @@ def climb(plan: Plan, material: Material, steps: Sequence[str], judge: Judge) ->
         rungs.append(_rung(name, best, after, kept=kept))
         if kept:
             plan, best = changed, after
-    return plan, rungs
+    return Climbed(plan, best, rungs)
 
 
 def _taken(name: str, plan: Plan, material: Material) -> Iterator[Plan]:

@@ -13,7 +13,7 @@ from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement, place
 from workers.quantization.qdq.plan import Plan, Setting, make_plan
-from workers.quantization.recovery.ladder import Rung, climb, divided, judge_for
+from workers.quantization.recovery.ladder import Climbed, Rung, climb, divided, judge_for
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
@@ -26,6 +26,9 @@ _LEAST_OPSET = 13  # QuantizeLinear and DequantizeLinear with an axis
 
 AUTO_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "mse")
 """What `calibration.method: auto` tries; the nearest to the original is taken."""
+
+NEAR_DB = 2.0
+"""A method whose outputs are this much farther than the best one's may still come nearer in the end."""
 
 AUTO_RECOVERY: tuple[RecoveryStep, ...] = ("bias_correction", "equalization", "smoothquant", "clip_search")
 """What `recovery: auto` tries: the steps that need no training."""
@@ -95,18 +98,25 @@ def best_plan(
     methods = AUTO_METHODS if options.calibration.method == "auto" else (first,)
     fitting, judging = divided(context.feeds)
     material = Material(fitting, seen, _by(setting, first), context.work, threads=context.threads)
-    plan = make_plan(prepared.model, seen, material.setting, placement)
-    judge = judge_for(plan, material, judging)
-    tried = []
-    for method in methods:
-        plan = make_plan(prepared.model, seen, _by(setting, method), placement)
-        # Methods are compared with the means of the errors taken back, where that is among the steps.
-        plan, rungs = climb(plan, material, [step for step in steps if step == "bias_correction"], judge)
-        tried.append((judge.fidelity(plan).output_db, method, plan, rungs))
-    _, method, plan, rungs = max(tried, key=lambda each: each[0])
-    material = replace(material, setting=_by(setting, method))
-    plan, further = climb(plan, material, [step for step in steps if step != "bias_correction"], judge)
-    return plan, method, [*rungs, *further]
+    plans = {method: make_plan(prepared.model, seen, _by(setting, method), placement) for method in methods}
+    judge = judge_for(plans[first], material, judging)
+    # Methods are compared with the means of the errors taken back, where that is among the steps.
+    early = [step for step in steps if step == "bias_correction"]
+    tried = {method: climb(plan, _with(material, method), early, judge) for method, plan in plans.items()}
+    best = max(each.fidelity.output_db for each in tried.values())
+    # What other steps gain differs from method to method: those that are near the best are followed to the end.
+    ends: list[tuple[CalibrationMethod, Climbed]] = []
+    for method, each in tried.items():
+        if each.fidelity.output_db >= best - NEAR_DB:
+            later = [step for step in steps if step != "bias_correction"]
+            further = climb(each.plan, _with(material, method), later, judge, each.fidelity)
+            ends.append((method, replace(further, rungs=[*each.rungs, *further.rungs])))
+    method, end = max(ends, key=lambda each: each[1].fidelity.output_db)
+    return end.plan, method, end.rungs
+
+
+def _with(material: Material, method: CalibrationMethod) -> Material:
+    return replace(material, setting=_by(material.setting, method))
 
 
 def _by(setting: Setting, method: CalibrationMethod) -> Setting:
