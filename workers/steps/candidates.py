@@ -21,6 +21,7 @@ from workers.runtimes.session import available_threads, load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
 from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
 from workers.steps.calibrate import STATISTICS, calibration_feeds
+from workers.steps.numerics import Numerics, numerics_of
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
 from workers.steps.requests import CandidatesRequest, Progress, read_result
 from workers.steps.rows import DatasetRows, rows_of
@@ -32,7 +33,8 @@ class Candidate(BaseModel):
     `recipe` holds no "auto" any more. `file`, and `outputs` with the artifact's outputs, are relative to
     the step's folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of
     `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite
-    values, or values that are no numbers, by output. `recovery` is what each recovery step brought.
+    values, or values that are no numbers, by output. `recovery` is what each recovery step brought, `numerics` what
+    the artifact gives on processors with and without VNNI.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Candidate(BaseModel):
     unusual: dict[str, int]
     measurements: tuple[Measurement, ...]
     recovery: tuple[dict[str, Any], ...] = ()
+    numerics: Numerics | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -88,7 +91,13 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
     kept = _run(
         request, produced, baseline, scratch, home.parent, lambda share, text: progress(0.45 + 0.45 * share, text)
     )
-    progress(0.9, "comparing with the original")
+    numerics: Numerics | None = None
+    if isinstance(recipe, StaticInt8):
+        progress(0.9, "emulating other processors")
+        session = load(produced.file, session_options=produced.session_options)
+        numerics, note = numerics_of(produced, model, rows_of(request, scratch, session))
+        notes.append(note)
+    progress(0.95, "comparing with the original")
     accuracy = accuracy_of(
         baseline.metrics,
         baseline.source,
@@ -113,6 +122,7 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
                 rows=kept.rows,
                 unusual=kept.unusual,
                 recovery=tuple(asdict(rung) for rung in produced.recovery),
+                numerics=numerics,
                 measurements=(artifact_bytes(files), *accuracy.measurements),
                 notes=(*notes, *kept.notes, *about_unusual(kept, "artifact")),
             ),
