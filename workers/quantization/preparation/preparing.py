@@ -78,7 +78,11 @@ def prepare(
     if batch_norms:
         folded = fold_batch_norms(model.graph, kept)
         if folded:
-            notes.append(f"Folded {folded} batch normalization{'s' if folded > 1 else ''} into convolutions.")
+            notes.append(
+                f"Folded {folded} batch normalizations into the products before them."
+                if folded > 1
+                else "Folded 1 batch normalization into the product before it."
+            )
     dead, _ = drop_dead_parts(model.graph)
     if dead:
         notes.append(f"Dropped {dead} node{'s' if dead > 1 else ''} that no output depends on.")
