@@ -4,11 +4,13 @@ import difflib
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from app.domain.recipe import KeepFloat, OperatorType
 from app.errors import StepError
-from workers.formats.onnx.graph import all_nodes
+from workers.formats.onnx.graph import all_nodes, graphs
+
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def resolve_keep_float(model: ModelProto, keep_float: KeepFloat) -> set[str]:
@@ -45,6 +47,17 @@ def _near(pattern: str, names: Sequence[str]) -> list[str]:
     plain = pattern.translate({ord(character): None for character in "*?[]"})
     near = difflib.get_close_matches(plain, names, 3, 0.5)
     return near or [name for name in names if plain and plain.lower().strip("/") in name.lower()][:3]
+
+
+def about_types(model: ModelProto) -> str:
+    """What to do where products have stored weights of other types than float32; empty where some are float32."""
+    stored = {tensor.name: tensor.data_type for graph in graphs(model.graph) for tensor in graph.initializer}
+    read = {name for node in all_nodes(model) if node.op_type in _PRODUCTS for name in node.input[:2]}
+    types = {stored[name] for name in read if name in stored}
+    if not types or TensorProto.FLOAT in types:
+        return ""
+    names = sorted(TensorProto.DataType.Name(found).lower().replace("double", "float64") for found in types)
+    return f" (its weights are {' and '.join(names)}: export it in float32)"
 
 
 def select_op_types(asked: Iterable[str], known: Sequence[str], technique: str) -> list[str]:

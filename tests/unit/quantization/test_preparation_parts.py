@@ -244,7 +244,7 @@ def test_exactly_what_can_be_reached_from_the_output_stays(pairs: list[tuple[int
 
 def prepared_untied(model: ModelProto, place: Path) -> ModelProto:
     path = models.save(model, place / "model.onnx")
-    return prepare(path, least_opset=13, keep_float=(), fold=True, batch_norms=True, untie=True).model
+    return prepare(path, least_opset=13, keep_float=(), fold=True, batch_norms=True).model
 
 
 def siamese() -> ModelProto:

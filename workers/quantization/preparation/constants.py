@@ -41,6 +41,19 @@ def initializers_are_constants(model: ModelProto) -> None:
         model.ir_version = max(model.ir_version, 4)
 
 
+def write_out_sparse(graph: GraphProto) -> None:
+    """Turn sparse weights into dense ones, as runtimes do when they load them; how large is bounded at the upload."""
+    for sparse in graph.sparse_initializer:
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        dense = np.zeros(tuple(sparse.dims), values.dtype)
+        if indices.ndim == 2:  # a row of coordinates for each value
+            dense[tuple(indices.T)] = values
+        else:
+            dense.reshape(-1)[indices] = values
+        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
+    del graph.sparse_initializer[:]
+
+
 def store_constants(graph: GraphProto) -> None:
     """Turn Constant nodes into initializers, which is where quantizers look for weights.
 

@@ -1,9 +1,9 @@
 """Names: one of its own for every node, and for every tensor of every body."""
 
-from onnx import GraphProto, ModelProto
+from onnx import GraphProto, ModelProto, helper
 
 from workers.formats.onnx.graph import all_nodes, bodies_of, graphs
-from workers.quantization.graph import defined
+from workers.quantization.graph import defined, fresh
 
 
 def name_nodes(model: ModelProto) -> None:
@@ -38,6 +38,26 @@ def make_names_unique(model: ModelProto) -> None:
         if renamed:
             _rename(graph, renamed)
         taken |= {renamed.get(name, name) for name in here}
+
+
+def rename_inner(model: ModelProto, endings: tuple[str, ...]) -> None:
+    """Rename tensors with such endings that are neither inputs nor outputs; names are unique in the whole model."""
+    taken = {name for graph in graphs(model.graph) for name in defined(graph)}
+    outside = {value.name for value in (*model.graph.input, *model.graph.output)}
+    _rename(
+        model.graph, {name: fresh(f"{name}_own", taken) for name in sorted(taken - outside) if name.endswith(endings)}
+    )
+
+
+def give_outputs_their_names(graph: GraphProto) -> None:
+    """Let a node make each output that is a stored tensor: tools convert the tensor, and define its name twice."""
+    stored = {tensor.name for tensor in graph.initializer}
+    taken = defined(graph)
+    for place, name in [(place, value.name) for place, value in enumerate(graph.output) if value.name in stored]:
+        own = fresh(f"{name}_stored", taken)
+        _rename(graph, {name: own})
+        graph.output[place].name = name
+        graph.node.append(helper.make_node("Identity", [own], [name], name=own))
 
 
 def _rename(graph: GraphProto, renamed: dict[str, str]) -> None:
