@@ -16,12 +16,18 @@ class _Options(BaseModel):
 class OperatorType(_Options):
     """Every node of one operator type."""
 
-    op_type: str = Field(min_length=1, examples=["Softmax"])
+    op_type: str = Field(min_length=1, max_length=200, examples=["Softmax"])
 
+
+MOST_ENTRIES = 1000
+"""Nodes, patterns or operator types that a recipe may list: each is looked for among all nodes of a model."""
+
+OpTypes = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=200)], ...], Field(max_length=MOST_ENTRIES)]
 
 KeepFloat = Annotated[
-    tuple[Annotated[str, Field(min_length=1)] | OperatorType, ...],
+    tuple[Annotated[str, Field(min_length=1, max_length=1024)] | OperatorType, ...],
     Field(
+        max_length=MOST_ENTRIES,
         description="Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or "
         "`{op_type: …}`. A name that matches nothing is an error that suggests near ones.",
         examples=[["/head/*", {"op_type": "Softmax"}]],
@@ -59,7 +65,7 @@ class DynamicInt8(_Options):
     reduce_range: bool | Literal["auto"] = "auto"
     """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
     `auto` decides by the target's features."""
-    op_types: tuple[str, ...] = Field(default=("MatMul", "Gemm"), min_length=1)
+    op_types: OpTypes = Field(default=("MatMul", "Gemm"), min_length=1)
     """Operator types to quantize. Convolutions only when asked: their dynamic kernels are slow."""
     keep_float: KeepFloat = ()
 
@@ -84,7 +90,7 @@ class StaticInt8(_Options):
     recovery: Literal["auto"] | tuple[RecoveryStep, ...] = "auto"
     """Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
     need no training. `range_tuning` and `learned_rounding` need PyTorch."""
-    op_types: tuple[str, ...] = ()
+    op_types: OpTypes = ()
     """Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
     products with stored weights are what is quantized; the others where they stand between those."""
     keep_float: KeepFloat = ()

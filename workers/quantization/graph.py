@@ -1,10 +1,11 @@
 """What quantization needs of a graph as such: nested bodies, order, names, and files of any size."""
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, external_data_helper, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.formats.onnx.graph import all_tensors, bodies_of
 
@@ -44,6 +45,21 @@ def captured(node: NodeProto) -> set[str]:
             wanted |= captured(inner)
         names |= wanted - defined(body)
     return names
+
+
+def fresh(name: str, taken: set[str]) -> str:
+    """A name that is not taken yet, this one if it can be; it is taken from then on."""
+    number, free = 2, name
+    while free in taken:
+        free, number = f"{name}_{number}", number + 1
+    taken.add(free)
+    return free
+
+
+def drop_nodes(graph: GraphProto, indexes: Iterable[int]) -> None:
+    """Drop the nodes at these places."""
+    for index in sorted(indexes, reverse=True):
+        del graph.node[index]
 
 
 def sort_nodes(graph: GraphProto) -> None:
@@ -119,12 +135,6 @@ def put_weights_back(model: ModelProto, aside: dict[str, bytes]) -> None:
 def weight_bytes(model: ModelProto) -> int:
     """Bytes of all stored tensors."""
     return sum(len(tensor.raw_data) or tensor.ByteSize() for tensor in all_tensors(model))
-
-
-def uses_external_data(path: Path) -> bool:
-    """Tell whether a model file keeps tensors in other files."""
-    model = onnx.load(path, load_external_data=False)
-    return any(external_data_helper.uses_external_data(tensor) for tensor in all_tensors(model))
 
 
 def save(model: ModelProto, path: Path, *, external: bool = False) -> bool:

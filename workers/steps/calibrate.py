@@ -40,6 +40,7 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
         )
     # Loaded only where something is to be calibrated.
     from workers.quantization.calibration.collect import collect
+    from workers.quantization.qdq.wide_ranges import probes
     from workers.quantization.techniques.static_int8 import prepare_for
 
     progress(0.0, "preparing the model")
@@ -53,7 +54,7 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
     with tempfile.TemporaryDirectory(dir=folder) as work:
         seen = collect(
             prepared.model,
-            placement.observed(),
+            [*placement.observed(), *probes(prepared.model, placement)],
             lambda: _reported(calibration_feeds(rows, wanted), wanted, progress),
             Path(work),
             external=prepared.external,

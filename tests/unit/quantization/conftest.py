@@ -14,6 +14,7 @@ from app.domain.recipe import StaticInt8
 from tests.parts.models import Array, save
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.statistics import Statistics
+from workers.quantization.qdq.wide_ranges import probes
 from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
 from workers.quantization.techniques import static_int8
 from workers.runtimes.session import Session, load
@@ -74,7 +75,8 @@ def random_feeds(session: Session, rows: int = 16, axis: int = 5) -> list[Feeds]
 def observe(path: Path, recipe: StaticInt8, rows: list[Feeds], work: Path) -> Statistics:
     """What calibration sees of a model on these rows."""
     prepared, _, placement = static_int8.prepare_for(path, recipe)
-    return collect(prepared.model, placement.observed(), lambda: ((row, 1) for row in rows), work)
+    names = [*placement.observed(), *probes(prepared.model, placement)]
+    return collect(prepared.model, names, lambda: ((row, 1) for row in rows), work)
 
 
 @pytest.fixture

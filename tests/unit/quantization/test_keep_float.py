@@ -1,10 +1,16 @@
 """Nodes that a recipe keeps in float."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+from pydantic import ValidationError
 
-from app.domain.recipe import DynamicInt8, Float16, OperatorType, StaticInt8
+from app.domain.recipe import RECIPE, DynamicInt8, Float16, OperatorType, StaticInt8
 from app.errors import StepError
 from tests.parts import models
 from tests.unit.quantization.conftest import Maker
@@ -91,3 +97,55 @@ def test_nodes_without_names_can_be_kept_by_type(make: Maker) -> None:
     made = make(models.mlp(named=False), DynamicInt8(keep_float=(OperatorType(op_type="Gemm"),)))
 
     assert made.op_types.count("MatMulInteger") == 1
+
+
+LETTERS = st.text("ab/[]*?!-", min_size=1, max_size=6)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(LETTERS, min_size=1, max_size=12, unique=True), LETTERS)
+def test_patterns_match_what_the_shell_matches(names: list[str], entry: str) -> None:
+    model = models.model([helper.make_node("Relu", ["x"], [f"t{name}"], name=name) for name in names], [], [])
+    wanted = {entry} if entry in names else {name for name in names if fnmatchcase(name, entry)}
+
+    if wanted:
+        assert resolve_keep_float(model, (entry,)) == wanted
+    else:
+        with pytest.raises(StepError):
+            resolve_keep_float(model, (entry,))
+
+
+def test_an_error_tells_the_first_few_of_many() -> None:
+    with pytest.raises(StepError) as raised:
+        resolve_keep_float(models.conv_net(), tuple(f"wrong/{index}" for index in range(900)))
+
+    assert "'wrong/4'" in raised.value.detail
+    assert "'wrong/5'" not in raised.value.detail
+    assert "and 895 more entries" in raised.value.detail
+
+
+def test_near_names_are_found_among_twenty_thousand() -> None:
+    names = [f"/layers/{index}/attention/MatMul" for index in range(20_000)]
+    model = models.model([helper.make_node("Relu", ["x"], [name], name=name) for name in names], [], [])
+
+    with pytest.raises(StepError) as raised:
+        resolve_keep_float(model, ("/layers/17777/attention/MatMull",))
+
+    assert "(near: /layers/17777/attention/MatMul," in raised.value.detail
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"keep_float": ["a"] * 1001},
+        {"keep_float": ["a" * 1025]},
+        {"keep_float": [{"op_type": "a" * 201}]},
+        {"op_types": ["Conv"] * 1001},
+        {"op_types": ["a" * 201]},
+        {"op_types": [""]},
+    ],
+)
+@pytest.mark.parametrize("technique", ["dynamic_int8", "static_int8"])
+def test_lists_of_nodes_are_bounded(technique: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RECIPE.validate_python({"technique": technique, **options})

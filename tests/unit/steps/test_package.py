@@ -127,7 +127,7 @@ def test_the_report_holds_everything(packaged: tuple[Job, dict[str, Any]]) -> No
     assert "latency_p50" in {entry["name"] for entry in report["baseline"]["measurements"]}
     latency = report["samples"][f"latency-{candidate['id']}"]
     assert len(latency["against"]["first"][0]) >= 20
-    assert "Folded 1 batch normalization into convolutions." in report["notes"]
+    assert "Folded 1 batch normalization into the product before it." in report["notes"]
 
 
 def test_no_place_of_this_machine_is_told(packaged: tuple[Job, dict[str, Any]]) -> None:

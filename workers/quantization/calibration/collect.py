@@ -36,7 +36,7 @@ def collect(
 
     `work` is an empty folder. The next feed runs while the last one's tensors are counted. Raises StepError
     `calibration_not_finite`, which names the first tensor in the order of computation that is infinite or no
-    number, `calibration_empty` without rows, or as the runtime does.
+    number, `calibration_empty` without rows or numbers in them, or as the runtime does.
     """
     inputs = {value.name for value in model.graph.input}
     wanted = list(dict.fromkeys(tensors))
@@ -60,6 +60,11 @@ def collect(
                 counted.result()
     if samples == 0:
         raise StepError("The calibration dataset has no rows.", code="calibration_empty")
+    if observers and not any(seen.seen for seen in observers.values()):
+        raise StepError(
+            "The calibration rows are empty arrays: no tensor held a number. Give rows with elements.",
+            code="calibration_empty",
+        )
     _raise_if_not_finite(model, observers)
     return Statistics(samples, {name: seen.statistics() for name, seen in observers.items() if seen.seen})
 

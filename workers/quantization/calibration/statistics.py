@@ -81,7 +81,10 @@ class Observer:
         )
         flat = values.reshape(-1)
         self._elements += flat.size
-        self._squares += float(np.dot(flat, flat))
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares = float(np.dot(flat, flat))
+        # The squares of numbers beyond 1e19 are too large for float32.
+        self._squares += squares if np.isfinite(squares) else float(np.square(flat, dtype=np.float64).sum())
         self._histogram.add(flat)
 
     @property

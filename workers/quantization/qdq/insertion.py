@@ -1,5 +1,6 @@
 """Write a plan into the graph: QuantizeLinear and DequantizeLinear around what is computed in integers."""
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -45,7 +46,7 @@ class _Writer:
         self._taken = defined(graph)
         self._nodes = {node.name: node for node in graph.node}
         self._parameters: dict[tuple[str, bytes, bytes, str], tuple[str, str]] = {}
-        self._stored: dict[tuple[str, bytes, bytes], str] = {}
+        self._stored: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
         self.values: dict[str, str] = {}
 
     def absorb(self) -> None:
@@ -120,7 +121,8 @@ class _Writer:
     def _replace_input(self, node: str, index: int, name: str, values: Array, affine: Affine) -> None:
         """Let an input read stored integers, the same ones where the same integers are stored already."""
         scale, zero_point = self._parameter_names(affine, name)
-        key = (name, values.tobytes(), affine.scale.tobytes())
+        # By content: preparation gives each product a copy of what several of them share.
+        key = (hashlib.sha256(values.tobytes()).digest(), affine.dtype, values.shape)
         if key not in self._stored:
             whole = self._fresh(f"{name}_quantized")
             self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), whole))

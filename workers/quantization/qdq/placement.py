@@ -152,6 +152,7 @@ class _Placing:
             and self._allowed(node)
             and node.input[1] in self._stored
             and self._stored[node.input[1]].data_type == TensorProto.FLOAT
+            and all(self._stored[node.input[1]].dims)
             and node.input[0] not in self._stored
             and self._is_float(node.input[0])
             and attribute(node, "transA", 0) == 0
@@ -268,4 +269,5 @@ class _Placing:
             return 0
         if node.op_type == "Gemm":
             return 0 if attribute(node, "transB", 0) else 1
-        return rank - 1 if rank >= 2 else None
+        # onnxruntime 1.32 has no kernel for a scale a column where there are several matrices.
+        return 1 if rank == 2 else None

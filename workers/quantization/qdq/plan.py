@@ -78,6 +78,11 @@ class Setting:
     per_channel: bool = True
 
 
+def place_for(model: ModelProto, setting: Setting) -> Placement:
+    """Where a setting quantizes."""
+    return place(model, setting.op_types, setting.kept)
+
+
 def make_plan(
     model: ModelProto,
     seen: Statistics,
@@ -85,7 +90,7 @@ def make_plan(
     placement: Placement | None = None,
 ) -> Plan:
     """Quantize a prepared model as the setting says, with ranges from what was observed of it."""
-    placement = placement or place(model, setting.op_types, setting.kept)
+    placement = placement or place_for(model, setting)
     activations = activation_types(placement, seen, setting.calibration, setting.activation_dtype)
     weights = weight_types(model, placement, activations, setting)
     return Plan(model, placement, activations, weights)

@@ -91,6 +91,8 @@ def _largest(model: ModelProto, names: list[str], material: Material) -> list[Ar
     largest = [np.zeros(1)] * len(names)
     for feed, _ in material.feeds():
         for index, values in enumerate(session.run(feed)):
+            if not values.size:
+                continue
             axes = tuple(at for at in range(values.ndim) if at != 1)
             largest[index] = np.maximum(largest[index], np.abs(values).max(axis=axes))
     return largest

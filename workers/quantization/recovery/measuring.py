@@ -113,13 +113,12 @@ def decibel(signal: float, noise: float) -> float:
 
 def channel_means(session: Session, feeds: Iterable[Mapping[str, Array]], axes: Sequence[int]) -> list[Array]:
     """Mean of each output over all but the axis of its channels, float64 [channels] each; axes may be negative."""
-    sums: list[Array] = []
-    runs = 0
+    sums: list[Array] = [np.zeros(1)] * len(axes)
+    runs = [0] * len(axes)
     for given in feeds:
-        found = [
-            values.mean(axis=tuple(at for at in range(values.ndim) if at != axis % values.ndim), dtype=np.float64)
-            for values, axis in zip(session.run(given), axes, strict=True)
-        ]
-        sums = found if not sums else [total + each for total, each in zip(sums, found, strict=True)]
-        runs += 1
-    return [total / max(runs, 1) for total in sums]
+        for index, (values, axis) in enumerate(zip(session.run(given), axes, strict=True)):
+            if values.size:
+                others = tuple(at for at in range(values.ndim) if at != axis % values.ndim)
+                sums[index] = sums[index] + values.mean(axis=others, dtype=np.float64)
+                runs[index] += 1
+    return [total / max(count, 1) for total, count in zip(sums, runs, strict=True)]

@@ -50,7 +50,7 @@ def smoothquant(plan: Plan, material: Material) -> Plan:
     samples = _samples(changed, [each.tensor for each in shared], material)
     smoothed: list[str] = []
     for each, (rows, peaks) in zip(shared, samples, strict=True):
-        scale = best_scale(rows, peaks, each.weights, material.setting)
+        scale = best_scale(rows, peaks, each.weights, material.setting) if len(rows) else None
         if scale is not None:
             smoothed.append(_apply(changed, each, scale.astype(np.float32)))
     if not smoothed:
@@ -94,7 +94,9 @@ def _error(rows: Array, weights: Sequence[Array], exact: Sequence[Array], scale:
         rounded = symmetric(reach_of(harder, axis), setting.weight_dtype, bits=setting.weight_bits, axis=axis).rounded(
             harder
         )
-        error += float(np.sum((smooth @ rounded - wanted) ** 2, dtype=np.float64))
+        # Huge numbers make an infinite error, which no scale is chosen for.
+        with np.errstate(over="ignore", invalid="ignore"):
+            error += float(np.sum(np.square(smooth @ rounded - wanted, dtype=np.float64)))
     return error
 
 
@@ -130,13 +132,15 @@ def _samples(plan: Plan, names: list[str], material: Material) -> list[tuple[Arr
     peaks: list[Array] = [np.zeros(1)] * len(names)
     for feed, _ in material.feeds():
         for index, values in enumerate(session.run(feed)):
+            if not values.size:
+                continue
             flat = values.reshape(-1, values.shape[-1])
             peaks[index] = np.maximum(peaks[index], np.abs(flat).max(axis=0))
             taken = rng.choice(len(flat), min(_ROWS_A_FEED, len(flat)), replace=False)
             rows[index].append(flat[taken])
     kept = []
     for each, peak in zip(rows, peaks, strict=True):
-        whole = np.concatenate(each)
+        whole = np.concatenate(each) if each else np.empty((0, 1), np.float32)
         kept.append((whole[rng.permutation(len(whole))[:_ROWS]], peak))
     return kept
 

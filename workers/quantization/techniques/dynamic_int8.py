@@ -7,15 +7,19 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType, add_infer_metadata
 
 from app.domain.recipe import DynamicInt8
-from workers.formats.onnx.graph import all_nodes, bodies_of
+from workers.formats.onnx.graph import all_nodes, bodies_of, graphs
 from workers.quantization.finishing import finish
 from workers.quantization.graph import save
 from workers.quantization.preparation import prepare, quantized_operators
-from workers.quantization.selection import select_op_types
+from workers.quantization.preparation.naming import rename_inner
+from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
 
 OP_TYPES = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
 """Operator types that onnxruntime can run with integer weights and float inputs."""
+
+_ADDED = ("_quantized", "_scale", "_zero_point", "_scales_mul", "_scale_mul", "_cast_output")
+"""Endings by which onnxruntime's quantizer names what it adds: a model's own tensors must not be called so."""
 
 _LEAST_OPSET = 11  # DynamicQuantizeLinear
 
@@ -29,9 +33,14 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
     op_types = select_op_types(options.op_types, OP_TYPES, "dynamic_int8")
     # Batch norms stay: onnxruntime gives a convolution one scale here, and folded weights vary by channel.
     prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True)
+    rename_inner(prepared.model, _ADDED)
     chosen = _chosen(prepared.model, op_types, prepared.kept)
     if not chosen:
-        raise nothing_to_quantize("dynamic_int8", f"the model has no {' or '.join(op_types)} that is not kept in float")
+        raise nothing_to_quantize(
+            "dynamic_int8",
+            f"the model has no {' or '.join(op_types)} with a stored float32 matrix that is not kept in float"
+            f"{about_types(prepared.model)}",
+        )
     add_infer_metadata(prepared.model)
     try:
         quantizer = ONNXQuantizer(
@@ -54,13 +63,13 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
             },
         )
         quantizer.quantize_model()
+        model = quantizer.model.model
+        finish(model)
     except Exception as error:
         raise tool_failure("dynamic_int8", error) from error
-    model = quantizer.model.model
     made = quantized_operators(model)
     if not made:
         raise nothing_to_quantize("dynamic_int8", f"no {' or '.join(op_types)} has stored weights")
-    finish(model)
     save(model, out_path, external=prepared.external)
     notes = prepared.notes
     if options.per_channel and "ConvInteger" in made:
@@ -68,7 +77,24 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
     return Produced(out_path, notes=notes)
 
 
+def _unfit(model: ModelProto) -> set[str]:
+    """Stored operands that onnxruntime's integer products cannot take: of other types, or no plain matrices."""
+    return {
+        tensor.name
+        for graph in graphs(model.graph)
+        for tensor in graph.initializer
+        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or not all(tensor.dims)
+    }
+
+
 def _chosen(model: ModelProto, op_types: list[str], kept: frozenset[str]) -> list[str]:
     """Names of the nodes to quantize, as onnxruntime will call them after it has split each Gemm."""
-    nodes = [node for node in all_nodes(model) if node.op_type in op_types and node.name not in kept]
+    unfit = _unfit(model)
+    nodes = [
+        node
+        for node in all_nodes(model)
+        if node.op_type in op_types
+        and node.name not in kept
+        and not (node.op_type in ("MatMul", "Gemm") and unfit.intersection(node.input[:2]))
+    ]
     return [f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name for node in nodes]

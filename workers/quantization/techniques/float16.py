@@ -27,6 +27,7 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
     if not any(tensor.data_type == TensorProto.FLOAT for tensor in all_tensors(model)):
         raise nothing_to_quantize("float16", "the model stores no float32 tensors")
     beyond = _beyond_half(model)
+    passed = _take_passed_on(model.graph)
     try:
         converted: ModelProto = convert_float_to_float16(
             model,
@@ -36,6 +37,7 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
             node_block_list=sorted(prepared.kept),
         )
         _move_casts_inside(converted.graph)
+        _put_passed_on_back(converted.graph, passed)
     except Exception as error:
         raise tool_failure("float16", error) from error
     notes = list(prepared.notes)
@@ -49,6 +51,21 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
     finish(converted)
     save(converted, out_path, external=prepared.external)
     return Produced(out_path, notes=tuple(notes))
+
+
+def _take_passed_on(graph: GraphProto) -> list[tuple[int, str]]:
+    """Take out outputs that are inputs as they are, for which the converter defines their name twice."""
+    inputs = {value.name for value in graph.input}
+    passed = [(place, value.name) for place, value in enumerate(graph.output) if value.name in inputs]
+    for place, _ in reversed(passed):
+        del graph.output[place]
+    return passed
+
+
+def _put_passed_on_back(graph: GraphProto, passed: list[tuple[int, str]]) -> None:
+    inputs = {value.name: value for value in graph.input}
+    for place, name in passed:
+        graph.output.insert(place, inputs[name])
 
 
 def _beyond_half(model: ModelProto) -> set[str]:

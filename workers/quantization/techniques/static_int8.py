@@ -13,9 +13,10 @@ from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement, place
 from workers.quantization.qdq.plan import Plan, Setting, make_plan
+from workers.quantization.qdq.wide_ranges import keep_wide_ranges
 from workers.quantization.recovery.ladder import Climbed, Rung, climb, divided, judge_for
 from workers.quantization.recovery.material import Material
-from workers.quantization.selection import select_op_types
+from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 
 OP_TYPES = tuple(sorted(PRODUCTS | JOINS | MOVES | BOUNDS))
@@ -56,7 +57,7 @@ def prepare_for(model_path: Path, options: StaticInt8) -> tuple[Prepared, Settin
         raise nothing_to_quantize(
             "static_int8",
             "outside of nested bodies, the model has no convolution or matrix product with stored weights among the "
-            "operator types chosen that is not kept in float",
+            f"operator types chosen that is not kept in float{about_types(prepared.model)}",
         )
     return prepared, setting, placement
 
@@ -72,11 +73,19 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Con
         raise StepError("static_int8 needs what the calibrate step observes.", code="calibration_missing")
     prepared, setting, placement = prepare_for(model_path, options)
     seen = Statistics.read(context.statistics)
-    plan, method, rungs = best_plan(prepared, setting, placement, seen, options, context)
+    found = keep_wide_ranges(prepared.model, setting, placement, seen)
+    if not found.placement.weights:
+        raise nothing_to_quantize("static_int8", "; ".join(found.notes))
+    plan, method, rungs = best_plan(prepared, found.setting, found.placement, found.seen, options, context)
     model = insert(plan).model
     finish(model)
     save(model, out_path, external=prepared.external)
-    notes = (*prepared.notes, f"Ranges by {method}, from {seen.samples} rows.", *(_told(rung) for rung in rungs))
+    notes = (
+        *prepared.notes,
+        *found.notes,
+        f"Ranges by {method}, from {seen.samples} rows.",
+        *(_told(rung) for rung in rungs),
+    )
     if any(True for node in model.graph.node for _ in bodies_of(node.attribute)):
         notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
     return Produced(out_path, notes=notes, recovery=tuple(rungs))

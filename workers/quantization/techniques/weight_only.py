@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from app.domain.recipe import WeightOnly
+from workers.quantization.selection import about_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 from workers.quantization.weight_only import choices
 from workers.quantization.weight_only.forms import LEVEL_OPTION
@@ -24,7 +25,9 @@ def quantize(model_path: Path, out_path: Path, options: WeightOnly, context: Con
         making = Making(light, options, sink, context)
         if not making.finds_work():
             raise nothing_to_quantize(
-                "weight_only", "the model has no MatMul or Gemm with stored weights that is not kept in float"
+                "weight_only",
+                "the model has no MatMul or Gemm with a stored matrix that is not kept in float"
+                f"{about_types(light.model)}",
             )
         making.run()
         making.write(out_path)

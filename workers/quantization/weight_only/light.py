@@ -6,14 +6,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
 from onnx import ModelProto, inliner
 
 from app.domain.recipe import KeepFloat
-from app.errors import StepError
 from workers.formats.onnx.graph import graphs
-from workers.quantization import preparation
-from workers.quantization.graph import put_weights_back, set_weights_aside, uses_external_data
+from workers.quantization.graph import put_weights_back, set_weights_aside, sort_nodes
+from workers.quantization.preparation import reading
+from workers.quantization.preparation.constants import initializers_are_constants, store_constants
+from workers.quantization.preparation.dead_parts import drop_dead_parts
+from workers.quantization.preparation.naming import make_names_unique, name_nodes
+from workers.quantization.preparation.opsets import convert, opset_of
+from workers.quantization.preparation.quantized import refuse_quantized
 from workers.quantization.selection import resolve_keep_float
 
 
@@ -29,38 +32,35 @@ class Light:
 
 
 def read(path: Path, *, least_opset: int, keep_float: KeepFloat) -> Light:
-    """Read a model's graph, with named nodes, constants as initializers and functions written out.
+    """Read a model's graph, with named nodes, constants as initializers, functions written out and dead parts gone.
 
-    Raises StepError `already_quantized`, `keep_float_matches_nothing` or `opset_conversion_failed`.
+    Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, or as
+    `workers.quantization.preparation.reading.read` does.
     """
-    model = onnx.load(path, load_external_data=False)
-    found = preparation.quantized_operators(model)
-    if found:
-        raise StepError(
-            f"The model is quantized already (it has {', '.join(found[:4])}); upload the float model it came from.",
-            code="already_quantized",
-        )
+    model, external = reading.read(path, weights=False)
+    refuse_quantized(model)
     if model.functions:
         model = inliner.inline_local_functions(model)
-    preparation._name_nodes(model)
+    name_nodes(model)
     kept = resolve_keep_float(model, keep_float)
     notes: tuple[str, ...] = ()
-    external = uses_external_data(path)
-    if preparation._opset(model) < least_opset:
+    if opset_of(model) < least_opset:
         model, notes = _converted(model, least_opset, external=external)
-    preparation._initializers_are_constants(model)
+    initializers_are_constants(model)
     for graph in graphs(model.graph):
-        preparation._store_constants(graph)
-    preparation._make_names_unique(model)
+        store_constants(graph)
+    make_names_unique(model)
+    sort_nodes(model.graph)
+    drop_dead_parts(model.graph)
     return Light(model, frozenset(kept), path.parent, external, notes)
 
 
 def _converted(model: ModelProto, least_opset: int, *, external: bool) -> tuple[ModelProto, tuple[str, ...]]:
-    before = preparation._opset(model)
+    before = opset_of(model)
     # onnx's converter passes references to outside by; what lies inside is set aside unless it is little anyway.
     aside = {} if external else set_weights_aside(model)
-    model = preparation._convert(model, least_opset)
+    model = convert(model, least_opset)
     if not external:
         put_weights_back(model, aside)
-    preparation._name_nodes(model)
-    return model, (f"Converted from opset {before} to {preparation._opset(model)}.",)
+    name_nodes(model)
+    return model, (f"Converted from opset {before} to {opset_of(model)}.",)

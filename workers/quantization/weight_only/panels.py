@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ Fit = Callable[[Floats, Grid], Blocks]
 _WEIGHTS = 1 << 17  # a panel: with what is made of it on the way it fits a second-level cache of 1 MiB or two
 _LINE = 16  # outputs side by side that share a cache line
 _RELEASE = 1 << 28  # bytes a tensor from which its pages are let go of on the way
+_ROOM = 40  # a power of two, up or down, whose square times a row's length float32 still holds
 _PANELS = 16  # after so many
 
 
@@ -46,7 +48,7 @@ def quantize_matrix(
         last = min(first + step, outputs)
         rows = rows_of(stored, rows_stored, factor, first, last)
         check_finite(rows.sum(axis=-1), name)
-        part = packed(fit(split(rows, grid.block), grid), grid)
+        part = packed(_fitted(split(rows, grid.block), grid, fit), grid)
         made.codes[first:last], made.scales[first:last], made.zeros[first:last] = part.codes, part.scales, part.zeros
         if large and first // step % _PANELS == _PANELS - 1:
             stored.release()
@@ -55,6 +57,15 @@ def quantize_matrix(
         for _ in pool.map(panel, range(0, outputs, step)):
             pass
     return made
+
+
+def _fitted(rows: Floats, grid: Grid, fit: Fit) -> Blocks:
+    """Blocks of rows, brought near 1 by a power of two first where their squares would leave float32."""
+    _, exponent = np.frexp(np.abs(rows).max(initial=0.0))
+    if abs(int(exponent)) < _ROOM:
+        return fit(rows, grid)
+    blocks = fit(np.ldexp(rows, -exponent), grid)
+    return replace(blocks, scales=np.ldexp(blocks.scales, exponent))
 
 
 def check_finite(values: Floats, name: str) -> None:

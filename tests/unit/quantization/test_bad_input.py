@@ -1,0 +1,196 @@
+"""Every technique on every model and every row that trips quantizers up: a sound artifact, or an error that helps.
+
+The matrix says exactly what comes. Where it names no error, the artifact loads in plain onnxruntime, passes ONNX's
+checker if its original does, has the same inputs and outputs, and stays as near to the original as its bits allow.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+
+from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES
+from app.errors import RejectedInput, StepError
+from tests.parts import models
+from tests.unit.quantization.bad_models import CASES, MLP_ROWS, Rows, rows
+from tests.unit.quantization.conftest import observe
+from workers.formats.onnx.inspection import inspect_onnx
+from workers.quantization.calibration.collect import collect
+from workers.quantization.technique import Context, Produced, quantize, resolve
+from workers.runtimes.session import Session, load
+
+AVX2 = frozenset({"avx2"})
+
+Fault = tuple[str, str]
+"""An error's code, and what its text must name."""
+
+NOTHING: Fault = ("nothing_to_quantize", "finds nothing to quantize")
+IN_FLOAT64: Fault = ("nothing_to_quantize", "its weights are float64: export it in float32")
+IN_FLOAT16: Fault = ("nothing_to_quantize", "its weights are float16: export it in float32")
+NOT_FINITE: Fault = ("weights_not_finite", "'w1'")
+
+NO_MATRIX = {"dynamic_int8": NOTHING, "weight_only": NOTHING}
+
+FAULTS: dict[str, dict[str, Fault]] = {
+    "loop": {"static": NOTHING},
+    "no weights": {"static": NOTHING, "dynamic_int8": NOTHING, "weight_only": NOTHING, "half": NOTHING},
+    "an empty operand": NO_MATRIX,
+    "no rows in the batch": {"static": ("calibration_empty", "empty arrays")},
+    "a product without columns": {"static": NOTHING, **NO_MATRIX},
+    "a product without a summed axis": {"static": NOTHING, **NO_MATRIX},
+    "float64": {"static": IN_FLOAT64, "dynamic_int8": IN_FLOAT64, "weight_only": IN_FLOAT64, "half": NOTHING},
+    "float16": {"static": IN_FLOAT16, "dynamic_int8": IN_FLOAT16, "half": NOTHING},
+    "bytes": NO_MATRIX,
+    "one operand twice": NO_MATRIX,
+    "volumes": NO_MATRIX,
+    "a signal of any length": NO_MATRIX,
+    "weights of one axis": NO_MATRIX,
+    "weights of three axes": NO_MATRIX,
+    "a scaled Gemm": {"static": NOTHING, "dynamic_int8": NOTHING},
+    "a Gemm with turned input": {"static": NOTHING, **NO_MATRIX},
+    "a batch norm of nothing": {"static": ("calibration_not_finite", "'act'")},
+    "a NaN among the weights": dict.fromkeys(("static", "dynamic_int8", "weight_only", "half"), NOT_FINITE),
+    "an infinity among the weights": dict.fromkeys(("static", "dynamic_int8", "weight_only", "half"), NOT_FINITE),
+    "rows of zeros, no biases": NO_MATRIX,
+    "a NaN in a row": {"static": ("calibration_not_finite", "'x'")},
+    "an infinity in a row": {"static": ("calibration_not_finite", "'x'")},
+    "denormal rows": NO_MATRIX,
+    "infinite in front of a product": {"static": ("calibration_not_finite", "'l'")},
+}
+"""By case and kind of technique."""
+
+LEAST_DB = {"static": 25, "dynamic_int8": 25, "weight_only": 13, "half": 40}
+"""What eight bits, eight bits with scales found at run time, four bits, and half precision keep at least."""
+
+FAR: dict[tuple[str, str], tuple[float, str]] = {
+    # Numbers near 1e-40 have no scale in float32: they are zero.
+    ("denormal rows", "static"): (0.0, ""),
+    # exp of thousands is a step: products near zero change sides of it.
+    ("infinite inside", "weight_only"): (10.0, ""),
+    # Half precision reaches to 65,504 and says what it clips.
+    ("huge weights", "half"): (-1.0, "w1"),
+    ("one weight beyond the others", "half"): (-1.0, "w1"),
+}
+"""Where an artifact cannot be near: the least dB, and what a note must then name."""
+
+
+def kind_of(technique: str) -> str:
+    """Techniques that are expected to do alike."""
+    if technique in NEEDS_CALIBRATION:
+        return "static"
+    return "half" if technique in ("float16", "bfloat16") else technique
+
+
+def produce(case: str, technique: str, place: Path) -> tuple[Produced, Rows]:
+    model, given = CASES[case]()
+    path = models.save(model, place / "original" / "model.onnx")
+    recipe = resolve(TECHNIQUES[technique](), AVX2)
+    work, statistics = place / "work", place / "statistics.npz"
+    work.mkdir()
+    if technique in NEEDS_CALIBRATION:
+        observe(path, recipe, given, work).write(statistics)
+    context = Context(work=work, features=AVX2, statistics=statistics, feeds=lambda: ((row, len(row)) for row in given))
+    return quantize(path, place / "model.onnx", recipe, context), given
+
+
+def passes_checker(path: Path) -> bool:
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
+        return False
+    return True
+
+
+def distance_db(original: Session, artifact: Session, given: Rows) -> float:
+    """SQNR over all outputs that are finite in the original; there the artifact's must be finite too."""
+    dtypes = {port.name: port.dtype for port in artifact.inputs}
+    signal = noise = 0.0
+    for row in given:
+        pairs = zip(
+            original.run(row),
+            artifact.run({name: values.astype(dtypes[name]) for name, values in row.items()}),
+            strict=True,
+        )
+        for wanted, found in pairs:
+            assert wanted.shape == found.shape
+            finite = np.isfinite(wanted)
+            exact, got = wanted[finite].astype(np.float64), found[finite].astype(np.float64)
+            assert np.isfinite(got).all()
+            signal += float(np.sum(exact**2))
+            noise += float(np.sum((exact - got) ** 2))
+    if noise == 0:
+        return 200.0
+    return float(10 * np.log10(signal / noise)) if signal else -200.0
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("case", CASES)
+def test_the_matrix(tmp_path: Path, case: str, technique: str) -> None:
+    kind = kind_of(technique)
+    fault = FAULTS.get(case, {}).get(kind)
+    if fault is not None:
+        with pytest.raises(StepError) as raised:
+            produce(case, technique, tmp_path)
+        assert raised.value.code == fault[0]
+        assert fault[1] in raised.value.detail
+        return
+
+    produced, given = produce(case, technique, tmp_path)
+
+    original_path = tmp_path / "original" / "model.onnx"
+    assert passes_checker(produced.file) or not passes_checker(original_path)
+    original = load(original_path)
+    artifact = load(produced.file, session_options=produced.session_options)
+    for before, after in ((original.inputs, artifact.inputs), (original.outputs, artifact.outputs)):
+        assert [(port.name, port.dtype) for port in before] == [(port.name, port.dtype) for port in after]
+    least, noted = FAR.get((case, kind), (LEAST_DB.get(kind, 13), ""))
+    assert distance_db(original, artifact, given) >= least
+    assert any(noted in note for note in produced.notes) or not noted
+
+
+def test_the_matrix_has_no_idle_lines() -> None:
+    kinds = set(map(kind_of, TECHNIQUES))
+
+    assert set(FAULTS) | {case for case, _ in FAR} <= set(CASES)
+    assert {kind for faults in FAULTS.values() for kind in faults} | {kind for _, kind in FAR} <= kinds
+    assert kinds >= set(LEAST_DB)
+
+
+# What never comes as far as a technique
+
+
+def test_operators_that_the_runtime_does_not_know_are_refused_at_the_upload(tmp_path: Path) -> None:
+    model = models.model(
+        [helper.make_node("Wavelet", ["x"], ["y"], name="/front/Wavelet", domain="com.example")],
+        [models.value("x", ["batch", 4])],
+        [models.value("y", ["batch", 4])],
+        domains=[("com.example", 1)],
+    )
+
+    with pytest.raises(RejectedInput) as raised:
+        inspect_onnx(models.save(model, tmp_path / "model.onnx"))
+
+    assert raised.value.code == "unsupported_operator"
+    assert "'/front/Wavelet'" in raised.value.detail
+    assert "com.example:Wavelet" in raised.value.detail
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "named"),
+    [
+        ([], "calibration_empty", "no rows"),
+        (rows(MLP_ROWS, "input"), "model_does_not_run", "'x'"),
+        (rows((1, 31)), "model_does_not_run", "x for the following indices"),
+        ([{"x": row["x"].astype(np.float64)} for row in rows(MLP_ROWS)], "model_does_not_run", "double"),
+    ],
+    ids=["no rows", "another name", "another shape", "another type"],
+)
+def test_rows_that_do_not_fit_end_calibration(tmp_path: Path, given: Rows, code: str, named: str) -> None:
+    with pytest.raises(StepError) as raised:
+        collect(models.mlp(), ["x", "h3"], lambda: ((row, 1) for row in given), tmp_path)
+
+    assert raised.value.code == code
+    assert named in raised.value.detail
