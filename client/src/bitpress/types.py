@@ -217,6 +217,56 @@ class Readiness(TypedDict):
     warnings: list[str]
 
 
+class StaticInt16(TypedDict):
+    """
+    Activations as 16-bit integers, weights as 8-bit ones, in QDQ form: for size and accuracy, not for speed on a
+    processor, where ONNX Runtime multiplies floats between the pairs.
+    """
+
+    activation_type: NotRequired[Literal["int16", "uint16"]]
+    """
+    Type of quantized activations. int16 is symmetric about zero; uint16 covers what a tensor takes, so that a ReLU
+    needs no operator of its own.
+    """
+    calibration: NotRequired[Calibration]
+    """How activation ranges are found."""
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    op_types: NotRequired[list[str]]
+    """
+    Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
+    products with stored weights are what is quantized; the others where they stand between those.
+    """
+    per_channel: NotRequired[bool]
+    """One scale an output channel instead of one a tensor, for weights."""
+    recovery: NotRequired[
+        Literal["auto"]
+        | list[
+            Literal[
+                "bias_correction",
+                "equalization",
+                "smoothquant",
+                "clip_search",
+                "range_tuning",
+                "learned_rounding",
+            ]
+        ]
+    ]
+    """
+    Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
+    need no training. `range_tuning` and `learned_rounding` need PyTorch.
+    """
+    technique: Literal["static_int16"]
+    weight_bits: NotRequired[Literal[4, 8]]
+    """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
+    weights: NotRequired[Literal["exact", "qdq"]]
+    """
+    How products read their weights. `exact`: integers, a Cast and a Mul by the scale, which ONNX Runtime makes
+    floats of as it loads the model. `qdq`: DequantizeLinear, which compilers for accelerators look for; ONNX Runtime
+    would make 8-bit products of it, so the artifact then requires `session.disable_quant_qdq`.
+    """
+
+
 class StaticInt8(TypedDict):
     """Weights and activations as 8-bit integers with ranges found beforehand, in QDQ form."""
 
@@ -297,22 +347,28 @@ class WeightOnly(TypedDict):
     accuracy_level: NotRequired[Literal["auto", 0, 1, 2, 3, 4]]
     """
     Type of the arithmetic: 1 and 0 float32, 2 float16, 3 bfloat16, 4 int8. `auto` measures nothing: it takes 4 where
-    the target multiplies bytes, and the job checks what it costs.
+    the target multiplies bytes, and the job checks what it costs (on a small language model 1 % of its perplexity).
     """
     algorithm: NotRequired[Literal["rtn", "mse", "hqq", "gptq", "awq"]]
     """
     `rtn`: nearest numbers between the extremes. `mse`: the scale with the least squared error. `hqq`: half-quadratic
     zero points and scales. `gptq`: each column makes up for the error of those before it. `awq`: channels with large
-    activations are given finer steps. `gptq` and `awq` need calibration rows.
+    activations are given finer steps first, then as `gptq`. `gptq` and `awq` need calibration rows.
     """
     bits: NotRequired[Literal[2, 3, 4, 8]]
-    """Bits a weight. 3 is refused where the target's runtime has no kernel for it."""
+    """Bits a weight. 3 is refused: ONNX Runtime has no kernel for it."""
     block_size: NotRequired[Literal[16, 32, 64, 128, 256, "channel"]]
-    """Weights that share a scale, along the summed axis; `channel`: one scale an output channel."""
+    """
+    Weights that share a scale, along the summed axis; `channel`: one scale an output channel. Blocks of 64 and 128
+    run fastest; with 2 bits those of 16 and 256 have no fast kernel.
+    """
     embeddings: NotRequired[Literal["keep", "quantize"]]
-    """Tables read by Gather: kept as they are, or quantized in blocks too."""
+    """Tables read by Gather: kept as they are, or quantized in blocks too (in onnxruntime's operator, either form)."""
     form: NotRequired[Literal["matmul_nbits", "qdq"]]
-    """`matmul_nbits`: onnxruntime's own operator. `qdq`: standard DequantizeLinear in blocks (opset 21)."""
+    """
+    `matmul_nbits`: onnxruntime's own operator. `qdq`: standard DequantizeLinear in blocks (opset 21; 25 for 2 bits),
+    which onnxruntime turns into its own as it loads the model.
+    """
     heads: NotRequired[Literal["same", "8", "keep"]]
     """The last product before an output: as the rest, in 8 bits, or kept as it is."""
     keep_float: NotRequired[list[str | OperatorType]]
@@ -320,7 +376,10 @@ class WeightOnly(TypedDict):
     samples: NotRequired[int]
     """Calibration rows used at most, by `gptq` and `awq`."""
     symmetric: NotRequired[bool | Literal["auto"]]
-    """Symmetric blocks have no zero points. `auto` takes what the target's kernels run fastest."""
+    """
+    Symmetric blocks have no zero points. `auto`: zero points below 8 bits, where they gain accuracy and cost no
+    time.
+    """
     technique: Literal["weight_only"]
 
 
@@ -499,7 +558,7 @@ class JobSpec(TypedDict):
     name: NotRequired[str | None]
     priority: NotRequired[int]
     """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | WeightOnly | Float16
+    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16
     """The technique and its options."""
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""
