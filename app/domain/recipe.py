@@ -163,17 +163,31 @@ class Float16(_Options):
     keep_float: KeepFloat = ()
 
 
-Recipe = Annotated[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16, Field(discriminator="technique")]
+class Bfloat16(_Options):
+    """Weights stored in bfloat16 and cast to float32 as the model is loaded: half the file, the same arithmetic."""
 
-RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16] = TypeAdapter(Recipe)
+    technique: Literal["bfloat16"] = "bfloat16"
+    least_elements: int = Field(default=256, ge=1)
+    """Weights with fewer elements stay as they are: what they would save is less than their Cast takes."""
+    keep_float: KeepFloat = ()
+
+
+Recipe = Annotated[
+    DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16, Field(discriminator="technique")
+]
+
+RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16] = TypeAdapter(Recipe)
 """Reads any recipe from plain data."""
 
-TECHNIQUES: dict[str, type[DynamicInt8] | type[StaticInt8] | type[StaticInt16] | type[WeightOnly] | type[Float16]] = {
+TECHNIQUES: dict[
+    str, type[DynamicInt8] | type[StaticInt8] | type[StaticInt16] | type[WeightOnly] | type[Float16] | type[Bfloat16]
+] = {
     "dynamic_int8": DynamicInt8,
     "static_int8": StaticInt8,
     "static_int16": StaticInt16,
     "weight_only": WeightOnly,
     "float16": Float16,
+    "bfloat16": Bfloat16,
 }
 """Every technique by its name."""
 

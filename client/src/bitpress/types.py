@@ -389,6 +389,16 @@ class Baseline(TypedDict):
     measurements: list[Measurement]
 
 
+class Bfloat16(TypedDict):
+    """Weights stored in bfloat16 and cast to float32 as the model is loaded: half the file, the same arithmetic."""
+
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    least_elements: NotRequired[int]
+    """Weights with fewer elements stay as they are: what they would save is less than their Cast takes."""
+    technique: Literal["bfloat16"]
+
+
 class Candidate(TypedDict):
     """A variant that a job made and measured."""
 
@@ -558,7 +568,7 @@ class JobSpec(TypedDict):
     name: NotRequired[str | None]
     priority: NotRequired[int]
     """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16
+    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16
     """The technique and its options."""
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""
