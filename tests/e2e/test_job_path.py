@@ -161,8 +161,10 @@ def test_log_and_catalogues(service: Service, finished: dict[str, Any]) -> None:
     assert {entry["id"] for entry in service.api.get("/v1/techniques").json()["items"]} == {
         "dynamic_int8",
         "static_int8",
+        "static_int16",
         "weight_only",
         "float16",
+        "bfloat16",
     }
     assert "top1" in {entry["id"] for entry in service.api.get("/v1/metrics").json()["items"]}
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.domain.ids import derived_id
 from app.domain.measurement import Measurement
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Static, StaticInt8
 from app.errors import StepError
 from workers.evaluation.accuracy import save_scores
 from workers.quantization.calibration.collect import Feeds
@@ -135,7 +135,7 @@ def _calibration(request: CandidatesRequest, recipe: AnyRecipe, scratch: Path) -
     if "calibration" not in request.datasets:
         return None
     rows = DatasetRows(load(scratch / request.model).inputs, request.datasets["calibration"], scratch, "calibration")
-    asked = recipe.calibration.samples if isinstance(recipe, StaticInt8) else getattr(recipe, "samples", rows.count)
+    asked = recipe.calibration.samples if isinstance(recipe, Static) else getattr(recipe, "samples", rows.count)
     return lambda: calibration_feeds(rows, min(asked, rows.count))
 
 

@@ -265,7 +265,7 @@ def test_measurements_on_random_rows_say_so(job: Job) -> None:
     assert measured(candidate)["sqnr_db"]["count"] == 32
 
 
-@pytest.mark.parametrize("technique", ["dynamic_int8", "static_int8", "float16"])
+@pytest.mark.parametrize("technique", ["dynamic_int8", "static_int8", "static_int16", "float16"])
 def test_a_file_set_goes_through_every_step(job: Job, technique: str) -> None:
     job.save_file_set(models.mlp())
     job.save_dataset("calibration", x=vectors(8))

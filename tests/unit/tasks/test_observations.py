@@ -53,7 +53,7 @@ def recipe(**options: Any) -> ClaimedJob:
         job(datasets={"calibration": replace(file_of("c.npz", "2" * 64), id="another", name="another")}),
         recipe(calibration={"method": "entropy"}),
         recipe(calibration={"method": "percentile", "percentile": 99}),
-        recipe(weight_bits=4, reduce_range=True, per_channel=False, activation_type="int8"),
+        recipe(weight_bits=4, reduce_range=True, per_channel=False),
         recipe(recovery=["bias_correction"]),
     ],
 )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from app.domain.recipe import Calibration
-from workers.quantization.affine import Affine, for_range, reach_of, symmetric
+from workers.quantization.affine import Affine, for_activation, reach_of, symmetric
 from workers.quantization.calibration.ranges import find_range
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.qdq.placement import Placement, place
@@ -79,8 +79,8 @@ class Setting:
 
 
 def place_for(model: ModelProto, setting: Setting) -> Placement:
-    """Where a setting quantizes."""
-    return place(model, setting.op_types, setting.kept)
+    """Where a setting quantizes. Only a range that can end at zero replaces an activation: int16's cannot."""
+    return place(model, setting.op_types, setting.kept, absorb=setting.activation_dtype != "int16")
 
 
 def make_plan(
@@ -97,18 +97,15 @@ def make_plan(
 
 
 def activation_types(placement: Placement, seen: Statistics, calibration: Calibration, dtype: str) -> dict[str, Affine]:
-    """How each activation is quantized, by its observed range. What was never seen (an empty tensor) covers zero.
-
-    16-bit types are symmetric: the kernels that there are take no zero point.
-    """
-    bits, balanced = (16, True) if dtype.endswith("16") else (8, False)
+    """How each activation is quantized, by its observed range. What was never seen (an empty tensor) covers zero."""
+    bits, balanced = 16 if dtype.endswith("16") else 8, dtype == "int16"
     found = {}
     for name in placement.observed():
         seen_here = seen.tensors.get(name)
         low, high = (0.0, 0.0)
         if seen_here is not None:
             low, high = find_range(seen_here, calibration, bits=bits, symmetric=balanced)
-        found[name] = symmetric(max(-low, high), dtype, bits=16) if balanced else for_range(low, high, dtype)
+        found[name] = for_activation(low, high, dtype)
     for name in placement.activations:
         if name in placement.shares:
             found[name] = found[placement.shares[name]]
@@ -135,7 +132,7 @@ def weight_types(
         values = numpy_helper.to_array(stored[weight.tensor])
         place = (weight.node, weight.index)
         if not weight.product:
-            found[place] = for_range(
+            found[place] = for_activation(
                 float(values.min(initial=0)), float(values.max(initial=0)), setting.activation_dtype
             )
             continue
