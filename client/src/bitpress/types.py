@@ -7,6 +7,13 @@ this client may answer with more keys.
 from typing import Any, Literal, NotRequired, TypedDict
 
 
+class Absence(TypedDict):
+    """Where something cannot be had, and why."""
+
+    reason: str
+    target: str
+
+
 class Artifact(TypedDict):
     """A file that a job made."""
 
@@ -42,14 +49,6 @@ class Calibration(TypedDict):
     """Share of values kept, in percent. Used by `percentile` alone."""
     samples: NotRequired[int]
     """Rows used at most; the first ones of the calibration dataset. Memory does not grow with them."""
-
-
-class CatalogueEntry(TypedDict):
-    """A technique or metric with the JSON Schema of its options."""
-
-    id: str
-    schema: dict[str, Any]
-    summary: str
 
 
 class Constraint(TypedDict):
@@ -215,6 +214,15 @@ class Readiness(TypedDict):
     parts: dict[str, str]
     status: str
     warnings: list[str]
+
+
+class RecoveryStepEntry(TypedDict):
+    """A step that brings a bad result back, and the targets whose workers cannot take it."""
+
+    absent_on: list[Absence]
+    id: str
+    needs: list[str]
+    summary: str
 
 
 class StaticInt16(TypedDict):
@@ -412,6 +420,15 @@ class Candidate(TypedDict):
     session_options: NotRequired[dict[str, str]]
     tuning_verdict: NotRequired[str | None]
     verdict: NotRequired[str | None]
+
+
+class CatalogueEntry(TypedDict):
+    """A technique or metric with the JSON Schema of its options; techniques that have recovery steps list them."""
+
+    id: str
+    recovery_steps: NotRequired[list[RecoveryStepEntry]]
+    schema: dict[str, Any]
+    summary: str
 
 
 class Dataset(TypedDict):
