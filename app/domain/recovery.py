@@ -22,7 +22,7 @@ NEEDS_TORCH: frozenset[RecoveryStep] = frozenset({"range_tuning", "learned_round
 
 
 def recovery_catalogue(fingerprints: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Describe each step; `absent_on` names those of the targets, given with their fingerprints, that cannot take it."""
+    """Describe each step; `absent_on` names those of the targets, each with its fingerprint, that cannot take it."""
     without_torch = sorted(
         target for target, fingerprint in fingerprints.items() if "torch" not in fingerprint.get("versions", {})
     )
