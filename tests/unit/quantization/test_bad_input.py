@@ -76,6 +76,10 @@ FAR: dict[tuple[str, str], tuple[float, str]] = {
 """Where an artifact cannot be near: the least dB, and what a note must then name."""
 
 
+OPTIONS = {"bfloat16": {"least_elements": 1}}
+"""Where defaults leave alone what is as small as these models."""
+
+
 def kind_of(technique: str) -> str:
     """Techniques that are expected to do alike."""
     if technique in NEEDS_CALIBRATION:
@@ -86,7 +90,7 @@ def kind_of(technique: str) -> str:
 def produce(case: str, technique: str, place: Path) -> tuple[Produced, Rows]:
     model, given = CASES[case]()
     path = models.save(model, place / "original" / "model.onnx")
-    recipe = resolve(TECHNIQUES[technique](), AVX2)
+    recipe = resolve(TECHNIQUES[technique](**OPTIONS.get(technique, {})), AVX2)
     work, statistics = place / "work", place / "statistics.npz"
     work.mkdir()
     if technique in NEEDS_CALIBRATION:
