@@ -66,16 +66,24 @@ def quantized_operators(model: ModelProto) -> list[str]:
     return sorted({node.op_type for node in all_nodes(model) if is_quantized(node.op_type)})
 
 
-def prepare(path: Path, *, least_opset: int, keep_float: KeepFloat, fold: bool, batch_norms: bool = False) -> Prepared:
+def prepare(
+    path: Path,
+    *,
+    least_opset: int,
+    keep_float: KeepFloat,
+    fold: bool,
+    batch_norms: bool = False,
+    partly: bool = False,
+) -> Prepared:
     """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
     `fold` computes beforehand what only rearranges weights; `batch_norms` folds those too, into the
-    convolutions before them.
+    convolutions before them. With `partly`, a part of the model may be quantized.
     Raises StepError `already_quantized`, `keep_float_matches_nothing` or `opset_conversion_failed`.
     """
     model = onnx.load(path)
     found = quantized_operators(model)
-    if found:
+    if found and not partly:
         raise StepError(
             f"The model is quantized already (it has {', '.join(found[:4])}); upload the float model it came from.",
             code="already_quantized",

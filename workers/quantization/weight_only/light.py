@@ -28,14 +28,16 @@ class Light:
     notes: tuple[str, ...]
 
 
-def read(path: Path, *, least_opset: int, keep_float: KeepFloat) -> Light:
+def read(path: Path, *, least_opset: int, keep_float: KeepFloat, partly: bool = False) -> Light:
     """Read a model's graph, with named nodes, constants as initializers and functions written out.
+
+    With `partly`, a part of the model may be quantized.
 
     Raises StepError `already_quantized`, `keep_float_matches_nothing` or `opset_conversion_failed`.
     """
     model = onnx.load(path, load_external_data=False)
     found = preparation.quantized_operators(model)
-    if found:
+    if found and not partly:
         raise StepError(
             f"The model is quantized already (it has {', '.join(found[:4])}); upload the float model it came from.",
             code="already_quantized",
