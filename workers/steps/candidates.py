@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from app.domain.ids import derived_id
 from app.domain.measurement import Measurement
-from app.domain.recipe import Static
+from app.domain.recipe import AnyRecipe, calibration_samples
 from app.errors import StepError
 from workers.evaluation.accuracy import save_scores
 from workers.quantization.calibration.collect import Feeds
-from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
+from workers.quantization.technique import Context, Produced, quantize, resolve
 from workers.runtimes.session import available_threads, load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
 from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
@@ -125,8 +125,9 @@ def _calibration(request: CandidatesRequest, recipe: AnyRecipe, scratch: Path) -
     if "calibration" not in request.datasets:
         return None
     rows = DatasetRows(load(scratch / request.model).inputs, request.datasets["calibration"], scratch, "calibration")
-    asked = recipe.calibration.samples if isinstance(recipe, Static) else getattr(recipe, "samples", rows.count)
-    return lambda: calibration_feeds(rows, min(asked, rows.count))
+    asked = calibration_samples(recipe)
+    wanted = rows.count if asked is None else min(asked, rows.count)
+    return lambda: calibration_feeds(rows, wanted)
 
 
 def _id_of(model: Path, recipe: AnyRecipe) -> str:

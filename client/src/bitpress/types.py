@@ -529,6 +529,15 @@ class Model(TypedDict):
     state: Literal["inspecting", "ready", "rejected"]
 
 
+class Part(TypedDict):
+    """Some nodes of a model, and what is done to them."""
+
+    nodes: list[str | OperatorType]
+    """Node names, shell-style patterns of them (`/encoder/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | None
+    """The technique and its options; null: these nodes stay in float."""
+
+
 class Problem(TypedDict):
     """A problem document (RFC 9457)."""
 
@@ -542,6 +551,21 @@ class Problem(TypedDict):
     status: int
     title: str
     type: NotRequired[str]
+
+
+class Mixed(TypedDict):
+    """Other techniques side by side in one model, each for the nodes that it is given."""
+
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    parts: NotRequired[list[Part]]
+    """
+    A node belongs to the first part that names it. Whatever their order here, techniques work in the order
+    dynamic_int8, static_int8 or static_int16, weight_only, float16, bfloat16; parts with the same recipe are one.
+    """
+    rest: NotRequired[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | None]
+    """What is done to the nodes that no part names; null: they stay in float."""
+    technique: Literal["mixed"]
 
 
 class JobSpec(TypedDict):
@@ -568,7 +592,7 @@ class JobSpec(TypedDict):
     name: NotRequired[str | None]
     priority: NotRequired[int]
     """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16
+    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | Mixed
     """The technique and its options."""
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""

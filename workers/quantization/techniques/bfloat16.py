@@ -32,7 +32,7 @@ def quantize(model_path: Path, out_path: Path, options: Bfloat16, context: Conte
     A weight that a node kept in float reads too stays as it is, so that nothing is stored twice. Raises StepError
     `nothing_to_quantize`, `already_quantized`, `keep_float_matches_nothing` or `opset_conversion_failed`.
     """
-    light = read(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float)
+    light = read(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, partly=context.partly)
     wanted = _wanted(light.model, light.kept, options.least_elements)
     if not wanted:
         raise nothing_to_quantize(
@@ -102,7 +102,7 @@ def _wanted(model: ModelProto, kept: frozenset[str], least: int) -> set[str]:
 
 
 def _store(tensor: TensorProto, graph: GraphProto, folder: Path, sink: Sink) -> list[str]:
-    """Put a weight's bfloat16 form in its place and a Cast of it to the old name behind; returns the name if clipped."""
+    """Put a weight's bfloat16 form in its place with a Cast of it to the old name; returns the name if clipped."""
     name, taken = tensor.name, defined(graph)
     stored = f"{name}_bfloat16"
     while stored in taken:

@@ -32,13 +32,13 @@ AUTO_RECOVERY: tuple[RecoveryStep, ...] = ("bias_correction", "equalization", "s
 """What `recovery: auto` tries: the steps that need no training."""
 
 
-def prepare_for(model_path: Path, options: Static) -> tuple[Prepared, Setting, Placement]:
+def prepare_for(model_path: Path, options: Static, *, partly: bool = False) -> tuple[Prepared, Setting, Placement]:
     """The model as calibration and quantization both see it, and what is to be quantized in it.
 
     Any static technique's options will do. Raises StepError as `workers.quantization.preparation.prepare` does,
     `op_type_not_quantizable`, and `nothing_to_quantize`.
     """
-    prepared = _prepared(model_path, options)
+    prepared = _prepared(model_path, options, partly=partly)
     setting = _setting(options, prepared.kept)
     placement = place_for(prepared.model, setting)
     if not any(weight.product for weight in placement.weights):
@@ -64,7 +64,7 @@ def make(model_path: Path, out_path: Path, options: Static, context: Context, *,
     """Make the artifact of any static technique; `exact` is `workers.quantization.qdq.insertion.insert`'s."""
     if context.statistics is None or not context.statistics.exists():
         raise StepError(f"{options.technique} needs what the calibrate step observes.", code="calibration_missing")
-    prepared, setting, placement = prepare_for(model_path, options)
+    prepared, setting, placement = prepare_for(model_path, options, partly=context.partly)
     seen = Statistics.read(context.statistics)
     plan, method, rungs = best_plan(prepared, setting, placement, seen, options, context)
     model = insert(plan, exact=exact).model
@@ -105,9 +105,16 @@ def best_plan(
     return plan, method, [*rungs, *further]
 
 
-def _prepared(model_path: Path, options: Static) -> Prepared:
+def _prepared(model_path: Path, options: Static, *, partly: bool) -> Prepared:
     def prepared(opset: int) -> Prepared:
-        return prepare(model_path, least_opset=opset, keep_float=options.keep_float, fold=True, batch_norms=True)
+        return prepare(
+            model_path,
+            least_opset=opset,
+            keep_float=options.keep_float,
+            fold=True,
+            batch_norms=True,
+            partly=partly,
+        )
 
     if isinstance(options, StaticInt16):
         try:
