@@ -47,16 +47,19 @@ def prepare(
     keep_float: KeepFloat,
     fold: bool,
     batch_norms: bool = False,
+    partly: bool = False,
 ) -> Prepared:
     """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
     `fold` computes beforehand what only rearranges weights; `batch_norms` folds those too, into the products before
-    them, each of which gets weights of its own: it is for techniques that change weights.
+    them, each of which gets weights of its own: it is for techniques that change weights. With `partly`, a part of the
+    model may be quantized.
     Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, `weights_not_finite`,
     or as `workers.quantization.preparation.reading.read` does.
     """
     model, external = read(path)
-    refuse_quantized(model)
+    if not partly:
+        refuse_quantized(model)
     notes: list[str] = []
     if model.functions:
         model = inliner.inline_local_functions(model)

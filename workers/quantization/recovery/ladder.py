@@ -21,7 +21,9 @@ JUDGED_OF = 4
 LEAST_FEEDS = 16
 """With fewer, steps are judged on what they are fitted to."""
 
-_NOT_TAKEN = frozenset({"step_not_applicable", "needs_torch", "operator_not_differentiable", "graph_parity"})
+_NOT_TAKEN = frozenset(
+    {"step_not_applicable", "needs_torch", "operator_not_differentiable", "graph_parity", "not_emulated"}
+)
 """Why a step may not be taken: the model, or this worker, has not what it needs."""
 
 

@@ -31,14 +31,15 @@ class Light:
     notes: tuple[str, ...]
 
 
-def read(path: Path, *, least_opset: int, keep_float: KeepFloat) -> Light:
+def read(path: Path, *, least_opset: int, keep_float: KeepFloat, partly: bool = False) -> Light:
     """Read a model's graph, with named nodes, constants as initializers, functions written out and dead parts gone.
 
-    Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, or as
-    `workers.quantization.preparation.reading.read` does.
+    With `partly`, a part of the model may be quantized. Raises StepError `already_quantized`,
+    `keep_float_matches_nothing`, `opset_conversion_failed`, or as `workers.quantization.preparation.reading.read` does.
     """
     model, external = reading.read(path, weights=False)
-    refuse_quantized(model)
+    if not partly:
+        refuse_quantized(model)
     if model.functions:
         model = inliner.inline_local_functions(model)
     name_nodes(model)
