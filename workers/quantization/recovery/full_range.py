@@ -77,7 +77,5 @@ def _pays(values: Array, narrow: Affine, wide: Affine, tally: Tally) -> bool:
     Rounding's share of a product is taken to be its share of the weights, which holds for inputs of even power.
     """
     exact = values.astype(np.float64)
-    gained = sum(
-        sign * float(np.sum((affine.rounded(values) - exact) ** 2)) for sign, affine in ((1, narrow), (-1, wide))
-    )
-    return tally.noise * float(np.sum(exact**2)) < gained * tally.signal
+    before, after = (float(np.sum((affine.rounded(values) - exact) ** 2)) for affine in (narrow, wide))
+    return tally.noise * float(np.sum(exact**2)) < (before - after) * tally.signal
