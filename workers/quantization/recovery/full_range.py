@@ -22,6 +22,8 @@ from workers.quantization.recovery.material import Material
 
 ROWS = 4
 """Feeds that are emulated."""
+CORRELATED = 8.0
+"""What saturation takes is always of one sign, and adds up where roundings cancel: its power weighs so many times more."""
 
 
 def full_range(plan: Plan, material: Material) -> Plan:
@@ -78,4 +80,4 @@ def _pays(values: Array, narrow: Affine, wide: Affine, tally: Tally) -> bool:
     """
     exact = values.astype(np.float64)
     before, after = (float(np.sum((affine.rounded(values) - exact) ** 2)) for affine in (narrow, wide))
-    return tally.noise * float(np.sum(exact**2)) < (before - after) * tally.signal
+    return CORRELATED * tally.noise * float(np.sum(exact**2)) < (before - after) * tally.signal

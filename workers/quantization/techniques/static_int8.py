@@ -121,7 +121,7 @@ def best_plan(
     for method, each in tried.items():
         if each.fidelity.output_db >= best - NEAR_DB:
             later = [step for step in steps if step != "bias_correction"]
-            further = climb(each.plan, _with(material, method), later, judge, each.fidelity)
+            further = climb(each.plan, _with(material, method), later, judge, each.fidelity, correcting=bool(early))
             ends.append((method, replace(further, rungs=[*each.rungs, *further.rungs])))
     method, end = max(ends, key=lambda each: each[1].fidelity.output_db)
     return end.plan, method, end.rungs
