@@ -22,7 +22,9 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
     Raises StepError `nothing_to_quantize`, `already_quantized`, `keep_float_matches_nothing` or
     `quantization_failed`.
     """
-    prepared = prepare(model_path, least_opset=1, keep_float=options.keep_float, fold=False)
+    prepared = prepare(
+        model_path, least_opset=1, keep_float=options.keep_float, requantize=options.requantize, fold=False
+    )
     model = prepared.model
     if not any(tensor.data_type == TensorProto.FLOAT for tensor in all_tensors(model)):
         raise nothing_to_quantize("float16", "the model stores no float32 tensors")

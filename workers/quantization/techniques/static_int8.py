@@ -39,7 +39,14 @@ def prepare_for(model_path: Path, options: StaticInt8) -> tuple[Prepared, Settin
     `nothing_to_quantize`.
     """
     op_types = select_op_types(options.op_types, OP_TYPES, "static_int8")
-    prepared = prepare(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, fold=True, batch_norms=True)
+    prepared = prepare(
+        model_path,
+        least_opset=_LEAST_OPSET,
+        keep_float=options.keep_float,
+        requantize=options.requantize,
+        fold=True,
+        batch_norms=True,
+    )
     setting = Setting(
         op_types=frozenset(op_types),
         kept=prepared.kept,

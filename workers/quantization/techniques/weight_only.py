@@ -20,7 +20,12 @@ def quantize(model_path: Path, out_path: Path, options: WeightOnly, context: Con
     """
     options = choices.resolve(options, context.features)
     choices.check(options)
-    light = read(model_path, least_opset=choices.least_opset(options), keep_float=options.keep_float)
+    light = read(
+        model_path,
+        least_opset=choices.least_opset(options),
+        keep_float=options.keep_float,
+        requantize=options.requantize,
+    )
     with Sink(out_path, external=light.external) as sink:
         making = Making(light, options, sink, context)
         if not making.finds_work():
