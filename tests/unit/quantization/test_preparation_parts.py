@@ -164,7 +164,16 @@ def without_spread() -> ModelProto:
     return model
 
 
-@pytest.mark.parametrize("case", [alone, on_three_axes, scaled_gemm, gemm_of_a_whole_bias, without_spread])
+def read_by_another() -> ModelProto:
+    model = CASES["conv without bias"]()
+    model.graph.node.append(helper.make_node("Relu", ["p"], ["other"], name="relu"))
+    model.graph.output.append(models.value("other", None))
+    return model
+
+
+@pytest.mark.parametrize(
+    "case", [alone, on_three_axes, scaled_gemm, gemm_of_a_whole_bias, without_spread, read_by_another]
+)
 def test_what_cannot_be_folded_stays(tmp_path: Path, case: Callable[[], ModelProto]) -> None:
     made = prepared_norms(case(), tmp_path)
 
