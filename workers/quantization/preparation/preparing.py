@@ -51,7 +51,7 @@ def prepare(
 ) -> Prepared:
     """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
-    `fold` computes beforehand what only rearranges weights; `batch_norms` folds those too, into the products before
+    `fold` computes beforehand what is made of weights alone; `batch_norms` folds those too, into the products before
     them, each of which gets weights of its own: it is for techniques that change weights. `requantize` turns a model in
     QDQ form back into float first.
     Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, `weights_not_finite`,
