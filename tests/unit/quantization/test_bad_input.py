@@ -11,11 +11,11 @@ import onnx
 import pytest
 from onnx import helper
 
-from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES
+from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES, StaticInt8
 from app.errors import RejectedInput, StepError
 from tests.parts import models
-from tests.unit.quantization.bad_models import CASES, MLP_ROWS, Rows, rows
-from tests.unit.quantization.conftest import observe
+from tests.unit.quantization.bad_models import CASES, MLP_ROWS, Rows, mlp_of, normal, rows
+from tests.unit.quantization.conftest import Maker, observe
 from workers.formats.onnx.inspection import inspect_onnx
 from workers.quantization.calibration.collect import collect
 from workers.quantization.technique import Context, Produced, quantize, resolve
@@ -204,3 +204,17 @@ def test_rows_that_do_not_fit_end_calibration(tmp_path: Path, given: Rows, code:
 
     assert raised.value.code == code
     assert named in raised.value.detail
+
+
+@pytest.mark.parametrize("dead", [1e-9, 1e-20, 0.0])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_bias_behind_weights_that_have_died_is_not_cut_off(make: Maker, dead: float, per_channel: bool) -> None:
+    """onnxruntime makes a Gemm of MatMul and Add, and rounds the bias to 32 bits in units of the sum's scale."""
+    first = normal(32, 24) * (1 if per_channel else np.float32(dead))
+    first[:, :6] *= np.float32(dead)
+    model = mlp_of(first)
+    model.graph.initializer[1].CopyFrom(models.tensor("b1", np.linspace(3, 5, 24)))
+
+    made = make(model, StaticInt8(reduce_range=True, per_channel=per_channel, recovery=()), feeds=rows(MLP_ROWS))
+
+    assert made.sqnr_db > 30
