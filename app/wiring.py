@@ -12,6 +12,7 @@ from app.services import Services
 from app.services.artifacts import Artifacts
 from app.services.blobs import Blobs
 from app.services.jobs import Jobs
+from app.services.observations import Observations
 from app.services.sweeper import Sweeper
 from app.services.targets import Targets
 from app.services.uploads import Datasets, Models
@@ -95,6 +96,7 @@ def build(settings: Settings) -> Services:
     store = object_store(settings)
     wake_ups = WakeUps(broker_url(settings))
     blobs = Blobs(database, store, grace_seconds=settings.grace_seconds)
+    observations = Observations(database, blobs, keep_seconds=settings.observations_seconds)
     uploads: dict[str, Any] = {
         "max_bytes": settings.max_upload_bytes,
         "source_buckets": settings.source_buckets,
@@ -111,7 +113,13 @@ def build(settings: Settings) -> Services:
         artifacts=Artifacts(database),
         targets=Targets(database),
         work=Work(database, blobs, lease_seconds=settings.lease_seconds),
+        observations=observations,
         sweeper=Sweeper(
-            database, wake_ups, blobs, wake_seconds=settings.wake_seconds, grace_seconds=settings.grace_seconds
+            database,
+            wake_ups,
+            blobs,
+            observations,
+            wake_seconds=settings.wake_seconds,
+            grace_seconds=settings.grace_seconds,
         ),
     )

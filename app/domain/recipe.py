@@ -79,21 +79,13 @@ class DynamicInt8(_Options):
     requantize: Requantize = False
 
 
-class StaticInt8(_Options):
-    """Weights and activations as 8-bit integers with ranges found beforehand, in QDQ form."""
+class _Static(_Options):
+    """What techniques share whose ranges are found beforehand from calibration rows."""
 
-    technique: Literal["static_int8"] = "static_int8"
     calibration: Calibration = Field(default_factory=Calibration)
     """How activation ranges are found."""
-    activation_type: Literal["uint8", "int8"] = "uint8"
-    """Type of quantized activations."""
-    weight_type: Literal["int8", "uint8"] = "int8"
-    """Type of the stored weights; int8 where activations are int8."""
     per_channel: bool = True
     """One scale an output channel instead of one a tensor, for weights."""
-    reduce_range: bool | Literal["auto"] = "auto"
-    """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
-    `auto` decides by the target's features."""
     weight_bits: Literal[4, 8] = 8
     """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
     recovery: Literal["auto"] | tuple[RecoveryStep, ...] = "auto"
@@ -105,6 +97,19 @@ class StaticInt8(_Options):
     keep_float: KeepFloat = ()
     requantize: Requantize = False
 
+
+class StaticInt8(_Static):
+    """Weights and activations as 8-bit integers with ranges found beforehand, in QDQ form."""
+
+    technique: Literal["static_int8"] = "static_int8"
+    activation_type: Literal["uint8", "int8"] = "uint8"
+    """Type of quantized activations."""
+    weight_type: Literal["int8", "uint8"] = "int8"
+    """Type of the stored weights; int8 where activations are int8."""
+    reduce_range: bool | Literal["auto"] = "auto"
+    """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
+    `auto` decides by the target's features."""
+
     @field_validator("weight_type")
     @classmethod
     def _kernels_exist(cls, value: str, info: ValidationInfo) -> str:
@@ -114,6 +119,24 @@ class StaticInt8(_Options):
                 "take int8 weights, or uint8 activations."
             )
         return value
+
+
+class StaticInt16(_Static):
+    """Activations as 16-bit integers, weights as 8-bit ones, in QDQ form: for size and accuracy, not for speed on a
+    processor, where ONNX Runtime multiplies floats between the pairs."""
+
+    technique: Literal["static_int16"] = "static_int16"
+    activation_type: Literal["int16", "uint16"] = "int16"
+    """Type of quantized activations. int16 is symmetric about zero; uint16 covers what a tensor takes, so that a ReLU
+    needs no operator of its own."""
+    weights: Literal["exact", "qdq"] = "exact"
+    """How products read their weights. `exact`: integers, a Cast and a Mul by the scale, which ONNX Runtime makes
+    floats of as it loads the model. `qdq`: DequantizeLinear, which compilers for accelerators look for; ONNX Runtime
+    would make 8-bit products of it, so the artifact then requires `session.disable_quant_qdq`."""
+
+
+Static = StaticInt8 | StaticInt16
+"""Techniques whose ranges are found beforehand."""
 
 
 class WeightOnly(_Options):
@@ -158,20 +181,36 @@ class Float16(_Options):
     requantize: Requantize = False
 
 
-Recipe = Annotated[DynamicInt8 | StaticInt8 | WeightOnly | Float16, Field(discriminator="technique")]
+class Bfloat16(_Options):
+    """Weights stored in bfloat16 and cast to float32 as the model is loaded: half the file, the same arithmetic."""
 
-RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | WeightOnly | Float16] = TypeAdapter(Recipe)
+    technique: Literal["bfloat16"] = "bfloat16"
+    least_elements: int = Field(default=256, ge=1)
+    """Weights with fewer elements stay as they are: what they would save is less than their Cast takes."""
+    keep_float: KeepFloat = ()
+    requantize: Requantize = False
+
+
+Recipe = Annotated[
+    DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16, Field(discriminator="technique")
+]
+
+RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16] = TypeAdapter(Recipe)
 """Reads any recipe from plain data."""
 
-TECHNIQUES: dict[str, type[DynamicInt8] | type[StaticInt8] | type[WeightOnly] | type[Float16]] = {
+TECHNIQUES: dict[
+    str, type[DynamicInt8] | type[StaticInt8] | type[StaticInt16] | type[WeightOnly] | type[Float16] | type[Bfloat16]
+] = {
     "dynamic_int8": DynamicInt8,
     "static_int8": StaticInt8,
+    "static_int16": StaticInt16,
     "weight_only": WeightOnly,
     "float16": Float16,
+    "bfloat16": Bfloat16,
 }
 """Every technique by its name."""
 
-NEEDS_CALIBRATION = frozenset({"static_int8"})
+NEEDS_CALIBRATION = frozenset({"static_int8", "static_int16"})
 """Techniques that cannot work without calibration rows."""
 
 

@@ -7,6 +7,7 @@ from app.queue.wake_up import WakeUps
 from app.services.artifacts import Artifacts
 from app.services.blobs import Blobs
 from app.services.jobs import Jobs
+from app.services.observations import Observations
 from app.services.sweeper import Sweeper
 from app.services.targets import Targets
 from app.services.uploads import Datasets, Models
@@ -28,6 +29,7 @@ class Services:
     artifacts: Artifacts
     targets: Targets
     work: Work
+    observations: Observations
     sweeper: Sweeper
 
     def close(self) -> None:

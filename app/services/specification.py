@@ -183,6 +183,8 @@ def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked)
             "This target's int8 kernels saturate at 16 bits and reduce_range is false: accuracy may suffer. "
             "reduce_range: auto would use 7-bit weights."
         )
+    if recipe.technique == "static_int16":
+        checked.doubts.append("No kernel here multiplies 16-bit by 8-bit integers: static_int16 saves bytes, not time.")
     if recipe.technique == "dynamic_int8" and "Conv" in recipe.op_types:
         checked.doubts.append("Dynamic int8 convolutions have slow kernels: expect a slower model.")
 

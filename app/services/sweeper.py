@@ -8,6 +8,7 @@ from app.db.repositories import jobs, leases, workers
 from app.db.session import Database
 from app.queue.wake_up import WakeUps
 from app.services.blobs import Blobs
+from app.services.observations import Observations
 from app.services.targets import ALIVE_SECONDS
 from app.services.work import waiting_queues
 
@@ -18,11 +19,19 @@ class Sweeper:
     """Runs in every server; what it does is safe to do twice or by several at once."""
 
     def __init__(
-        self, database: Database, wake_ups: WakeUps, blobs: Blobs, *, wake_seconds: float, grace_seconds: float
+        self,
+        database: Database,
+        wake_ups: WakeUps,
+        blobs: Blobs,
+        observations: Observations,
+        *,
+        wake_seconds: float,
+        grace_seconds: float,
     ) -> None:
         self._database = database
         self._wake_ups = wake_ups
         self._blobs = blobs
+        self._observations = observations
         self._wake_ms = round(wake_seconds * 1000)
         # Looking for unneeded objects reads every blob's row: often enough to keep the grace time roughly.
         self._collect_seconds = min(60.0, grace_seconds / 10)
@@ -41,6 +50,7 @@ class Sweeper:
         for queue in self._to_wake():
             self._wake_ups.send(queue)
         if time.monotonic() - self._collected >= self._collect_seconds:
+            self._observations.forget_unused()
             self._blobs.sweep()
             self._collected = time.monotonic()
 

@@ -161,10 +161,26 @@ def test_log_and_catalogues(service: Service, finished: dict[str, Any]) -> None:
     assert {entry["id"] for entry in service.api.get("/v1/techniques").json()["items"]} == {
         "dynamic_int8",
         "static_int8",
+        "static_int16",
         "weight_only",
         "float16",
+        "bfloat16",
     }
     assert "top1" in {entry["id"] for entry in service.api.get("/v1/metrics").json()["items"]}
+
+
+def test_activations_are_observed_once_for_every_method(service: Service, finished: dict[str, Any]) -> None:
+    """A later job of the same model and data reads what the first one observed, and is none the worse for it."""
+    again = {"calibration": {"method": "entropy", "samples": 64}, "activation_type": "int8"}
+    job = service.submit(
+        model=finished["spec"]["model"], datasets=finished["spec"]["datasets"], recipe={**STATIC, **again}
+    )
+    body = service.ended(job["id"])
+    assert body["state"] == "succeeded", body
+    assert [note for note in body["notes"] if "observed by an earlier job" in note]
+    assert not [note for note in finished["notes"] if "observed by an earlier job" in note]
+    assert any("Ranges by entropy, from 64 rows" in note for note in body["candidates"][0]["notes"])
+    assert value(body["candidates"][0]["measurements"], "agreement")["value"] > 0.9
 
 
 def test_links_name_only_what_exists(service: Service, finished: dict[str, Any]) -> None:

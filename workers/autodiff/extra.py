@@ -2,9 +2,8 @@
 
 from importlib.util import find_spec
 
+from app.domain.recovery import INSTALL
 from app.errors import StepError
-
-INSTALL = "pip install 'bitpress-service[train]'"
 
 
 def has_torch() -> bool:

@@ -13,6 +13,8 @@ from workers.hardware.allowance import usable_cores, usable_memory
 from workers.hardware.cpu import Cpu, read_cpu
 
 _PACKAGES = {"numpy": "numpy", "onnx": "onnx", "onnxruntime": "onnxruntime", "bitpress": "bitpress-service"}
+_EXTRAS = ("torch",)
+"""Packages that some steps need and a worker may lack."""
 RUNTIMES = ("onnxruntime",)
 
 # By what the firmware says of itself (DMI, sys_vendor and product_name).
@@ -30,7 +32,8 @@ def probe(root: Path = Path("/")) -> Fingerprint:
     cpu = read_cpu(root)
     cores, memory_bytes = usable_cores(root), usable_memory(root)
     virtualization = _virtualization(root, cpu)
-    versions = {"python": platform.python_version()} | {name: _version(name) for name in _PACKAGES}
+    versions = {"python": platform.python_version()} | {name: _version(name) or "unknown" for name in _PACKAGES}
+    versions |= {name: found for name in _EXTRAS if (found := _version(name))}
     return Fingerprint(
         id=fingerprint_id(
             architecture=cpu.architecture,
@@ -76,11 +79,11 @@ def _os_name(root: Path) -> str:
     return platform.system()
 
 
-def _version(name: str) -> str:
+def _version(name: str) -> str | None:
     try:
-        return version(_PACKAGES[name])
+        return version(_PACKAGES.get(name, name))
     except PackageNotFoundError:
-        return "unknown"
+        return None
 
 
 def _first_line(path: Path) -> str:

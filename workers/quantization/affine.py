@@ -76,6 +76,13 @@ def for_range(low: float, high: float, dtype: str) -> Affine:
     return Affine(dtype, np.asarray(scale), np.asarray(zero_point, dtype=dtype), least, most)
 
 
+def for_activation(low: float, high: float, dtype: str) -> Affine:
+    """Cover what an activation takes; int16 about zero, since kernels that multiply it take no zero point."""
+    if dtype == "int16":
+        return symmetric(max(-low, high), dtype, bits=16)
+    return for_range(low, high, dtype)
+
+
 def symmetric(reach: Array | float, dtype: str, *, bits: int = 8, axis: int | None = None) -> Affine:
     """Cover −reach to reach about zero, one scale an entry of `reach`.
 

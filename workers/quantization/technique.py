@@ -5,14 +5,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.domain.recipe import DynamicInt8, Float16, StaticInt8, WeightOnly
+from app.domain.recipe import Bfloat16, DynamicInt8, Float16, StaticInt8, StaticInt16, WeightOnly
 from app.domain.target import saturates_int8
 from app.errors import StepError
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.recovery.ladder import Rung
 from workers.quantization.weight_only import choices
 
-AnyRecipe = DynamicInt8 | StaticInt8 | WeightOnly | Float16
+AnyRecipe = DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16
 
 _SATURATES = (
     "This processor adds products of 8-bit numbers in 16 bits, where full-range weights saturate: accuracy may be "
@@ -55,9 +55,9 @@ def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:
     """
     if isinstance(recipe, WeightOnly):
         return choices.resolve(recipe, features)
-    if isinstance(recipe, Float16) or recipe.reduce_range != "auto":
-        return recipe
-    return recipe.model_copy(update={"reduce_range": saturates_int8(features)})
+    if isinstance(recipe, DynamicInt8 | StaticInt8) and recipe.reduce_range == "auto":
+        return recipe.model_copy(update={"reduce_range": saturates_int8(features)})
+    return recipe
 
 
 def quantize(model_path: Path, out_path: Path, recipe: AnyRecipe, context: Context) -> Produced:

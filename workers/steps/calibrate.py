@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Static
 from app.errors import StepError
 from workers.runtimes.session import Array, load
 from workers.steps.outputs import worthwhile_threads
@@ -31,11 +31,11 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
     Raises StepError `calibration_missing`, or as `workers.quantization.calibration.collect.collect` does.
     """
     recipe = request.spec.recipe
-    if not isinstance(recipe, StaticInt8):
+    if not isinstance(recipe, Static):
         return CalibrateResult(tensors=0)
     if "calibration" not in request.datasets:
         raise StepError(
-            "static_int8 needs a calibration dataset, from whose rows the ranges of activations are found.",
+            f"{recipe.technique} needs a calibration dataset, from whose rows the ranges of activations are found.",
             code="calibration_missing",
         )
     # Loaded only where something is to be calibrated.

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from app.domain.ids import derived_id
 from app.domain.measurement import Measurement
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Static, StaticInt8
 from app.errors import StepError
 from workers.evaluation.accuracy import save_scores
 from workers.quantization.calibration.collect import Feeds
@@ -21,6 +21,7 @@ from workers.runtimes.session import available_threads, load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
 from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
 from workers.steps.calibrate import STATISTICS, calibration_feeds
+from workers.steps.numerics import Numerics, numerics_of
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
 from workers.steps.requests import CandidatesRequest, Progress, read_result
 from workers.steps.rows import DatasetRows, rows_of
@@ -32,7 +33,8 @@ class Candidate(BaseModel):
     `recipe` holds no "auto" any more. `file`, and `outputs` with the artifact's outputs, are relative to
     the step's folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of
     `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite
-    values, or values that are no numbers, by output. `recovery` is what each recovery step brought.
+    values, or values that are no numbers, by output. `recovery` is what each recovery step brought, `numerics` what
+    the artifact gives on processors with and without VNNI.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Candidate(BaseModel):
     unusual: dict[str, int]
     measurements: tuple[Measurement, ...]
     recovery: tuple[dict[str, Any], ...] = ()
+    numerics: Numerics | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -88,7 +91,13 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
     kept = _run(
         request, produced, baseline, scratch, home.parent, lambda share, text: progress(0.45 + 0.45 * share, text)
     )
-    progress(0.9, "comparing with the original")
+    numerics: Numerics | None = None
+    if isinstance(recipe, StaticInt8):
+        progress(0.9, "emulating other processors")
+        session = load(produced.file, session_options=produced.session_options)
+        numerics, note = numerics_of(produced, model, rows_of(request, scratch, session))
+        notes.append(note)
+    progress(0.95, "comparing with the original")
     accuracy = accuracy_of(
         baseline.metrics,
         baseline.source,
@@ -113,6 +122,7 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
                 rows=kept.rows,
                 unusual=kept.unusual,
                 recovery=tuple(asdict(rung) for rung in produced.recovery),
+                numerics=numerics,
                 measurements=(artifact_bytes(files), *accuracy.measurements),
                 notes=(*notes, *kept.notes, *about_unusual(kept, "artifact")),
             ),
@@ -125,7 +135,7 @@ def _calibration(request: CandidatesRequest, recipe: AnyRecipe, scratch: Path) -
     if "calibration" not in request.datasets:
         return None
     rows = DatasetRows(load(scratch / request.model).inputs, request.datasets["calibration"], scratch, "calibration")
-    asked = recipe.calibration.samples if isinstance(recipe, StaticInt8) else getattr(recipe, "samples", rows.count)
+    asked = recipe.calibration.samples if isinstance(recipe, Static) else getattr(recipe, "samples", rows.count)
     return lambda: calibration_feeds(rows, min(asked, rows.count))
 
 

@@ -106,6 +106,7 @@ def _manifest(
         "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
         "recipe": candidate.recipe,
         "session_options": candidate.session_options,
+        "numerics": candidate.numerics.model_dump() if candidate.numerics else None,
         "inputs": [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in session.inputs],
         "outputs": [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in session.outputs],
         "versions": versions,

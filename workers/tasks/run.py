@@ -13,10 +13,13 @@ from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, 
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
 from workers.tasks.heartbeat import Heartbeat
+from workers.tasks.observations import observation_key
 from workers.tasks.plan import Step, measuring_steps, progress_at
 from workers.tasks.station import Station
 
 log = logging.getLogger(__name__)
+
+_OBSERVED_BEFORE = "Activations were observed by an earlier job, with the same model, data and versions."
 
 LOG_BYTES = 1 << 20
 """The end of a longer log is what is kept."""
@@ -106,8 +109,10 @@ class JobRun:
         self._fetch_inputs()
         self._restore_finished()
         with self._crew() as crew:
-            for name in ("inspect", "baseline", "calibrate", "candidates"):
+            for name in ("inspect", "baseline"):
                 self._step(crew, Step(name, name, name, self._request()))
+            self._calibrate(crew)
+            self._step(crew, Step("candidates", "candidates", "candidates", self._request()))
             # While others measure, this child waits for its next step and takes no processor.
             measured = self._measure()
             request = self._request() | {"measurements": measured}
@@ -143,19 +148,39 @@ class JobRun:
         except BitpressError as error:
             error.stage = step.stage
             raise
-        self._results[step.folder] = result
-        self._seconds[step.folder] = round(time.monotonic() - begun, 3)
-        # What the last step leaves becomes the job's artifacts; only a takeover needs the others.
-        if step.name != "package":
-            besides = ("request.json", "result.json")
-            files = {
-                path: self._keep(step.folder, path)
-                for path in regular_files(self._scratch / step.folder, besides=besides)
-            }
-            finished = FinishedStep(step.folder, result, self._seconds[step.folder])
-            self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
-            self._loose.clear()
+        self._finish(step.folder, result, time.monotonic() - begun)
         return result
+
+    def _finish(self, folder: str, result: dict[str, Any], seconds: float) -> None:
+        """Take up what a step left and record it."""
+        self._results[folder] = result
+        self._seconds[folder] = round(seconds, 3)
+        # What the last step leaves becomes the job's artifacts; only a takeover needs the others.
+        if folder == "package":
+            return
+        besides = ("request.json", "result.json")
+        files = {path: self._keep(folder, path) for path in regular_files(self._scratch / folder, besides=besides)}
+        finished = FinishedStep(folder, result, self._seconds[folder])
+        self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
+        self._loose.clear()
+
+    def _calibrate(self, crew: Crew) -> None:
+        """Observe the activations, unless an earlier job of the same model and data did."""
+        folder = "calibrate"
+        observations = self._station.services.observations
+        key = observation_key(self._job, self._station.fingerprint)
+        if key is not None and folder not in self._results and (known := observations.find(key)) is not None:
+            begun = time.monotonic()
+            fetch(self._blobs, known.file, self._scratch / folder / known.file.file_name)
+            result = known.result | {"notes": [*known.result.get("notes", []), _OBSERVED_BEFORE]}
+            write_json(self._scratch / folder / "result.json", result)
+            self._finish(folder, result, time.monotonic() - begun)
+            return
+        made_here = folder not in self._results
+        result = self._step(crew, Step(folder, folder, "calibrate", self._request()))
+        if key is not None and made_here and result.get("file"):
+            observations.keep(key, result, result["file"], self._keep(folder, result["file"]))
+            self._loose.clear()
 
     def _measure(self) -> list[str]:
         """Measure in fresh children while no other worker of this machine does; returns their folders."""

@@ -9,6 +9,7 @@ from app.api.problems import PROBLEMS
 from app.api.schemas.documents import CatalogueEntry, Page, TargetDocument, target_document
 from app.domain.metric import metric_catalogue
 from app.domain.recipe import technique_catalogue
+from app.domain.recovery import recovery_catalogue
 
 router = APIRouter(responses=PROBLEMS)
 
@@ -20,9 +21,14 @@ def list_targets(services: ServicesDep) -> Response:
 
 
 @router.get("/techniques", response_model=Page[CatalogueEntry])
-async def list_techniques() -> Response:
-    """List techniques with the JSON Schema of their options."""
-    return json_answer({"items": technique_catalogue(), "next_cursor": None})
+def list_techniques(services: ServicesDep) -> Response:
+    """List techniques with the JSON Schema of their options, and the recovery steps of those that have any."""
+    steps = recovery_catalogue({target.id: target.fingerprint for target in services.targets.all()})
+    items = [
+        entry | ({"recovery_steps": steps} if "recovery" in entry["schema"]["properties"] else {})
+        for entry in technique_catalogue()
+    ]
+    return json_answer({"items": items, "next_cursor": None})
 
 
 @router.get("/metrics", response_model=Page[CatalogueEntry])

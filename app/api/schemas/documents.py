@@ -156,12 +156,29 @@ class TargetDocument(BaseModel):
     sandbox: dict[str, Any]
 
 
+class Absence(BaseModel):
+    """Where something cannot be had, and why."""
+
+    target: str
+    reason: str
+
+
+class RecoveryStepEntry(BaseModel):
+    """A step that brings a bad result back, and the targets whose workers cannot take it."""
+
+    id: str
+    summary: str
+    needs: list[str]
+    absent_on: list[Absence]
+
+
 class CatalogueEntry(BaseModel):
-    """A technique or metric with the JSON Schema of its options."""
+    """A technique or metric with the JSON Schema of its options; techniques that have recovery steps list them."""
 
     id: str
     summary: str
     options_schema: dict[str, Any] = Field(alias="schema")
+    recovery_steps: list[RecoveryStepEntry] = []
 
 
 class Validation(BaseModel):

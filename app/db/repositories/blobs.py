@@ -5,7 +5,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
-from app.db.tables import Artifact, Blob, Dataset, Job, JobStepFile, Model
+from app.db.tables import Artifact, Blob, Dataset, Job, JobStepFile, Model, Observation
 from app.domain.ids import new_id
 from app.errors import Unavailable
 
@@ -21,6 +21,7 @@ _HOLDERS = (
     Job.log_blob_id,
     Job.report_blob_id,
     JobStepFile.blob_id,
+    Observation.blob_id,
 )
 """Every column that keeps a blob alive."""
 

@@ -7,6 +7,13 @@ this client may answer with more keys.
 from typing import Any, Literal, NotRequired, TypedDict
 
 
+class Absence(TypedDict):
+    """Where something cannot be had, and why."""
+
+    reason: str
+    target: str
+
+
 class Artifact(TypedDict):
     """A file that a job made."""
 
@@ -42,14 +49,6 @@ class Calibration(TypedDict):
     """Share of values kept, in percent. Used by `percentile` alone."""
     samples: NotRequired[int]
     """Rows used at most; the first ones of the calibration dataset. Memory does not grow with them."""
-
-
-class CatalogueEntry(TypedDict):
-    """A technique or metric with the JSON Schema of its options."""
-
-    id: str
-    schema: dict[str, Any]
-    summary: str
 
 
 class Constraint(TypedDict):
@@ -217,6 +216,67 @@ class Readiness(TypedDict):
     warnings: list[str]
 
 
+class RecoveryStepEntry(TypedDict):
+    """A step that brings a bad result back, and the targets whose workers cannot take it."""
+
+    absent_on: list[Absence]
+    id: str
+    needs: list[str]
+    summary: str
+
+
+class StaticInt16(TypedDict):
+    """
+    Activations as 16-bit integers, weights as 8-bit ones, in QDQ form: for size and accuracy, not for speed on a
+    processor, where ONNX Runtime multiplies floats between the pairs.
+    """
+
+    activation_type: NotRequired[Literal["int16", "uint16"]]
+    """
+    Type of quantized activations. int16 is symmetric about zero; uint16 covers what a tensor takes, so that a ReLU
+    needs no operator of its own.
+    """
+    calibration: NotRequired[Calibration]
+    """How activation ranges are found."""
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    op_types: NotRequired[list[str]]
+    """
+    Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
+    products with stored weights are what is quantized; the others where they stand between those.
+    """
+    per_channel: NotRequired[bool]
+    """One scale an output channel instead of one a tensor, for weights."""
+    recovery: NotRequired[
+        Literal["auto"]
+        | list[
+            Literal[
+                "bias_correction",
+                "equalization",
+                "smoothquant",
+                "clip_search",
+                "range_tuning",
+                "learned_rounding",
+            ]
+        ]
+    ]
+    """
+    Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
+    need no training. `range_tuning` and `learned_rounding` need PyTorch.
+    """
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
+    technique: Literal["static_int16"]
+    weight_bits: NotRequired[Literal[4, 8]]
+    """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
+    weights: NotRequired[Literal["exact", "qdq"]]
+    """
+    How products read their weights. `exact`: integers, a Cast and a Mul by the scale, which ONNX Runtime makes
+    floats of as it loads the model. `qdq`: DequantizeLinear, which compilers for accelerators look for; ONNX Runtime
+    would make 8-bit products of it, so the artifact then requires `session.disable_quant_qdq`.
+    """
+
+
 class StaticInt8(TypedDict):
     """Weights and activations as 8-bit integers with ranges found beforehand, in QDQ form."""
 
@@ -343,6 +403,18 @@ class Baseline(TypedDict):
     measurements: list[Measurement]
 
 
+class Bfloat16(TypedDict):
+    """Weights stored in bfloat16 and cast to float32 as the model is loaded: half the file, the same arithmetic."""
+
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    least_elements: NotRequired[int]
+    """Weights with fewer elements stay as they are: what they would save is less than their Cast takes."""
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
+    technique: Literal["bfloat16"]
+
+
 class Candidate(TypedDict):
     """A variant that a job made and measured."""
 
@@ -356,6 +428,15 @@ class Candidate(TypedDict):
     session_options: NotRequired[dict[str, str]]
     tuning_verdict: NotRequired[str | None]
     verdict: NotRequired[str | None]
+
+
+class CatalogueEntry(TypedDict):
+    """A technique or metric with the JSON Schema of its options; techniques that have recovery steps list them."""
+
+    id: str
+    recovery_steps: NotRequired[list[RecoveryStepEntry]]
+    schema: dict[str, Any]
+    summary: str
 
 
 class Dataset(TypedDict):
@@ -516,7 +597,7 @@ class JobSpec(TypedDict):
     name: NotRequired[str | None]
     priority: NotRequired[int]
     """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | WeightOnly | Float16
+    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16
     """The technique and its options."""
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""

@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Static
 from tests.parts.models import Array, save
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.statistics import Statistics
@@ -72,7 +72,7 @@ def random_feeds(session: Session, rows: int = 16, axis: int = 5) -> list[Feeds]
     return made
 
 
-def observe(path: Path, recipe: StaticInt8, rows: list[Feeds], work: Path) -> Statistics:
+def observe(path: Path, recipe: Static, rows: list[Feeds], work: Path) -> Statistics:
     """What calibration sees of a model on these rows."""
     prepared, _, placement = static_int8.prepare_for(path, recipe)
     names = [*placement.observed(), *probes(prepared.model, placement)]
@@ -98,7 +98,7 @@ def make(tmp_path: Path) -> Maker:
         work.mkdir()
         statistics = tmp_path / "statistics.npz"
         context = Context(work=work, features=features, statistics=statistics, feeds=lambda: ((row, 1) for row in rows))
-        if recipe.technique == "static_int8":
+        if isinstance(recipe, Static):
             observe(path, recipe, rows, work).write(statistics)
         out = tmp_path / "artifact" / "model.onnx"
         out.parent.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ checker if its original does, has the same inputs and outputs, and stays as near
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -32,16 +33,17 @@ IN_FLOAT16: Fault = ("nothing_to_quantize", "its weights are float16: export it 
 NOT_FINITE: Fault = ("weights_not_finite", "'w1'")
 
 NO_MATRIX = {"dynamic_int8": NOTHING, "weight_only": NOTHING}
+NO_FLOAT32 = {"float16": NOTHING, "bfloat16": NOTHING}
 
 FAULTS: dict[str, dict[str, Fault]] = {
     "loop": {"static": NOTHING},
-    "no weights": {"static": NOTHING, "dynamic_int8": NOTHING, "weight_only": NOTHING, "half": NOTHING},
+    "no weights": dict.fromkeys(("static", "dynamic_int8", "weight_only", "float16", "bfloat16"), NOTHING),
     "an empty operand": NO_MATRIX,
     "no rows in the batch": {"static": ("calibration_empty", "empty arrays")},
-    "a product without columns": {"static": NOTHING, **NO_MATRIX},
-    "a product without a summed axis": {"static": NOTHING, **NO_MATRIX},
-    "float64": {"static": IN_FLOAT64, "dynamic_int8": IN_FLOAT64, "weight_only": IN_FLOAT64, "half": NOTHING},
-    "float16": {"static": IN_FLOAT16, "dynamic_int8": IN_FLOAT16, "half": NOTHING},
+    "a product without columns": {"static": NOTHING, "bfloat16": NOTHING, **NO_MATRIX},
+    "a product without a summed axis": {"static": NOTHING, "bfloat16": NOTHING, **NO_MATRIX},
+    "float64": {"static": IN_FLOAT64, "dynamic_int8": IN_FLOAT64, "weight_only": IN_FLOAT64, **NO_FLOAT32},
+    "float16": {"static": IN_FLOAT16, "dynamic_int8": IN_FLOAT16, **NO_FLOAT32},
     "bytes": NO_MATRIX,
     "one operand twice": NO_MATRIX,
     "volumes": NO_MATRIX,
@@ -51,12 +53,14 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "a scaled Gemm": {"static": NOTHING, "dynamic_int8": NOTHING},
     "a Gemm with turned input": {"static": NOTHING, **NO_MATRIX},
     "weights computed from others": {"weight_only": NOTHING},
-    "weights in bfloat16": {"weight_only": NOTHING, "half": NOTHING},
+    "weights in bfloat16": {"weight_only": NOTHING, **NO_FLOAT32},
     "no inputs": {"static": NOTHING, "weight_only": NOTHING},
-    "an infinite bias": dict.fromkeys(("static", "dynamic_int8", "half"), ("weights_not_finite", "'b' of node 'fc'")),
+    "an infinite bias": dict.fromkeys(
+        ("static", "dynamic_int8", "float16"), ("weights_not_finite", "'b' of node 'fc'")
+    ),
     "a batch norm of nothing": {"static": ("calibration_not_finite", "'act'")},
-    "a NaN among the weights": dict.fromkeys(("static", "dynamic_int8", "weight_only", "half"), NOT_FINITE),
-    "an infinity among the weights": dict.fromkeys(("static", "dynamic_int8", "weight_only", "half"), NOT_FINITE),
+    "a NaN among the weights": dict.fromkeys(("static", "dynamic_int8", "weight_only", "float16"), NOT_FINITE),
+    "an infinity among the weights": dict.fromkeys(("static", "dynamic_int8", "weight_only", "float16"), NOT_FINITE),
     "rows of zeros, no biases": NO_MATRIX,
     "a NaN in a row": {"static": ("calibration_not_finite", "'x'")},
     "an infinity in a row": {"static": ("calibration_not_finite", "'x'")},
@@ -65,7 +69,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
 }
 """By case and kind of technique."""
 
-LEAST_DB = {"static": 25, "dynamic_int8": 25, "weight_only": 13, "half": 40}
+LEAST_DB = {"static": 25, "dynamic_int8": 25, "weight_only": 13, "float16": 55, "bfloat16": 35}
 """What eight bits, eight bits with scales found at run time, four bits, and half precision keep at least."""
 
 FAR: dict[tuple[str, str], tuple[float, str]] = {
@@ -73,25 +77,30 @@ FAR: dict[tuple[str, str], tuple[float, str]] = {
     ("denormal rows", "static"): (0.0, ""),
     # exp of thousands is a step: products near zero change sides of it.
     ("infinite inside", "weight_only"): (10.0, ""),
-    ("a mask of the lowest number", "half"): (40.0, "mask"),
+    ("a mask of the lowest number", "float16"): (55.0, "mask"),
+    ("a mask of the lowest number", "bfloat16"): (35.0, "mask"),
     # Half precision reaches to 65,504 and says what it clips.
-    ("huge weights", "half"): (-1.0, "w1"),
-    ("one weight beyond the others", "half"): (-1.0, "w1"),
+    ("huge weights", "float16"): (-1.0, "w1"),
+    ("one weight beyond the others", "float16"): (-1.0, "w1"),
 }
 """Where an artifact cannot be near: the least dB, and what a note must then name."""
+
+
+OPTIONS: dict[str, dict[str, Any]] = {"bfloat16": {"least_elements": 1}}
+"""Where defaults leave alone what is as small as these models."""
 
 
 def kind_of(technique: str) -> str:
     """Techniques that are expected to do alike."""
     if technique in NEEDS_CALIBRATION:
         return "static"
-    return "half" if technique in ("float16", "bfloat16") else technique
+    return technique
 
 
 def produce(case: str, technique: str, place: Path) -> tuple[Produced, Rows]:
     model, given = CASES[case]()
     path = models.save(model, place / "original" / "model.onnx")
-    recipe = resolve(TECHNIQUES[technique](), AVX2)
+    recipe = resolve(TECHNIQUES[technique](**OPTIONS.get(technique, {})), AVX2)
     work, statistics = place / "work", place / "statistics.npz"
     work.mkdir()
     if technique in NEEDS_CALIBRATION:

@@ -266,7 +266,8 @@ def test_the_ladder_only_climbs_and_says_what_each_step_brought(tmp_path: Path, 
     plan, material = planned(MODELS[name](), tmp_path, weight_bits=4)
     steps = ["bias_correction", "equalization", "smoothquant", "clip_search"]
     judge = judge_for(plan, material)
-    best, rungs = climb(plan, material, steps, judge)
+    climbed = climb(plan, material, steps, judge)
+    rungs = climbed.rungs
     assert [rung.step for rung in rungs] == steps
     reached = judge.fidelity(plan).output_db
     for rung in rungs:
@@ -278,5 +279,5 @@ def test_the_ladder_only_climbs_and_says_what_each_step_brought(tmp_path: Path, 
             reached = rung.after_db
         else:
             assert rung.reason
-    assert judge.fidelity(best).output_db == pytest.approx(reached, abs=0.01)
+    assert judge.fidelity(climbed.plan).output_db == pytest.approx(reached, abs=0.01)
     assert any(rung.kept for rung in rungs)

@@ -79,4 +79,4 @@ def test_one_row_is_enough_and_said(job: Job, technique: str) -> None:
 
     assert notes == ["The calibration dataset has 1 row, fewer than the 200 asked for."]
     (candidate,) = job.run("candidates")["candidates"]
-    assert values(candidate["measurements"])["sqnr_db"] > 5
+    assert values(candidate["measurements"])["sqnr_db"] > 0

@@ -12,6 +12,7 @@ import pytest
 from tests.parts import models
 from tests.unit.steps.conftest import Job, StepFailed, images, vectors
 from workers.quantization.calibration.statistics import Statistics
+from workers.quantization.emulation.probe import arithmetic_here
 from workers.quantization.technique import Context, Produced
 from workers.quantization.techniques import dynamic_int8
 from workers.runtimes.session import load
@@ -103,6 +104,30 @@ def test_an_artifact_is_described_and_compared(conv_job: Job) -> None:
     with np.load(conv_job.scratch / "candidates" / candidate["outputs"]) as kept:
         expected = load(path).run({"image": images(20, seed=2)})[0]
         np.testing.assert_allclose(kept["logits"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_it_is_told_how_an_artifact_does_on_other_processors(conv_job: Job) -> None:
+    """Of the two processors that are emulated this machine is one, so that side can be measured."""
+    full_range = {**STATIC, "reduce_range": False, "recovery": [], "calibration": {"method": "minmax"}}
+    conv_job.spec = {"recipe": full_range}
+    (candidate,) = conv_job.run_until("candidates")["candidates"]
+    told = candidate["numerics"]["outputs"][0]
+    artifact = load(conv_job.scratch / "candidates" / candidate["file"])
+    original = load(conv_job.scratch / conv_job.model)
+    rows = [{"image": image[np.newaxis]} for image in images(20, seed=2)[: candidate["numerics"]["rows"]]]
+    wanted, got = (np.stack([session.run(row)[0] for row in rows]).astype(float) for session in (original, artifact))
+    measured_db = 10 * np.log10((wanted**2).sum() / ((wanted - got) ** 2).sum())
+    assert told[f"{arithmetic_here()}_sqnr_db"] == pytest.approx(measured_db, abs=0.01)
+    assert any("VNNI" in note for note in candidate["notes"])
+
+
+def test_seven_bits_give_the_same_on_every_processor(conv_job: Job) -> None:
+    conv_job.spec = {"recipe": {**STATIC, "reduce_range": True, "recovery": []}}
+    (candidate,) = conv_job.run_until("candidates")["candidates"]
+    told = candidate["numerics"]["outputs"][0]
+    assert told["exact_sqnr_db"] == told["saturating_sqnr_db"]
+    assert candidate["numerics"]["layers"] == []
+    assert any("nothing saturates" in note for note in candidate["notes"])
 
 
 def test_taking_over_uses_the_ranges_and_makes_the_same_artifact(conv_job: Job) -> None:
@@ -240,7 +265,7 @@ def test_measurements_on_random_rows_say_so(job: Job) -> None:
     assert measured(candidate)["sqnr_db"]["count"] == 32
 
 
-@pytest.mark.parametrize("technique", ["dynamic_int8", "static_int8", "float16"])
+@pytest.mark.parametrize("technique", ["dynamic_int8", "static_int8", "static_int16", "float16"])
 def test_a_file_set_goes_through_every_step(job: Job, technique: str) -> None:
     job.save_file_set(models.mlp())
     job.save_dataset("calibration", x=vectors(8))

@@ -163,6 +163,8 @@ def _entropy(seen: TensorStatistics, options: Calibration, bits: int, symmetric:
         return seen.low, seen.high
     one_sided = not symmetric and (seen.low >= 0 or seen.high <= 0)
     levels = 1 << (bits if one_sided else bits - 1)
+    if levels > _KL_BINS:  # steps finer than the bins: clipping cannot gain anything that they show
+        return -most, most
     histogram = _evenly(found, most, _KL_BINS)
     # Rectifiers make so many zeros that they would decide alone, though every range has zero exactly.
     histogram[0] = histogram[1]

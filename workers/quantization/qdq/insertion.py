@@ -5,11 +5,17 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.quantization.affine import LIMITS, Affine
 from workers.quantization.graph import captured, defined, sort_nodes
 from workers.quantization.qdq.plan import Array, Plan
+
+CONTRIB = "com.microsoft"
+
+_WIDE = frozenset({"int16", "uint16"})
+_WIDE_OPSET = 21
+"""From here on the standard's QuantizeLinear takes 16-bit types."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,26 +30,36 @@ class Inserted:
     values: Mapping[str, str]
 
 
-def insert(plan: Plan) -> Inserted:
-    """The QDQ model that a plan describes; the plan's own model stays as it is."""
+def insert(plan: Plan, *, exact: bool = True) -> Inserted:
+    """The QDQ model that a plan describes; the plan's own model stays as it is.
+
+    With `exact`, weights of products whose activations have 16 bits are read through a Cast and a Mul. Behind a
+    DequantizeLinear, onnxruntime 1.32 makes MatMulNBits of such a product and rounds its activations to 8 bits.
+    """
     model = ModelProto()
     model.CopyFrom(plan.model)
-    writer = _Writer(model.graph, plan)
+    writer = _Writer(model, plan, exact=exact)
     writer.absorb()
     writer.quantize_activations()
     writer.quantize_weights()
     writer.quantize_biases()
     writer.drop_unused()
+    writer.import_domain()
     sort_nodes(model.graph)
     return Inserted(model, writer.values)
 
 
 class _Writer:
-    def __init__(self, graph: GraphProto, plan: Plan) -> None:
+    def __init__(self, model: ModelProto, plan: Plan, *, exact: bool) -> None:
+        graph = model.graph
+        self._model = model
         self._graph = graph
         self._plan = plan
+        self._exact = exact
         self._placement = plan.placement
         self._taken = defined(graph)
+        self._opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
+        self._sources = {(node.name, index): name for node in graph.node for index, name in enumerate(node.input)}
         self._nodes = {node.name: node for node in graph.node}
         self._parameters: dict[tuple[str, bytes, bytes, str], tuple[str, str]] = {}
         self._stored: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
@@ -73,8 +89,8 @@ class _Writer:
                 producer.output[list(producer.output).index(name)] = source
             whole = self._fresh(f"{name}_quantized")
             scale, zero_point = self._parameter_names(affine, name)
-            made.append(self._node("QuantizeLinear", [source, scale, zero_point], whole))
-            made.append(self._node("DequantizeLinear", [whole, scale, zero_point], result))
+            made.append(self._node("QuantizeLinear", [source, scale, zero_point], whole, affine))
+            made.append(self._node("DequantizeLinear", [whole, scale, zero_point], result, affine))
             self.values[name] = result
             for node in self._graph.node:
                 reads = self._placement.readers.get(node.name, [])
@@ -91,7 +107,10 @@ class _Writer:
             values = self._plan.integers.get(place)
             if values is None:
                 values = affine.quantize(self._plan.stored(weight.tensor))
-            self._replace_input(weight.node, weight.index, weight.tensor, values, affine)
+            if self._exact and weight.product and self._reads_16_bits(weight.node):
+                self._multiply_input(weight.node, weight.index, weight.tensor, values, affine)
+            else:
+                self._replace_input(weight.node, weight.index, weight.tensor, values, affine)
 
     def quantize_biases(self) -> None:
         """Store each bias as 32-bit integers in units of both scales, as the kernels add it."""
@@ -116,23 +135,51 @@ class _Writer:
             if self._graph.initializer[index].name not in used:
                 del self._graph.initializer[index]
 
+    def import_domain(self) -> None:
+        """Name the runtime's own domain among the imports, where a node is of it."""
+        used = any(node.domain == CONTRIB for node in self._graph.node)
+        if used and all(entry.domain != CONTRIB for entry in self._model.opset_import):
+            self._model.opset_import.append(helper.make_opsetid(CONTRIB, 1))
+
     # Parts
 
     def _replace_input(self, node: str, index: int, name: str, values: Array, affine: Affine) -> None:
         """Let an input read stored integers, the same ones where the same integers are stored already."""
         scale, zero_point = self._parameter_names(affine, name)
+        whole = self._stored_integers(name, values, affine)
+        # A node of its own for each reader, as the runtime's selectors want it.
+        result = self._fresh(f"{name}_dequantized")
+        self._graph.node.append(self._node("DequantizeLinear", [whole, scale, zero_point], result, affine))
+        if affine.axis is not None:
+            self._graph.node[-1].attribute.append(helper.make_attribute("axis", affine.axis))
+        self._nodes[node].input[index] = result
+
+    def _multiply_input(self, node: str, index: int, name: str, values: Array, affine: Affine) -> None:
+        """Let an input read stored integers times their scale, in operators that the runtime computes beforehand."""
+        shape = [1] * values.ndim
+        if affine.axis is not None:
+            shape[affine.axis] = -1
+        whole = self._stored_integers(name, values, affine)
+        step, cast, result = (self._fresh(f"{name}_{part}") for part in ("scale", "cast", "dequantized"))
+        self._graph.initializer.append(numpy_helper.from_array(affine.scale.reshape(shape), step))
+        self._graph.node.append(helper.make_node("Cast", [whole], [cast], name=cast, to=TensorProto.FLOAT))
+        self._graph.node.append(helper.make_node("Mul", [cast, step], [result], name=result))
+        self._nodes[node].input[index] = result
+
+    def _stored_integers(self, name: str, values: Array, affine: Affine) -> str:
         # By content: preparation gives each product a copy of what several of them share.
         key = (hashlib.sha256(values.tobytes()).digest(), affine.dtype, values.shape)
         if key not in self._stored:
             whole = self._fresh(f"{name}_quantized")
             self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), whole))
             self._stored[key] = whole
-        # A node of its own for each reader, as the runtime's selectors want it.
-        result = self._fresh(f"{name}_dequantized")
-        self._graph.node.append(self._node("DequantizeLinear", [self._stored[key], scale, zero_point], result))
-        if affine.axis is not None:
-            self._graph.node[-1].attribute.append(helper.make_attribute("axis", affine.axis))
-        self._nodes[node].input[index] = result
+        return self._stored[key]
+
+    def _reads_16_bits(self, node: str) -> bool:
+        """Whether a product's activation has 16 bits."""
+        places = self._placement.readers.get(node, [])
+        given = (self._plan.activations.get(self._sources.get((node, index), "")) for index in places)
+        return any(affine is not None and affine.dtype in _WIDE for affine in given)
 
     def _parameter_names(self, affine: Affine, name: str) -> tuple[str, str]:
         """Names of a scale and a zero point among the stored tensors; equal ones of a tensor are stored once."""
@@ -144,8 +191,10 @@ class _Writer:
             self._parameters[key] = names
         return self._parameters[key]
 
-    def _node(self, op_type: str, inputs: list[str], output: str) -> NodeProto:
-        return helper.make_node(op_type, inputs, [output], name=output)
+    def _node(self, op_type: str, inputs: list[str], output: str, affine: Affine) -> NodeProto:
+        """A node of the standard, or of the runtime's own domain for 16 bits where the opset has none."""
+        own = affine.dtype in _WIDE and self._opset < _WIDE_OPSET
+        return helper.make_node(op_type, inputs, [output], name=output, domain=CONTRIB if own else "")
 
     def _fresh(self, name: str) -> str:
         number, free = 2, name

@@ -82,12 +82,13 @@ class Placement:
         return [name for name in self.activations if name not in self.shares]
 
 
-def place(model: ModelProto, op_types: Collection[str], kept: Collection[str]) -> Placement:
+def place(model: ModelProto, op_types: Collection[str], kept: Collection[str], *, absorb: bool = True) -> Placement:
     """Choose what to quantize among the operator types given, nodes in `kept` left out.
 
     The model is prepared: constants are initializers, nodes named, shapes inferred. Nested bodies stay in float.
+    Without `absorb`, activations whose place a range could take stay, and are quantized behind.
     """
-    return _Placing(model.graph, frozenset(op_types), frozenset(kept)).placed()
+    return _Placing(model.graph, frozenset(op_types), frozenset(kept)).placed(absorb=absorb)
 
 
 class _Placing:
@@ -110,7 +111,7 @@ class _Placing:
         }
         self._nodes = {node.name: node for node in graph.node}
 
-    def placed(self) -> Placement:
+    def placed(self, *, absorb: bool) -> Placement:
         chosen = {node.name for node in self._graph.node if self._is_product(node)}
         self._join(chosen)
         found = Placement(nodes=chosen)
@@ -132,7 +133,7 @@ class _Placing:
                 for name in node.output:
                     quantized[absorbed[name].output[0] if name in absorbed else name] = None
         for name, node in absorbed.items():
-            if node.output[0] in quantized:
+            if absorb and node.output[0] in quantized:
                 found.absorbed[node.name] = name
         self._share(found, quantized)
         found.activations = [name for name in self._in_order() if name in quantized]

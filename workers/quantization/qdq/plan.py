@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, numpy_helper
 
 from app.domain.recipe import Calibration
-from workers.quantization.affine import Affine, for_range, reach_of, symmetric
+from workers.quantization.affine import Affine, for_activation, reach_of, symmetric
 from workers.quantization.calibration.ranges import find_range
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.qdq.placement import Bias, Placement, place
@@ -18,6 +18,9 @@ from workers.quantization.qdq.placement import Bias, Placement, place
 Array = NDArray[Any]
 Place = tuple[str, int]
 """A node's name and which of its inputs."""
+
+_MASK = 1e4
+"""From here on a number that is added is taken for a mask's."""
 
 _BIAS_LIMIT = (1 << 30) - 1
 """Half of what an int32 holds: the rest is for the products that are added to the bias."""
@@ -80,8 +83,8 @@ class Setting:
 
 
 def place_for(model: ModelProto, setting: Setting) -> Placement:
-    """Where a setting quantizes."""
-    return place(model, setting.op_types, setting.kept)
+    """Where a setting quantizes. Only a range that can end at zero replaces an activation: int16's cannot."""
+    return place(model, setting.op_types, setting.kept, absorb=setting.activation_dtype != "int16")
 
 
 def make_plan(
@@ -89,29 +92,24 @@ def make_plan(
     seen: Statistics,
     setting: Setting,
     placement: Placement | None = None,
-    *,
-    shifts: Mapping[str, Array] | None = None,
 ) -> Plan:
     """Quantize a prepared model as the setting says, with ranges from what was observed of it."""
     placement = placement or place_for(model, setting)
     activations = activation_types(placement, seen, setting.calibration, setting.activation_dtype)
     weights = weight_types(model, placement, activations, setting)
-    return Plan(model, placement, activations, weights, shifts=dict(shifts or {}))
+    return Plan(model, placement, activations, weights)
 
 
 def activation_types(placement: Placement, seen: Statistics, calibration: Calibration, dtype: str) -> dict[str, Affine]:
-    """How each activation is quantized, by its observed range. What was never seen (an empty tensor) covers zero.
-
-    16-bit types are symmetric: the kernels that there are take no zero point.
-    """
-    bits, balanced = (16, True) if dtype.endswith("16") else (8, False)
+    """How each activation is quantized, by its observed range. What was never seen (an empty tensor) covers zero."""
+    bits, balanced = 16 if dtype.endswith("16") else 8, dtype == "int16"
     found = {}
     for name in placement.observed():
         seen_here = seen.tensors.get(name)
         low, high = (0.0, 0.0)
         if seen_here is not None:
             low, high = find_range(seen_here, calibration, bits=bits, symmetric=balanced)
-        found[name] = symmetric(max(-low, high), dtype, bits=16) if balanced else for_range(low, high, dtype)
+        found[name] = for_activation(low, high, dtype)
     for name in placement.activations:
         if name in placement.shares:
             found[name] = found[placement.shares[name]]
@@ -138,7 +136,7 @@ def weight_types(
         values = numpy_helper.to_array(stored[weight.tensor])
         place = (weight.node, weight.index)
         if not weight.product:
-            found[place] = for_range(
+            found[place] = for_activation(
                 float(values.min(initial=0)), float(values.max(initial=0)), setting.activation_dtype
             )
             continue
@@ -148,6 +146,10 @@ def weight_types(
         bias = biases.get((weight.node, weight.tensor))
         if bias is not None:
             offsets = numpy_helper.to_array(stored[bias.tensor]).reshape(-1)
+            if bias not in placement.biases:
+                # What masks hold may be cut off: room for it would leave nothing of weights that share its scale.
+                bound = np.inf if axis is not None else _MASK
+                offsets = np.where(np.isfinite(offsets) & (np.abs(offsets) < bound), offsets, 0.0)
             affine = _room_for_bias(affine, offsets, activations[bias.source])
         found[place] = affine
     return found

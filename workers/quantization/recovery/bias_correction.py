@@ -59,6 +59,15 @@ def bias_correction(plan: Plan, material: Material) -> Plan:
     return corrected
 
 
+def uncorrected(plan: Plan) -> Plan:
+    """The plan with its biases as they were before any correction."""
+    changed = plan.copy()
+    for name, shift in plan.shifts.items():
+        changed.store(name, plan.stored(name) - shift)
+    changed.shifts.clear()
+    return changed
+
+
 def correctable(plan: Plan) -> Iterator[Corrected]:
     """Products with a bias that nothing else reads: their own, or that of an Add behind a matrix product."""
     for bias in plan.placement.biases:

@@ -54,7 +54,7 @@ def equalization(plan: Plan, material: Material) -> Plan:
         _even_out(changed, nodes[pair.first], nodes[pair.second], peaks)
     seen = collect(changed.model, between, material.feeds, material.work, threads=material.threads)
     statistics = Statistics(material.statistics.samples, {**material.statistics.tensors, **seen.tensors})
-    return make_plan(changed.model, statistics, material.setting, plan.placement, shifts=changed.shifts)
+    return make_plan(changed.model, statistics, material.setting, plan.placement)
 
 
 def find_pairs(plan: Plan) -> Iterator[Pair]:
@@ -109,10 +109,7 @@ def _even_out(plan: Plan, first: NodeProto, second: NodeProto, peaks: Array) -> 
     outputs = 0 if first.op_type == "Conv" or attribute(first, "transB", 0) else 1
     plan.store(first.input[1], behind / scale.reshape([-1 if at == outputs else 1 for at in range(behind.ndim)]))
     if len(first.input) > 2 and first.input[2]:
-        bias = first.input[2]
-        plan.store(bias, plan.stored(bias) / scale)
-        if bias in plan.shifts:
-            plan.shifts[bias] = plan.shifts[bias] / scale
+        plan.store(first.input[2], plan.stored(first.input[2]) / scale)
     plan.store(second.input[1], ahead.scaled(scale))
 
 

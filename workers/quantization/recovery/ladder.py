@@ -1,20 +1,27 @@
 """Try recovery steps in order, keep what brings the outputs nearer to the original's, and undo the rest."""
 
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import islice
 
 from app.errors import StepError
-from workers.quantization.qdq.plan import Plan
+from workers.quantization.calibration.collect import Feeds
+from workers.quantization.qdq.plan import Array, Plan
+from workers.quantization.recovery.bias_correction import bias_correction, uncorrected
 from workers.quantization.recovery.material import Material, Step
 from workers.quantization.recovery.measuring import Fidelity, Judge
 
 LEAST_GAIN_DB = 0.05
 """Less than this is no gain: the rows that judge are few."""
-JUDGING_ROWS = 48
+JUDGING_FEEDS = 48
+JUDGING_SHARE = 0.25
+LEAST_FEEDS = 16
+"""With fewer, steps are judged on what they are fitted to."""
 
-_CORRECTION = "bias_correction"
+_NOT_TAKEN = frozenset({"step_not_applicable", "needs_torch", "operator_not_differentiable", "graph_parity"})
+"""Why a step may not be taken: the model, or this worker, has not what it needs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,38 +39,74 @@ class Rung:
     layers_db: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def judge_for(plan: Plan, material: Material, *, rows: int = JUDGING_ROWS) -> Judge:
-    """What compares plans with this one's model: on the first feeds of the material, at most `rows` of them."""
-    feeds = [dict(feed) for feed, _ in islice(material.feeds(), rows)]
+def divided(feeds: Feeds) -> tuple[Feeds, Feeds]:
+    """The feeds that steps may fit to, and those that judge them: disjoint, unless there are few.
+
+    Drawn by chance, always the same: rows often come sorted.
+    """
+    if sum(1 for _ in islice(feeds(), LEAST_FEEDS)) < LEAST_FEEDS:
+        return feeds, feeds
+
+    def drawn(judging: bool) -> Iterator[tuple[Mapping[str, Array], int]]:
+        chance = random.Random(0)
+        return (given for given in feeds() if (chance.random() < JUDGING_SHARE) == judging)
+
+    return lambda: drawn(False), lambda: drawn(True)
+
+
+def judge_for(plan: Plan, material: Material, judging: Feeds | None = None) -> Judge:
+    """What compares plans with this one's model: on the first of the judging feeds, or the material's own."""
+    feeds = [dict(feed) for feed, _ in islice((judging or material.feeds)(), JUDGING_FEEDS)]
     return Judge(plan.model, plan.placement.activations, feeds, material.work, threads=material.threads)
 
 
-def climb(plan: Plan, material: Material, steps: Sequence[str], judge: Judge) -> tuple[Plan, list[Rung]]:
-    """Take these steps, each from the best plan so far; returns that plan and what each step brought.
+@dataclass(frozen=True, slots=True)
+class Climbed:
+    """The best plan that steps led to, how near it is to its original, and what each step brought."""
 
-    A step is `workers.quantization.recovery.<name>.<name>`. Where biases have been corrected, they are again after a
-    step that changes what they make up for.
+    plan: Plan
+    fidelity: Fidelity
+    rungs: list[Rung]
+
+
+def climb(
+    plan: Plan, material: Material, steps: Sequence[str], judge: Judge, fidelity: Fidelity | None = None
+) -> Climbed:
+    """Take these steps, each from the best plan so far; `fidelity` is the first plan's, where that is known.
+
+    A step is `workers.quantization.recovery.<name>.<name>`.
     """
     rungs: list[Rung] = []
-    if not steps:
-        return plan, rungs
-    best = judge.fidelity(plan)
+    best = fidelity or judge.fidelity(plan)
     for name in steps:
         try:
-            changed = _step(name)(plan, material)
-            if plan.shifts and name != _CORRECTION:
-                changed = _step(_CORRECTION)(changed, material)
+            tried = [(each, judge.fidelity(each)) for each in _taken(name, plan, material)]
         except StepError as error:
-            if error.code not in ("step_not_applicable", "needs_torch"):
+            if error.code not in _NOT_TAKEN:
                 raise
             rungs.append(Rung(name, kept=False, before_db=round(best.output_db, 3), reason=error.detail))
             continue
-        after = judge.fidelity(changed)
+        changed, after = max(tried, key=lambda each: each[1].output_db)
         kept = after.output_db >= best.output_db + LEAST_GAIN_DB
         rungs.append(_rung(name, best, after, kept=kept))
         if kept:
             plan, best = changed, after
-    return plan, rungs
+    return Climbed(plan, best, rungs)
+
+
+def _taken(name: str, plan: Plan, material: Material) -> Iterator[Plan]:
+    """What a step makes of a plan.
+
+    Where biases have been corrected, the step is taken as if they were not, since the correction makes up for what it
+    changes; then its result is given without a correction, and with one of its own.
+    """
+    step = _step(name)
+    if not plan.shifts or step is bias_correction:
+        yield step(plan, material)
+        return
+    changed = step(uncorrected(plan), material)
+    yield changed
+    yield bias_correction(changed, material)
 
 
 def _step(name: str) -> Step:

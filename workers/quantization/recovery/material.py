@@ -1,11 +1,12 @@
 """What every recovery step is given."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from workers.quantization.calibration.collect import Feeds
 from workers.quantization.calibration.statistics import Statistics
-from workers.quantization.qdq.plan import Array, Plan, Setting
+from workers.quantization.qdq.plan import Plan, Setting
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +18,7 @@ class Material:
     what is only needed on the way, `threads` what may be used.
     """
 
-    feeds: Callable[[], Iterator[tuple[Mapping[str, Array], int]]]
+    feeds: Feeds
     statistics: Statistics
     setting: Setting
     work: Path

@@ -18,9 +18,13 @@ CAP_DB = 200.0
 Feeds = Sequence[Mapping[str, Array]]
 
 
+LAYER_ROWS = 8
+"""Feeds on which layers are compared, at most: their tensors are many."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Signal to quantization noise in dB, pooled over rows: of all outputs together, and of each quantized tensor."""
+    """Signal to quantization noise in dB, pooled over rows: the mean over outputs, and of each quantized tensor."""
 
     output_db: float
     layers_db: Mapping[str, float]
@@ -46,7 +50,8 @@ def observed_session(
 class Judge:
     """Compares plans with the model that they come from, on the same rows.
 
-    `layers` are the tensors of the model to compare besides its outputs.
+    `layers` are the tensors of the model to compare besides its outputs. Numbers that the model itself leaves infinite
+    or undefined are left out.
     """
 
     def __init__(self, model: ModelProto, layers: Sequence[str], rows: Feeds, work: Path, *, threads: int = 1) -> None:
@@ -57,39 +62,51 @@ class Judge:
             value.name for value in model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT
         ]
         self._layers = [name for name in layers if name not in self._outputs]
-        session = observed_session(model, [*self._outputs, *self._layers], work / "float.onnx", threads=threads)
-        self._float = [session.run(row) for row in rows]
+        session = self._session(model, self._outputs)
+        self._wanted = [session.run(row) for row in rows]
+        session = self._session(model, self._layers)
+        self._wanted_layers = [session.run(row) for row in rows[:LAYER_ROWS]] if self._layers else []
 
     def fidelity(self, plan: Plan) -> Fidelity:
         """How near the quantized model is, run as the artifact will be."""
         made = insert(plan)
+        ratios = self._ratios(made.model, self._outputs, self._wanted)
         # A step may have put another tensor in the place of one that was quantized.
-        layers = [name for name in self._layers if name in made.values]
-        names = [*self._outputs, *(made.values[name] for name in layers)]
-        session = observed_session(made.model, names, self._work / "quantized.onnx", threads=self._threads)
-        known = [*self._outputs, *self._layers]
-        places = [known.index(name) for name in [*self._outputs, *layers]]
-        signal, noise = np.zeros(len(names)), np.zeros(len(names))
-        for row, wanted in zip(self._rows, self._float, strict=True):
-            for index, (got, place) in enumerate(zip(session.run(row), places, strict=True)):
-                exact = wanted[place].astype(np.float64)
-                signal[index] += np.sum(exact**2)
-                noise[index] += np.sum((exact - got) ** 2)
-        count = len(self._outputs)
-        return Fidelity(
-            output_db=decibel(signal[:count].sum(), noise[:count].sum()),
-            layers_db={
-                name: decibel(power, error)
-                for name, power, error in zip(layers, signal[count:], noise[count:], strict=True)
-            },
+        places = [place for place, name in enumerate(self._layers) if name in made.values]
+        layers = self._ratios(
+            made.model,
+            [made.values[self._layers[place]] for place in places],
+            [[row[place] for place in places] for row in self._wanted_layers],
         )
+        return Fidelity(
+            output_db=sum(ratios) / max(len(ratios), 1),
+            layers_db={self._layers[place]: ratio for place, ratio in zip(places, layers, strict=True)},
+        )
+
+    def _session(self, model: ModelProto, names: Sequence[str]) -> Session:
+        return observed_session(model, names, self._work / "judged.onnx", threads=self._threads)
+
+    def _ratios(self, model: ModelProto, names: Sequence[str], wanted: Sequence[Sequence[Array]]) -> list[float]:
+        """The SQNR in dB of each of these tensors against those of the first rows."""
+        if not names:
+            return []
+        session = self._session(model, names)
+        signal, noise = np.zeros(len(names)), np.zeros(len(names))
+        for feed, expected in zip(self._rows, wanted, strict=False):
+            for index, (got, exact) in enumerate(zip(session.run(feed), expected, strict=True)):
+                known = np.isfinite(exact)
+                right = exact[known].astype(np.float64)
+                signal[index] += np.sum(right**2)
+                with np.errstate(invalid="ignore"):
+                    noise[index] += np.sum((right - got[known]) ** 2)
+        return [decibel(power, error) for power, error in zip(signal, noise, strict=True)]
 
 
 def decibel(signal: float, noise: float) -> float:
     """10·log10 of a ratio of powers, between plus and minus the cap."""
     if noise <= 0:
         return CAP_DB
-    if signal <= 0:
+    if signal <= 0 or not np.isfinite(noise):
         return -CAP_DB
     return float(np.clip(10 * np.log10(signal / noise), -CAP_DB, CAP_DB))
 

@@ -17,6 +17,7 @@ from workers.autodiff.graph import Graph
 from workers.autodiff.parity import check_parity
 from workers.quantization.graph import save
 from workers.quantization.qdq.plan import Plan
+from workers.quantization.recovery.bias_correction import uncorrected
 from workers.quantization.recovery.blocks import Block
 from workers.quantization.recovery.material import Material
 from workers.quantization.recovery.simulation import Simulation
@@ -200,9 +201,8 @@ def error(simulation: Simulation, block: Block, samples: Sequence[Samples], valu
 
 def checked_graph(plan: Plan, material: Material) -> Graph:
     """The plan's float model in torch, compared with the runtime first. Raises StepError `graph_parity`."""
-    reference = plan.copy()
-    for name, shift in plan.shifts.items():  # what corrects the quantized model is no part of the float one
-        reference.store(name, plan.stored(name) - shift)
+    # What corrects the quantized model is no part of the float one.
+    reference = uncorrected(plan)
     graph = Graph(reference.model).requires_grad_(False)
     path = material.work / "reference.onnx"
     external = save(reference.model, path)

@@ -58,7 +58,7 @@ def smoothquant(plan: Plan, material: Material) -> Plan:
     sort_nodes(changed.model.graph)
     seen = collect(changed.model, smoothed, material.feeds, material.work, threads=material.threads)
     statistics = Statistics(material.statistics.samples, {**material.statistics.tensors, **seen.tensors})
-    return make_plan(changed.model, statistics, material.setting, shifts=changed.shifts)
+    return make_plan(changed.model, statistics, material.setting)
 
 
 def best_scale(rows: Array, peaks: Array, weights: Sequence[Array], setting: Setting) -> Array | None:

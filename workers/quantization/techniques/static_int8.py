@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from app.domain.recipe import CalibrationMethod, RecoveryStep, StaticInt8
+from app.domain.recipe import CalibrationMethod, RecoveryStep, Static, StaticInt8, StaticInt16
 from app.errors import StepError
 from workers.formats.onnx.graph import bodies_of
 from workers.quantization.calibration.statistics import Statistics
@@ -11,10 +11,10 @@ from workers.quantization.finishing import finish
 from workers.quantization.graph import save
 from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.qdq.insertion import insert
-from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement, place
-from workers.quantization.qdq.plan import Plan, Setting, make_plan
+from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement
+from workers.quantization.qdq.plan import Plan, Setting, make_plan, place_for
 from workers.quantization.qdq.wide_ranges import keep_wide_ranges
-from workers.quantization.recovery.ladder import Rung, climb, judge_for
+from workers.quantization.recovery.ladder import Climbed, Rung, climb, divided, judge_for
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
@@ -24,42 +24,30 @@ OP_TYPES = tuple(sorted(PRODUCTS | JOINS | MOVES | BOUNDS))
 they are, or that the end of a range replaces."""
 
 _LEAST_OPSET = 13  # QuantizeLinear and DequantizeLinear with an axis
+_WIDE_OPSET = 21  # the same with 16 bits; a model that cannot come so far gets the runtime's own operators
 
 AUTO_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "mse")
 """What `calibration.method: auto` tries; the nearest to the original is taken."""
+
+NEAR_DB = 2.0
+"""A method whose outputs are this much farther than the best one's may still come nearer in the end."""
 
 AUTO_RECOVERY: tuple[RecoveryStep, ...] = ("bias_correction", "equalization", "smoothquant", "clip_search")
 """What `recovery: auto` tries: the steps that need no training."""
 
 
-def prepare_for(model_path: Path, options: StaticInt8) -> tuple[Prepared, Setting, Placement]:
+def prepare_for(model_path: Path, options: Static) -> tuple[Prepared, Setting, Placement]:
     """The model as calibration and quantization both see it, and what is to be quantized in it.
 
-    Raises StepError as `workers.quantization.preparation.prepare` does, `op_type_not_quantizable`, and
-    `nothing_to_quantize`.
+    Any static technique's options will do. Raises StepError as `workers.quantization.preparation.prepare` does,
+    `op_type_not_quantizable`, and `nothing_to_quantize`.
     """
-    op_types = select_op_types(options.op_types, OP_TYPES, "static_int8")
-    prepared = prepare(
-        model_path,
-        least_opset=_LEAST_OPSET,
-        keep_float=options.keep_float,
-        requantize=options.requantize,
-        fold=True,
-        batch_norms=True,
-    )
-    setting = Setting(
-        op_types=frozenset(op_types),
-        kept=prepared.kept,
-        calibration=options.calibration,
-        activation_dtype=options.activation_type,
-        weight_dtype=options.weight_type,
-        weight_bits=min(options.weight_bits, 7 if options.reduce_range is True else 8),
-        per_channel=options.per_channel,
-    )
-    placement = place(prepared.model, setting.op_types, setting.kept)
+    prepared = _prepared(model_path, options)
+    setting = _setting(options, prepared.kept)
+    placement = place_for(prepared.model, setting)
     if not any(weight.product for weight in placement.weights):
         raise nothing_to_quantize(
-            "static_int8",
+            options.technique,
             "outside of nested bodies, the model has no convolution or matrix product with stored weights among the "
             f"operator types chosen that is not kept in float{about_types(prepared.model)}",
         )
@@ -73,15 +61,20 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Con
     `auto` stands for in `calibration.method` and `recovery` is found by trying. Raises StepError `nothing_to_quantize`,
     `already_quantized`, `keep_float_matches_nothing`, `op_type_not_quantizable` or `calibration_missing`.
     """
+    return make(model_path, out_path, options, context)
+
+
+def make(model_path: Path, out_path: Path, options: Static, context: Context, *, exact: bool = True) -> Produced:
+    """Make the artifact of any static technique; `exact` is `workers.quantization.qdq.insertion.insert`'s."""
     if context.statistics is None or not context.statistics.exists():
-        raise StepError("static_int8 needs what the calibrate step observes.", code="calibration_missing")
+        raise StepError(f"{options.technique} needs what the calibrate step observes.", code="calibration_missing")
     prepared, setting, placement = prepare_for(model_path, options)
     seen = Statistics.read(context.statistics)
     found = keep_wide_ranges(prepared.model, setting, placement, seen)
     if not found.placement.weights:
-        raise nothing_to_quantize("static_int8", "; ".join(found.notes))
+        raise nothing_to_quantize(options.technique, "; ".join(found.notes))
     plan, method, rungs = best_plan(prepared, found.setting, found.placement, found.seen, options, context)
-    model = insert(plan).model
+    model = insert(plan, exact=exact).model
     finish(model)
     save(model, out_path, external=prepared.external)
     notes = (
@@ -100,7 +93,7 @@ def best_plan(
     setting: Setting,
     placement: Placement,
     seen: Statistics,
-    options: StaticInt8,
+    options: Static,
     context: Context,
 ) -> tuple[Plan, CalibrationMethod, list[Rung]]:
     """The plan by the method that comes nearest to the original, and by the recovery steps that bring it nearer."""
@@ -109,19 +102,62 @@ def best_plan(
     if context.feeds is None:
         return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
     methods = AUTO_METHODS if options.calibration.method == "auto" else (first,)
-    material = Material(context.feeds, seen, _by(setting, first), context.work, threads=context.threads)
-    plan = make_plan(prepared.model, seen, material.setting, placement)
-    judge = judge_for(plan, material)
-    tried = []
-    for method in methods:
-        plan = make_plan(prepared.model, seen, _by(setting, method), placement)
-        # Methods are compared with the means of the errors taken back, where that is among the steps.
-        plan, rungs = climb(plan, material, [step for step in steps if step == "bias_correction"], judge)
-        tried.append((judge.fidelity(plan).output_db, method, plan, rungs))
-    _, method, plan, rungs = max(tried, key=lambda each: each[0])
-    material = replace(material, setting=_by(setting, method))
-    plan, further = climb(plan, material, [step for step in steps if step != "bias_correction"], judge)
-    return plan, method, [*rungs, *further]
+    fitting, judging = divided(context.feeds)
+    material = Material(fitting, seen, _by(setting, first), context.work, threads=context.threads)
+    plans = {method: make_plan(prepared.model, seen, _by(setting, method), placement) for method in methods}
+    judge = judge_for(plans[first], material, judging)
+    # Methods are compared with the means of the errors taken back, where that is among the steps.
+    early = [step for step in steps if step == "bias_correction"]
+    tried = {method: climb(plan, _with(material, method), early, judge) for method, plan in plans.items()}
+    best = max(each.fidelity.output_db for each in tried.values())
+    # What other steps gain differs from method to method: those that are near the best are followed to the end.
+    ends: list[tuple[CalibrationMethod, Climbed]] = []
+    for method, each in tried.items():
+        if each.fidelity.output_db >= best - NEAR_DB:
+            later = [step for step in steps if step != "bias_correction"]
+            further = climb(each.plan, _with(material, method), later, judge, each.fidelity)
+            ends.append((method, replace(further, rungs=[*each.rungs, *further.rungs])))
+    method, end = max(ends, key=lambda each: each[1].fidelity.output_db)
+    return end.plan, method, end.rungs
+
+
+def _with(material: Material, method: CalibrationMethod) -> Material:
+    return replace(material, setting=_by(material.setting, method))
+
+
+def _prepared(model_path: Path, options: Static) -> Prepared:
+    def prepared(opset: int) -> Prepared:
+        return prepare(
+            model_path,
+            least_opset=opset,
+            keep_float=options.keep_float,
+            requantize=options.requantize,
+            fold=True,
+            batch_norms=True,
+        )
+
+    if isinstance(options, StaticInt16):
+        try:
+            return prepared(_WIDE_OPSET)
+        except StepError as error:
+            if error.code != "opset_conversion_failed":
+                raise
+    return prepared(_LEAST_OPSET)
+
+
+def _setting(options: Static, kept: frozenset[str]) -> Setting:
+    setting = Setting(
+        op_types=frozenset(select_op_types(options.op_types, OP_TYPES, options.technique)),
+        kept=kept,
+        calibration=options.calibration,
+        activation_dtype=options.activation_type,
+        weight_bits=options.weight_bits,
+        per_channel=options.per_channel,
+    )
+    if isinstance(options, StaticInt16):
+        return setting
+    bits = min(options.weight_bits, 7 if options.reduce_range is True else 8)
+    return replace(setting, weight_dtype=options.weight_type, weight_bits=bits)
 
 
 def _by(setting: Setting, method: CalibrationMethod) -> Setting:

@@ -1,0 +1,32 @@
+"""By what a calibration is known: all that its result depends on, and nothing else."""
+
+import hashlib
+import json
+from typing import Any
+
+from app.domain.recipe import Static
+from app.services.work import ClaimedJob
+
+_VERSIONS = ("bitpress", "onnxruntime", "onnx", "numpy")
+
+
+def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
+    """A digest of the model's and the data's bytes, of what decides which tensors are observed on which rows, and of
+    the versions that observe them, as 64 hex digits; None where the job needs no calibration.
+
+    How ranges are found afterwards is no part of it: every method reads the same observations.
+    """
+    recipe, rows = job.spec.recipe, job.datasets.get("calibration")
+    if not isinstance(recipe, Static) or rows is None:
+        return None
+    versions = fingerprint.get("versions", {})
+    known_by = {
+        "model": [job.model.sha256, job.model.file_name],
+        "data": [rows.sha256, rows.file_name, rows.preprocess],
+        "recipe": recipe.model_dump(mode="json", include={"technique", "op_types", "keep_float", "activation_type"}),
+        "samples": recipe.calibration.samples,
+        "versions": {name: versions.get(name) for name in _VERSIONS},
+        # Float kernels round differently from one instruction set to the next.
+        "processor": [fingerprint.get("architecture"), fingerprint.get("features")],
+    }
+    return hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest()
