@@ -24,7 +24,7 @@ from workers.quantization.qdq.plan import Plan, make_plan
 from workers.quantization.recovery.bias_correction import bias_correction, correctable
 from workers.quantization.recovery.clip_search import best_shares, clip_search
 from workers.quantization.recovery.equalization import equalization, find_pairs
-from workers.quantization.recovery.ladder import climb, judge_for
+from workers.quantization.recovery.ladder import climb, divided, judge_for
 from workers.quantization.recovery.material import Material, Step
 from workers.quantization.recovery.smoothquant import smoothquant
 from workers.quantization.techniques.static_int8 import prepare_for
@@ -259,6 +259,22 @@ def test_four_bits_gain_by_clipping(tmp_path: Path) -> None:
     plan, material = planned(model, tmp_path, weight_bits=4)
     judge = judge_for(plan, material)
     assert judge.fidelity(clip_search(plan, material)).output_db > judge.fidelity(plan).output_db
+
+
+@pytest.mark.parametrize("count", [16, 17, 40, 203])
+def test_steps_are_judged_on_rows_that_they_are_not_fitted_to(count: int) -> None:
+    fitting, judging = divided(lambda: (({"x": np.array([number])}, 1) for number in range(count)))
+    first, again, judged = ([int(feed["x"][0]) for feed, _ in feeds()] for feeds in (fitting, fitting, judging))
+    assert first == again
+    assert sorted(first + judged) == list(range(count))
+    assert count // 4 <= len(judged) <= count // 4 + 1
+    # However the rows repeat, all kinds of them judge.
+    assert {number % 4 for number in judged} == {0, 1, 2, 3} or count < 40
+
+
+def test_few_rows_do_both() -> None:
+    feeds = [({"x": np.zeros(1)}, 1)] * 15
+    assert [list(part()) for part in divided(lambda: iter(feeds))] == [feeds, feeds]
 
 
 @pytest.mark.parametrize("name", MODELS)

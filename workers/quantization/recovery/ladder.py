@@ -16,7 +16,8 @@ from workers.quantization.recovery.measuring import Fidelity, Judge
 LEAST_GAIN_DB = 0.05
 """Less than this is no gain: the rows that judge are few."""
 JUDGING_FEEDS = 48
-JUDGING_SHARE = 0.25
+JUDGED_OF = 4
+"""Of so many feeds in a row one judges."""
 LEAST_FEEDS = 16
 """With fewer, steps are judged on what they are fitted to."""
 
@@ -42,16 +43,20 @@ class Rung:
 def divided(feeds: Feeds) -> tuple[Feeds, Feeds]:
     """The feeds that steps may fit to, and those that judge them: disjoint, unless there are few.
 
-    Drawn by chance, always the same: rows often come sorted.
+    One of every few in a row judges, drawn by chance but always the same: rows often come sorted, or in a pattern.
     """
     if sum(1 for _ in islice(feeds(), LEAST_FEEDS)) < LEAST_FEEDS:
         return feeds, feeds
 
-    def drawn(judging: bool) -> Iterator[tuple[Mapping[str, Array], int]]:
+    def drawn(*, judging: bool) -> Iterator[tuple[Mapping[str, Array], int]]:
         chance = random.Random(0)
-        return (given for given in feeds() if (chance.random() < JUDGING_SHARE) == judging)
+        for number, given in enumerate(feeds()):
+            if number % JUDGED_OF == 0:
+                chosen = number + chance.randrange(JUDGED_OF)
+            if (number == chosen) == judging:
+                yield given
 
-    return lambda: drawn(False), lambda: drawn(True)
+    return lambda: drawn(judging=False), lambda: drawn(judging=True)
 
 
 def judge_for(plan: Plan, material: Material, judging: Feeds | None = None) -> Judge:
