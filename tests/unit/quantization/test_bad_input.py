@@ -15,7 +15,7 @@ from onnx import helper
 from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES, StaticInt8
 from app.errors import RejectedInput, StepError
 from tests.parts import models
-from tests.unit.quantization.bad_models import CASES, MLP_ROWS, Rows, mlp_of, normal, rows
+from tests.unit.quantization.bad_models import CASES, MLP_ROWS, Rows, masked, mlp_of, normal, rows
 from tests.unit.quantization.conftest import Maker, observe
 from workers.formats.onnx.inspection import inspect_onnx
 from workers.quantization.calibration.collect import collect
@@ -227,3 +227,11 @@ def test_a_bias_behind_weights_that_have_died_is_not_cut_off(make: Maker, dead: 
     made = make(model, StaticInt8(reduce_range=True, per_channel=per_channel, recovery=()), feeds=rows(MLP_ROWS))
 
     assert made.sqnr_db > 30
+
+
+@pytest.mark.parametrize("lowest", [-1e4, -1e9, float(np.finfo(np.float32).min), -np.inf])
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_mask_that_is_added_leaves_the_weights_alone(make: Maker, lowest: float, per_channel: bool) -> None:
+    recipe = StaticInt8(reduce_range=True, per_channel=per_channel, recovery=())
+
+    assert make(masked(lowest), recipe, feeds=rows((2, 8))).sqnr_db > 30

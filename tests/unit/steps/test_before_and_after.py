@@ -8,7 +8,7 @@ import pytest
 from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES
 from tests.parts import models
 from tests.unit.quantization.bad_models import at
-from tests.unit.steps.conftest import Job, StepFailed, vectors
+from tests.unit.steps.conftest import Job, StepFailed, images, vectors
 
 
 def prepared(job: Job, technique: str, **options: Any) -> Job:
@@ -39,7 +39,9 @@ def test_every_candidate_is_compared_with_its_original(job: Job, technique: str)
 @pytest.mark.parametrize("technique", sorted(NEEDS_CALIBRATION))
 def test_every_recovery_step_says_what_it_brought(job: Job, technique: str) -> None:
     steps = ["bias_correction", "equalization", "smoothquant", "clip_search"]
-    prepared(job, technique, recovery=steps, weight_bits=4)
+    job.save_model(models.conv_net())
+    job.save_dataset("calibration", image=images(12, seed=1))
+    job.spec = {"recipe": {"technique": technique, "recovery": steps, "weight_bits": 4}}
 
     (candidate,) = job.run_until("candidates")["candidates"]
 
@@ -79,4 +81,5 @@ def test_one_row_is_enough_and_said(job: Job, technique: str) -> None:
 
     assert notes == ["The calibration dataset has 1 row, fewer than the 200 asked for."]
     (candidate,) = job.run("candidates")["candidates"]
-    assert values(candidate["measurements"])["sqnr_db"] > 0
+    assert values(candidate["measurements"])["sqnr_db"] > 5
+    assert all("One calibration row" in rung["reason"] for rung in candidate["recovery"])
