@@ -35,6 +35,14 @@ KeepFloat = Annotated[
 ]
 
 
+Requantize = Annotated[
+    bool,
+    Field(
+        description="Take a model that is quantized already: in QDQ form it is turned back into float first. Other "
+        "forms are refused all the same."
+    ),
+]
+
 CalibrationMethod = Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"]
 RecoveryStep = Literal[
     "bias_correction", "equalization", "smoothquant", "clip_search", "full_range", "range_tuning", "learned_rounding"
@@ -68,6 +76,7 @@ class DynamicInt8(_Options):
     op_types: OpTypes = Field(default=("MatMul", "Gemm"), min_length=1)
     """Operator types to quantize. Convolutions only when asked: their dynamic kernels are slow."""
     keep_float: KeepFloat = ()
+    requantize: Requantize = False
 
 
 class _Static(_Options):
@@ -86,6 +95,7 @@ class _Static(_Options):
     """Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
     products with stored weights are what is quantized; the others where they stand between those."""
     keep_float: KeepFloat = ()
+    requantize: Requantize = False
 
 
 class StaticInt8(_Static):
@@ -159,6 +169,7 @@ class WeightOnly(_Options):
     heads: Literal["same", "8", "keep"] = "same"
     """The last product before an output: as the rest, in 8 bits, or kept as it is."""
     keep_float: KeepFloat = ()
+    requantize: Requantize = False
 
 
 class Float16(_Options):
@@ -168,6 +179,7 @@ class Float16(_Options):
     keep_io_types: bool = True
     """Inputs and outputs stay float32, so that callers need no change."""
     keep_float: KeepFloat = ()
+    requantize: Requantize = False
 
 
 class Bfloat16(_Options):
@@ -177,6 +189,7 @@ class Bfloat16(_Options):
     least_elements: int = Field(default=256, ge=1)
     """Weights with fewer elements stay as they are: what they would save is less than their Cast takes."""
     keep_float: KeepFloat = ()
+    requantize: Requantize = False
 
 
 Plain = DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16

@@ -93,12 +93,15 @@ def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> No
     if isinstance(model_id := body.get("model"), str) and "/model" not in bad:
         checked.model = session.get(Model, model_id)
         checked.errors.extend(_not_ready(checked.model, "model", model_id, "/model"))
-        if checked.model is not None and (checked.model.inspection or {}).get("quantized"):
+        recipe = body.get("recipe")
+        requantize = isinstance(recipe, dict) and recipe.get("requantize") is True
+        if checked.model is not None and (checked.model.inspection or {}).get("quantized") and not requantize:
             checked.errors.append(
                 FieldError(
                     "/model",
                     "already_quantized",
-                    f"The model {model_id} is quantized already. Upload the float model it came from, and name that.",
+                    f"The model {model_id} is quantized already. Upload the float model it came from, and name "
+                    "that; or set requantize in the recipe, if the model is in QDQ form.",
                 )
             )
     roles = body.get("datasets")

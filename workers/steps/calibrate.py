@@ -66,7 +66,8 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
     notes: tuple[str, ...] = ()
     if rows.count < static.calibration.samples:
         notes = (
-            f"The calibration dataset has {rows.count} rows, fewer than the {static.calibration.samples} asked for.",
+            f"The calibration dataset has {rows.count} row{'s' if rows.count > 1 else ''}, fewer than the "
+            f"{static.calibration.samples} asked for.",
         )
     return CalibrateResult(tensors=len(seen.tensors), samples=seen.samples, file=STATISTICS, notes=notes)
 

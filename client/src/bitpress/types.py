@@ -265,6 +265,8 @@ class StaticInt16(TypedDict):
     Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
     need no training. `range_tuning` and `learned_rounding` need PyTorch, `full_range` a `reduce_range` by layer.
     """
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
     technique: Literal["static_int16"]
     weight_bits: NotRequired[Literal[4, 8]]
     """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
@@ -316,6 +318,8 @@ class StaticInt8(TypedDict):
     but 8 where the recovery step `full_range` finds that hardly anything saturates for it. `auto`: by the target's
     features.
     """
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
     technique: Literal["static_int8"]
     weight_bits: NotRequired[Literal[4, 8]]
     """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
@@ -384,6 +388,8 @@ class WeightOnly(TypedDict):
     """The last product before an output: as the rest, in 8 bits, or kept as it is."""
     keep_float: NotRequired[list[str | OperatorType]]
     """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
     samples: NotRequired[int]
     """Calibration rows used at most, by `gptq` and `awq`."""
     symmetric: NotRequired[bool | Literal["auto"]]
@@ -407,6 +413,8 @@ class Bfloat16(TypedDict):
     """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
     least_elements: NotRequired[int]
     """Weights with fewer elements stay as they are: what they would save is less than their Cast takes."""
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
     technique: Literal["bfloat16"]
 
 
@@ -466,6 +474,8 @@ class DynamicInt8(TypedDict):
     7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
     `auto` decides by the target's features.
     """
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
     technique: Literal["dynamic_int8"]
     weight_type: NotRequired[Literal["int8", "uint8"]]
     """Type of the stored weights."""
@@ -478,6 +488,8 @@ class Float16(TypedDict):
     """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
     keep_io_types: NotRequired[bool]
     """Inputs and outputs stay float32, so that callers need no change."""
+    requantize: NotRequired[bool]
+    """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
     technique: Literal["float16"]
 
 

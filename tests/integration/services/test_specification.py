@@ -247,6 +247,8 @@ def test_a_quantized_model_is_not_quantized_again(deployment: Deployment) -> Non
         ("/model", "already_quantized"),
         ("/metrics/0", "unknown_metric"),
     ]
+    for asked, expected in ((True, []), (False, [("/model", "already_quantized")])):
+        assert wrong(deployment, {"model": model.id, "recipe": {**RECIPE, "requantize": asked}}) == expected
 
 
 def test_shapes_are_those_of_the_model_s_inputs(deployment: Deployment) -> None:

@@ -411,6 +411,184 @@ def in_opset(version: int) -> ModelProto:
     return model
 
 
+def recurrent() -> ModelProto:
+    return models.model(
+        [
+            helper.make_node("LSTM", ["x", "W", "R", "B"], ["h"], name="lstm", hidden_size=4),
+            helper.make_node("Squeeze", ["h", "axis"], ["s"], name="squeeze"),
+            helper.make_node("MatMul", ["s", "w"], ["y"], name="product"),
+        ],
+        [value("x", [5, 1, 3])],
+        [value("y", [5, 1, 2])],
+        [
+            weights("W", 1, 16, 3),
+            weights("R", 1, 16, 4),
+            weights("B", 1, 32),
+            tensor("axis", [1], np.int64),
+            weights("w", 4, 2),
+        ],
+    )
+
+
+def captured_weights() -> ModelProto:
+    """Both bodies of an If read the weights of a product before it."""
+    bodies = [
+        helper.make_graph(
+            [helper.make_node("MatMul", ["h", "w"], ["r"], name=f"{kind}/product")], kind, [], [value("r", None)]
+        )
+        for kind in ("then", "else")
+    ]
+    return models.model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+            helper.make_node("ReduceSum", ["x"], ["total"], name="total", keepdims=0),
+            helper.make_node("Greater", ["total", "zero"], ["positive"], name="positive"),
+            helper.make_node("If", ["positive"], ["y"], name="choice", then_branch=bodies[0], else_branch=bodies[1]),
+        ],
+        [value("x", ["batch", 8])],
+        [value("y", ["batch", 8])],
+        [weights("w", 8, 8), tensor("zero", 0.0)],
+    )
+
+
+def out_of_order() -> ModelProto:
+    model = models.mlp()
+    nodes = list(model.graph.node)[::-1]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    return model
+
+
+def spelled_out() -> ModelProto:
+    """A weight as numbers of their own in the message, and not as bytes."""
+    model = models.mlp()
+    stored = model.graph.initializer[0]
+    numbers = numpy_helper.to_array(stored).reshape(-1).tolist()
+    stored.ClearField("raw_data")
+    stored.float_data.extend(numbers)
+    return model
+
+
+def computed_weights() -> ModelProto:
+    """Weights are the product of a stored direction and a stored length."""
+    return models.model(
+        [
+            helper.make_node("Mul", ["direction", "length"], ["w"], name="weight_norm"),
+            helper.make_node("MatMul", ["x", "w"], ["y"], name="product"),
+        ],
+        [value("x", ["batch", 8])],
+        [value("y", ["batch", 4])],
+        [weights("direction", 8, 4), weights("length", 1, 4)],
+    )
+
+
+def masked(lowest: float) -> ModelProto:
+    return models.model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+            helper.make_node("Add", ["h", "mask"], ["m"], name="add"),
+            helper.make_node("Softmax", ["m"], ["p"], name="softmax"),
+            helper.make_node("MatMul", ["p", "w2"], ["y"], name="last"),
+        ],
+        [value("x", ["batch", 8])],
+        [value("y", ["batch", 3])],
+        [weights("w", 8, 6), tensor("mask", [0, 0, lowest, 0, 0, lowest]), weights("w2", 6, 3)],
+    )
+
+
+def infinite_bias() -> ModelProto:
+    model = models.gemm()
+    model.graph.initializer[1].CopyFrom(tensor("b", [-np.inf, *[0] * 7]))
+    return model
+
+
+def stored_in_bfloat16() -> ModelProto:
+    stored = numpy_helper.from_array(normal(8, 8), "w")
+    halves = np.frombuffer(stored.raw_data, np.uint16)[1::2]
+    stored.data_type, stored.raw_data = TensorProto.BFLOAT16, halves.tobytes()
+    return models.model(
+        [
+            helper.make_node("Cast", ["w"], ["wide"], name="widen", to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["x", "wide"], ["y"], name="product"),
+        ],
+        [value("x", ["batch", 8])],
+        [value("y", ["batch", 8])],
+        [stored],
+    )
+
+
+def texts() -> ModelProto:
+    return models.model(
+        [
+            helper.make_node("Identity", ["text"], ["same"], name="same"),
+            helper.make_node("MatMul", ["x", "w"], ["y"], name="product"),
+        ],
+        [value("x", ["batch", 8]), value("text", [1], TensorProto.STRING)],
+        [value("y", ["batch", 8]), value("same", [1], TensorProto.STRING)],
+        [weights("w", 8, 8)],
+    )
+
+
+def scaler() -> ModelProto:
+    """An operator of the domain for classical models, whose output onnx cannot type."""
+    return models.model(
+        [
+            helper.make_node("Scaler", ["x"], ["s"], name="scaler", domain="ai.onnx.ml", offset=[0.0], scale=[2.0]),
+            helper.make_node("MatMul", ["s", "w"], ["y"], name="product"),
+        ],
+        [value("x", ["batch", 8])],
+        [value("y", ["batch", 8])],
+        [weights("w", 8, 8)],
+        domains=[("ai.onnx.ml", 3)],
+    )
+
+
+def without_inputs() -> ModelProto:
+    return models.model(
+        [helper.make_node("MatMul", ["a", "w"], ["y"], name="product")],
+        [],
+        [value("y", [2, 8])],
+        [weights("a", 2, 8), weights("w", 8, 8)],
+    )
+
+
+def filled_weights() -> ModelProto:
+    return models.model(
+        [
+            helper.make_node("ConstantOfShape", ["shape"], ["w"], name="fill", value=tensor("v", [0.5])),
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="filled"),
+            helper.make_node("MatMul", ["h", "w2"], ["y"], name="stored"),
+        ],
+        [value("x", ["batch", 4])],
+        [value("y", ["batch", 3])],
+        [tensor("shape", [4, 4], np.int64), weights("w2", 4, 3)],
+    )
+
+
+def shape_arithmetic() -> ModelProto:
+    """A Reshape to a shape that is computed from the input's."""
+    return models.model(
+        [
+            helper.make_node("Shape", ["x"], ["sizes"], name="shape"),
+            helper.make_node("Gather", ["sizes", "first"], ["count"], name="gather"),
+            helper.make_node("Unsqueeze", ["count", "axis"], ["rows"], name="unsqueeze"),
+            helper.make_node("Concat", ["rows", "rest"], ["wanted"], name="concat", axis=0),
+            helper.make_node("Conv", ["x", "w1"], ["c"], name="conv"),
+            helper.make_node("Reshape", ["c", "wanted"], ["flat"], name="reshape"),
+            helper.make_node("MatMul", ["flat", "w2"], ["y"], name="product"),
+        ],
+        [value("x", ["batch", 2, 4, 4])],
+        [value("y", ["batch", 3])],
+        [
+            tensor("first", 0, np.int64),
+            tensor("axis", [0], np.int64),
+            tensor("rest", [-1], np.int64),
+            weights("w1", 2, 2, 1, 1),
+            weights("w2", 32, 3),
+        ],
+    )
+
+
 def at(values: Array, index: tuple[int, ...], number: float) -> Array:
     values[index] = number
     return values
@@ -474,6 +652,21 @@ CASES: dict[str, Case] = {
     "one weight": lambda: (one_product(normal(1, 1), shape=(2, 1)), rows((2, 1))),
     "opset 7": lambda: (in_opset(7), rows((1, 3, 12, 12), "image")),
     "opset 24": lambda: (in_opset(24), rows((1, 3, 12, 12), "image")),
+    "recurrent": lambda: (recurrent(), rows((5, 1, 3))),
+    "weights that bodies capture": lambda: (captured_weights(), rows((2, 8))),
+    "nodes out of order": lambda: (out_of_order(), rows(MLP_ROWS)),
+    "weights spelled out": lambda: (spelled_out(), rows(MLP_ROWS)),
+    "weights computed from others": lambda: (computed_weights(), rows((2, 8))),
+    "weights filled by shape": lambda: (filled_weights(), rows((2, 4))),
+    "weights in bfloat16": lambda: (stored_in_bfloat16(), rows((2, 8))),
+    "shape arithmetic": lambda: (shape_arithmetic(), rows((1, 2, 4, 4))),
+    "no batch axis": lambda: (one_product(normal(8, 5), shape=(8,)), rows((8,))),
+    "no inputs": lambda: (without_inputs(), [{}] * 3),
+    "texts": lambda: (texts(), [{**row, "text": np.array(["A"], object)} for row in rows((2, 8))]),
+    "an operator of ai.onnx.ml": lambda: (scaler(), rows((2, 8))),
+    "a mask of infinities": lambda: (masked(-np.inf), rows((2, 8))),
+    "a mask of the lowest number": lambda: (masked(float(np.finfo(np.float32).min)), rows((2, 8))),
+    "an infinite bias": lambda: (infinite_bias(), rows((2, 16))),
     "a batch norm of nothing": lambda: (norm_of_nothing(), rows((1, 3, 12, 12), "image")),
     # Numbers among the weights
     "a NaN among the weights": lambda: (mlp_of(at(normal(32, 24), (3, 4), np.nan)), rows(MLP_ROWS)),

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, helper, numpy_helper
 
 from tests.parts import models
 from tests.unit.quantization.conftest import random_feeds
@@ -98,3 +98,51 @@ def test_a_convolution_that_others_read_keeps_its_batch_norm(tmp_path: Path) -> 
     prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True, batch_norms=True)
 
     assert "BatchNormalization" in {node.op_type for node in prepared.model.graph.node}
+
+
+def test_arithmetic_of_weights_alone_is_done_beforehand(tmp_path: Path) -> None:
+    model = models.model(
+        [
+            helper.make_node("ReduceMean", ["v", "axes"], ["mean"], name="mean"),
+            helper.make_node("Sub", ["v", "mean"], ["centered"], name="center"),
+            helper.make_node("ReduceL2", ["centered", "axes"], ["length"], name="length"),
+            helper.make_node("Div", ["centered", "length"], ["direction"], name="direction"),
+            helper.make_node("Mul", ["direction", "g"], ["w"], name="scale"),
+            helper.make_node("Conv", ["x", "w"], ["y"], name="conv"),
+        ],
+        [models.value("x", ["batch", 2, 5, 5])],
+        [models.value("y", ["batch", 4, 3, 3])],
+        [
+            models.weights("v", 4, 2, 3, 3),
+            models.weights("g", 4, 1, 1, 1),
+            models.tensor("axes", [1, 2, 3], np.int64),
+        ],
+        opset=18,
+    )
+    models.save(model, tmp_path / "model.onnx")
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+
+    assert [node.op_type for node in prepared.model.graph.node] == ["Conv"]
+    (found,) = (numpy_helper.to_array(tensor) for tensor in prepared.model.graph.initializer)
+    v, g = (numpy_helper.to_array(tensor).astype(np.float64) for tensor in model.graph.initializer[:2])
+    centered = v - v.mean(axis=(1, 2, 3), keepdims=True)
+    wanted = centered / np.sqrt((centered**2).sum(axis=(1, 2, 3), keepdims=True)) * g
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_what_would_grow_is_not_done_beforehand(tmp_path: Path) -> None:
+    model = models.model(
+        [
+            helper.make_node("Mul", ["column", "row"], ["w"], name="outer"),
+            helper.make_node("MatMul", ["x", "w"], ["y"], name="product"),
+        ],
+        [models.value("x", ["batch", 50])],
+        [models.value("y", ["batch", 60])],
+        [models.weights("column", 50, 1), models.weights("row", 1, 60)],
+    )
+    models.save(model, tmp_path / "model.onnx")
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
+
+    assert [node.op_type for node in prepared.model.graph.node] == ["Mul", "MatMul"]

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -272,9 +273,22 @@ def test_steps_are_judged_on_rows_that_they_are_not_fitted_to(count: int) -> Non
     assert {number % 4 for number in judged} == {0, 1, 2, 3} or count < 40
 
 
-def test_few_rows_do_both() -> None:
-    feeds = [({"x": np.zeros(1)}, 1)] * 15
-    assert [list(part()) for part in divided(lambda: iter(feeds))] == [feeds, feeds]
+@pytest.mark.parametrize("count", [1, 2, 3, 15])
+def test_of_few_rows_half_judge(count: int) -> None:
+    fitting, judging = divided(lambda: (({"x": np.array([number])}, 1) for number in range(count)))
+    fitted, judged = ([int(feed["x"][0]) for feed, _ in feeds()] for feeds in (fitting, judging))
+    assert sorted(fitted + judged) == list(range(count))
+    assert len(judged) - len(fitted) in (0, 1)
+
+
+def test_one_row_fits_nothing(tmp_path: Path) -> None:
+    plan, material = planned(next(iter(MODELS.values()))(), tmp_path, weight_bits=4)
+    fitting, judging = divided(lambda: islice(material.feeds(), 1))
+    alone = replace(material, feeds=fitting)
+    climbed = climb(plan, alone, ["smoothquant", "bias_correction"], judge_for(plan, alone, judging))
+    assert climbed.plan is plan
+    assert [(rung.step, rung.kept) for rung in climbed.rungs] == [("smoothquant", False), ("bias_correction", False)]
+    assert all("One calibration row" in str(rung.reason) for rung in climbed.rungs)
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -275,6 +275,7 @@ def test_a_scale_that_was_shared_is_known_to_who_needs_it_then(make: Maker) -> N
 
     assert db_of(made, 0) > 25
     assert db_of(made, 2) > 25
+    assert "w2_quantized" in {entry.name for entry in made.proto.graph.initializer}
 
 
 def test_placement_is_left_alone_where_nothing_is_wide(tmp_path: Path) -> None:

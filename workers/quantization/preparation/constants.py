@@ -8,9 +8,13 @@ from onnx.reference import ReferenceEvaluator
 
 from workers.quantization.graph import captured, drop_nodes
 
-# Operators that take and give tensors of no more elements than their first input: folding them where
-# all inputs are stored never makes a model larger, unless the input itself is still needed.
-_FOLDABLE = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
+# Operators that give tensors of no more elements than their first input: folding them where all inputs are stored never
+# makes a model larger, unless the input itself is still needed.
+_REARRANGING = frozenset({"Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast"})
+_REDUCING = frozenset({"ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2", "Neg", "Sqrt", "Reciprocal"})
+# Those that can make more of two small tensors, as when weights are normalized in the graph.
+_BROADCASTING = frozenset({"Add", "Sub", "Mul", "Div", "Pow"})
+_FOLDABLE = _REARRANGING | _REDUCING | _BROADCASTING
 
 _LARGE = 1 << 16
 """Elements from which a tensor is not stored a second time for readers that stay in float."""
@@ -21,6 +25,7 @@ _PLAIN_TYPES = frozenset(
     {
         TensorProto.FLOAT,
         TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
         TensorProto.DOUBLE,
         TensorProto.INT8,
         TensorProto.UINT8,
@@ -93,7 +98,7 @@ def _constant_value(node: NodeProto) -> TensorProto | None:
 
 
 def fold_stored(graph: GraphProto, model: ModelProto, kept: frozenset[str] = frozenset()) -> None:
-    """Compute what only rearranges stored tensors, so that a weight behind a Transpose is a weight.
+    """Compute what is made of nothing but stored tensors, so that a weight behind a Transpose is a weight.
 
     A large table that something else reads too, like an embedding tied to the head, is stored a second time only for a
     product that is not in `kept`.
@@ -128,7 +133,17 @@ def _can_fold(node: NodeProto, stored: dict[str, TensorProto]) -> bool:
         and bool(names)
         and all(name in stored and stored[name].data_type in _PLAIN_TYPES for name in names)
         and all(attribute.name != "to" or attribute.i in _PLAIN_TYPES for attribute in node.attribute)
+        and (node.op_type not in _BROADCASTING or _stays_small([stored[name] for name in names]))
     )
+
+
+def _stays_small(operands: list[TensorProto]) -> bool:
+    """Whether operands together make no more elements than the largest of them has."""
+    try:
+        made = np.broadcast_shapes(*(tuple(tensor.dims) for tensor in operands))
+    except ValueError:  # they do not fit together; the runtime will say so
+        return False
+    return bool(np.prod(made, dtype=np.int64) == max(np.prod(tensor.dims, dtype=np.int64) for tensor in operands))
 
 
 def _worthwhile(

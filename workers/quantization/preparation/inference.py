@@ -49,6 +49,8 @@ def _node_by_node(model: ModelProto) -> list[str]:
     stored = {tensor.name: tensor for tensor in graph.initializer}
     failed: list[str] = []
     for node in graph.node:
+        if any(name and name not in known and name not in stored for name in node.input):
+            continue  # no fault of its own
         try:
             found = _outputs_of(node, known, stored, model)
         except Exception as error:
@@ -131,4 +133,4 @@ def _value_of(name: str, argument: ort.NodeArg | None) -> ValueInfoProto | None:
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+    return " ".join(str(error).rpartition("Error] ")[2].split())[:160]

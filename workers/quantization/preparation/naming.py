@@ -36,7 +36,7 @@ def make_names_unique(model: ModelProto) -> None:
                 suffix += 1
             renamed[name] = f"{name}_{suffix}"
         if renamed:
-            _rename(graph, renamed)
+            rename(graph, renamed)
         taken |= {renamed.get(name, name) for name in here}
 
 
@@ -44,7 +44,7 @@ def rename_inner(model: ModelProto, endings: tuple[str, ...]) -> None:
     """Rename tensors with such endings that are neither inputs nor outputs; names are unique in the whole model."""
     taken = {name for graph in graphs(model.graph) for name in defined(graph)}
     outside = {value.name for value in (*model.graph.input, *model.graph.output)}
-    _rename(
+    rename(
         model.graph, {name: fresh(f"{name}_own", taken) for name in sorted(taken - outside) if name.endswith(endings)}
     )
 
@@ -55,16 +55,17 @@ def give_outputs_their_names(graph: GraphProto) -> None:
     taken = defined(graph)
     for place, name in [(place, value.name) for place, value in enumerate(graph.output) if value.name in stored]:
         own = fresh(f"{name}_stored", taken)
-        _rename(graph, {name: own})
+        rename(graph, {name: own})
         graph.output[place].name = name
         graph.node.append(helper.make_node("Identity", [own], [name], name=own))
 
 
-def _rename(graph: GraphProto, renamed: dict[str, str]) -> None:
+def rename(graph: GraphProto, renamed: dict[str, str]) -> None:
+    """Call tensors otherwise, where they are made and wherever they are read, nested bodies included."""
     for entry in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
         entry.name = renamed.get(entry.name, entry.name)
     for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
         for body in bodies_of(node.attribute):
-            _rename(body, renamed)
+            rename(body, renamed)

@@ -20,7 +20,7 @@ from workers.quantization.preparation.finite import check_finite
 from workers.quantization.preparation.inference import infer
 from workers.quantization.preparation.naming import give_outputs_their_names, make_names_unique, name_nodes
 from workers.quantization.preparation.opsets import convert, opset_of
-from workers.quantization.preparation.quantized import refuse_quantized
+from workers.quantization.preparation.quantized import QDQ_OPSET, quantized_operators, refuse_quantized, to_float
 from workers.quantization.preparation.reading import read
 from workers.quantization.preparation.untying import untie
 from workers.quantization.selection import resolve_keep_float
@@ -48,17 +48,21 @@ def prepare(
     fold: bool,
     batch_norms: bool = False,
     partly: bool = False,
+    requantize: bool = False,
 ) -> Prepared:
     """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
-    `fold` computes beforehand what only rearranges weights; `batch_norms` folds those too, into the products before
-    them, each of which gets weights of its own: it is for techniques that change weights. With `partly`, a part of the
-    model may be quantized.
+    `fold` computes beforehand what is made of weights alone; `batch_norms` folds those too, into the products before
+    them, each of which gets weights of its own: it is for techniques that change weights. `requantize` turns a model in
+    QDQ form back into float first; with `partly` a part of the model may be quantized, and stays as it is.
     Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, `weights_not_finite`,
     or as `workers.quantization.preparation.reading.read` does.
     """
     model, external = read(path)
-    if not partly:
+    back = requantize and not partly and bool(quantized_operators(model))
+    if back:
+        least_opset = max(least_opset, QDQ_OPSET)
+    elif not partly:
         refuse_quantized(model)
     notes: list[str] = []
     if model.functions:
@@ -81,9 +85,12 @@ def prepare(
     write_out_sparse(model.graph)
     for graph in graphs(model.graph):
         store_constants(graph)
-        if fold:
-            fold_stored(graph, model, kept)
     make_names_unique(model)
+    if back:
+        notes.append(to_float(model))
+    if fold:
+        for graph in graphs(model.graph):
+            fold_stored(graph, model, kept)
     give_outputs_their_names(model.graph)
     if batch_norms:
         folded = fold_batch_norms(model.graph, kept)
@@ -94,9 +101,9 @@ def prepare(
                 else "Folded 1 batch normalization into the product before it."
             )
         untie(model.graph)
-    check_finite(model.graph, kept)
     dead, _ = drop_dead_parts(model.graph)
     if dead:
         notes.append(f"Dropped {dead} node{'s' if dead > 1 else ''} that no output depends on.")
+    check_finite(model.graph, kept)
     sort_nodes(model.graph)
     return Prepared(model=model, kept=kept, external=external, notes=tuple(notes))

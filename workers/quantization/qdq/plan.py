@@ -1,6 +1,7 @@
 """Everything that a QDQ model is made of, apart from the graph itself: what recovery steps look at and change."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,14 @@ from app.domain.recipe import Calibration
 from workers.quantization.affine import Affine, for_activation, reach_of, symmetric
 from workers.quantization.calibration.ranges import find_range
 from workers.quantization.calibration.statistics import Statistics
-from workers.quantization.qdq.placement import Placement, place
+from workers.quantization.qdq.placement import Bias, Placement, place
 
 Array = NDArray[Any]
 Place = tuple[str, int]
 """A node's name and which of its inputs."""
+
+_MASK = 1e4
+"""From here on a number that is added is taken for a mask's."""
 
 _BIAS_LIMIT = (1 << 30) - 1
 """Half of what an int32 holds: the rest is for the products that are added to the bias."""
@@ -128,7 +132,7 @@ def weight_types(
     into 32 bits, the scale of its channel is made coarser until it does.
     """
     stored = {tensor.name: tensor for tensor in model.graph.initializer}
-    biases = {(bias.node, bias.weight): bias for bias in placement.biases}
+    biases = {(bias.node, bias.weight): bias for bias in (*placement.biases, *_added_biases(model, placement))}
     found = {}
     for weight in placement.weights:
         values = numpy_helper.to_array(stored[weight.tensor])
@@ -143,9 +147,34 @@ def weight_types(
         affine = symmetric(wanted, setting.weight_dtype, bits=setting.weight_bits, axis=axis)
         bias = biases.get((weight.node, weight.tensor))
         if bias is not None:
-            affine = _room_for_bias(affine, numpy_helper.to_array(stored[bias.tensor]), activations[bias.source])
+            offsets = numpy_helper.to_array(stored[bias.tensor]).reshape(-1)
+            if bias not in placement.biases:
+                # What masks hold may be cut off: room for it would leave nothing of weights that share its scale.
+                bound = np.inf if axis is not None else _MASK
+                offsets = np.where(np.isfinite(offsets) & (np.abs(offsets) < bound), offsets, 0.0)
+            affine = _room_for_bias(affine, offsets, activations[bias.source])
         found[place] = affine
     return found
+
+
+def _added_biases(model: ModelProto, placement: Placement) -> Iterator[Bias]:
+    """Biases that an Add puts to a matrix product: onnxruntime makes one Gemm of both and rounds them to 32 bits too.
+
+    (WeightBiasQuantization of onnxruntime 1.32: where the sum's scale is tiny, such a bias would be cut off.)
+    """
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+    weights = {weight.node: weight for weight in placement.weights if weight.product}
+    products = {node.output[0]: node for node in model.graph.node if node.op_type == "MatMul" and node.name in weights}
+    for node in model.graph.node:
+        if node.op_type != "Add":
+            continue
+        for made, bias in (tuple(node.input), tuple(reversed(node.input))):
+            if made not in products or bias not in stored:
+                continue
+            product = products[made]
+            weight = weights[product.name]
+            if math.prod(stored[bias].dims) in (1, stored[weight.tensor].dims[-1]):
+                yield Bias(product.name, 1, bias, product.input[0], weight.tensor)
 
 
 def _room_for_bias(weight: Affine, bias: Array, source: Affine) -> Affine:

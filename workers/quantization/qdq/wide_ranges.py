@@ -6,7 +6,7 @@ reads it in integers stays in float.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from onnx import ModelProto, NodeProto, numpy_helper
@@ -66,21 +66,15 @@ def keep_wide_ranges(model: ModelProto, setting: Setting, placement: Placement, 
         if not wide:
             return found
         found.notes += _notes(wide)
-        kept = found.setting.kept.union(*wide.values())
-        _narrow(found, model, kept)
-
-
-def _narrow(found: Narrowed, model: ModelProto, kept: frozenset[str]) -> None:
-    """Place again with more nodes kept; what had its scale from another tensor is as wide as that one at most."""
-    before = found.placement
-    found.setting = replace(found.setting, kept=kept)
-    found.placement = place_for(model, found.setting)
-    tensors = dict(found.seen.tensors)
-    for name in found.placement.observed():
-        root = before.shares.get(name)
-        if name not in tensors and root in tensors:
-            tensors[name] = tensors[root]
-    found.seen = replace(found.seen, tensors=tensors)
+        found.setting = replace(found.setting, kept=found.setting.kept.union(*wide.values()))
+        found.placement = place_for(model, found.setting)
+        # What had the scale of another tensor needs a range of its own now.
+        tensors = dict(found.seen.tensors)
+        for name in found.placement.observed():
+            source = parts.source(name, tensors)
+            if source is not None:
+                tensors[name] = tensors[source]
+        found.seen = replace(found.seen, tensors=tensors)
 
 
 def _groups(placement: Placement) -> dict[str, list[str]]:
@@ -148,10 +142,22 @@ class _Parts:
         values = numpy_helper.to_array(self.stored[name])
         return float(values.min(initial=0.0)), float(values.max(initial=0.0))
 
+    def source(self, name: str, known: Collection[str]) -> str | None:
+        """The nearest known tensor that one is moved or cut from, or itself: its range is as wide or wider."""
+        while name not in known:
+            node = self._producers.get(name)
+            if node is None or node.op_type not in MOVES or node.domain:
+                return None
+            name = node.input[0]
+        return name
+
     def around(self, group: list[str], placement: Placement) -> set[str]:
-        """The quantized nodes that make or read a group's tensors in integers."""
+        """The quantized nodes that make a group's tensors in integers or read them; parts stand for themselves."""
         nodes = set()
+        apart = {part for name in group for part in self._cut(name)}
         for name in group:
+            if self.source(name, apart) is not None:
+                continue
             producer = self._producers.get(name)
             if producer is not None and producer.name in placement.absorbed:
                 producer = self._producers.get(placement.absorbed[producer.name])
@@ -182,6 +188,8 @@ class _Parts:
             if node.domain or node.op_type not in MOVES or node.input[0] != name:
                 continue
             if node.op_type in _CUTS:
-                yield from (output for output in node.output if output)
+                for output in node.output:
+                    yield output
+                    yield from self._cut(output)
             else:
                 yield from self._cut(node.output[0])

@@ -21,7 +21,7 @@ JUDGING_FEEDS = 48
 JUDGED_OF = 4
 """Of so many feeds in a row one judges."""
 LEAST_FEEDS = 16
-"""With fewer, steps are judged on what they are fitted to."""
+"""With fewer, half of them judge."""
 
 _NOT_TAKEN = frozenset(
     {"step_not_applicable", "needs_torch", "operator_not_differentiable", "graph_parity", "not_emulated"}
@@ -45,12 +45,14 @@ class Rung:
 
 
 def divided(feeds: Feeds) -> tuple[Feeds, Feeds]:
-    """The feeds that steps may fit to, and those that judge them: disjoint, unless there are few.
+    """The feeds that steps may fit to, and those that judge them: disjoint, however few there are.
 
-    One of every few in a row judges, drawn by chance but always the same: rows often come sorted, or in a pattern.
+    One of every few in a row judges, drawn by chance but always the same: rows often come sorted, or in a pattern. Of
+    few feeds every other one does, and a single one judges alone: on rows that it was fitted to, SmoothQuant gained at
+    up to 8 rows what cost 8 to 10 dB on others (measured on random rows).
     """
     if sum(1 for _ in islice(feeds(), LEAST_FEEDS)) < LEAST_FEEDS:
-        return feeds, feeds
+        return lambda: islice(feeds(), 1, None, 2), lambda: islice(feeds(), 0, None, 2)
 
     def drawn(*, judging: bool) -> Iterator[tuple[Mapping[str, Array], int]]:
         chance = random.Random(0)
@@ -94,6 +96,11 @@ def climb(
     """
     rungs: list[Rung] = []
     best = fidelity or judge.fidelity(plan)
+    if steps and next(material.feeds(), None) is None:
+        why = "One calibration row cannot both fit a step and judge it: give more."
+        return Climbed(
+            plan, best, [Rung(name, kept=False, before_db=round(best.output_db, 3), reason=why) for name in steps]
+        )
     for name in steps:
         try:
             tried = [(each, judge.fidelity(each)) for each in _taken(name, plan, material, correcting)]

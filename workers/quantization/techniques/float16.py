@@ -20,7 +20,14 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
     Raises StepError `nothing_to_quantize`, `already_quantized`, `keep_float_matches_nothing` or `types_do_not_fit`,
     which names the node.
     """
-    prepared = prepare(model_path, least_opset=1, keep_float=options.keep_float, fold=False, partly=context.partly)
+    prepared = prepare(
+        model_path,
+        least_opset=1,
+        keep_float=options.keep_float,
+        fold=False,
+        partly=context.partly,
+        requantize=options.requantize,
+    )
     model = prepared.model
     done = convert(model, prepared.kept, keep_io_types=options.keep_io_types)
     if not done.stored:

@@ -16,7 +16,7 @@ from workers.quantization.preparation.constants import initializers_are_constant
 from workers.quantization.preparation.dead_parts import drop_dead_parts
 from workers.quantization.preparation.naming import make_names_unique, name_nodes
 from workers.quantization.preparation.opsets import convert, opset_of
-from workers.quantization.preparation.quantized import refuse_quantized
+from workers.quantization.preparation.quantized import quantized_operators, refuse_quantized, to_float
 from workers.quantization.selection import resolve_keep_float
 
 
@@ -31,14 +31,20 @@ class Light:
     notes: tuple[str, ...]
 
 
-def read(path: Path, *, least_opset: int, keep_float: KeepFloat, partly: bool = False) -> Light:
+def read(
+    path: Path, *, least_opset: int, keep_float: KeepFloat, partly: bool = False, requantize: bool = False
+) -> Light:
     """Read a model's graph, with named nodes, constants as initializers, functions written out and dead parts gone.
 
-    With `partly`, a part of the model may be quantized. Raises StepError `already_quantized`,
+    With `partly`, a part of the model may be quantized, and stays as it is; else with `requantize`, a model in QDQ form
+    is turned back into float first, for which its weights are read. Raises StepError `already_quantized`,
     `keep_float_matches_nothing`, `opset_conversion_failed`, or as `workers.quantization.preparation.reading.read` does.
     """
     model, external = reading.read(path, weights=False)
-    if not partly:
+    back = requantize and not partly and bool(quantized_operators(model))
+    if back:
+        model, _ = reading.read(path)
+    elif not partly:
         refuse_quantized(model)
     if model.functions:
         model = inliner.inline_local_functions(model)
@@ -46,12 +52,14 @@ def read(path: Path, *, least_opset: int, keep_float: KeepFloat, partly: bool = 
     kept = resolve_keep_float(model, keep_float)
     notes: tuple[str, ...] = ()
     if opset_of(model) < least_opset:
-        model, notes = _converted(model, least_opset, external=external)
+        model, notes = _converted(model, least_opset, external=external and not back)
     initializers_are_constants(model)
     for graph in graphs(model.graph):
         store_constants(graph)
     make_names_unique(model)
     sort_nodes(model.graph)
+    if back:
+        notes += (to_float(model),)
     drop_dead_parts(model.graph)
     return Light(model, frozenset(kept), path.parent, external, notes)
 

@@ -55,7 +55,8 @@ def second_moments(
             raise _failed(f"the model does not run on row {rows} ({' '.join(str(error).split())[:200]})") from error
         for name, values in zip(names, found, strict=True):
             flat = values.reshape(-1, values.shape[-1]).astype(np.float32, copy=False)
-            product = flat.T @ flat
+            with np.errstate(over="ignore", invalid="ignore"):  # told below
+                product = flat.T @ flat
             if not np.isfinite(product).all():
                 raise _failed(f"the tensor {name!r} is not finite on row {rows}")
             sums[name] = sums[name] + product if name in sums else product
