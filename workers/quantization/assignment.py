@@ -16,8 +16,9 @@ from workers.quantization.weight_only.light import read
 ORDER = ("dynamic_int8", "static_int8", "static_int16", "weight_only", "float16", "bfloat16")
 """Techniques in the order in which they work on one model.
 
-onnxruntime's dynamic quantizer gives tensors names without asking which are taken, so it comes first; static
-techniques see activations while nothing but it has changed them; what stores floats in fewer bytes comes last.
+onnxruntime's dynamic quantizer, which some types are left to, gives tensors names without asking which are taken, so
+it comes first. Static techniques see activations while nothing but it has changed them. What stores floats in fewer
+bytes comes last.
 """
 
 
