@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from onnx import ModelProto
 
@@ -74,19 +73,12 @@ def static_recipe(model_path: Path, recipe: AnyRecipe) -> Static:
     raise ValueError(f"{recipe.technique} has no static recipe")
 
 
-class Ranked(Protocol):
-    """Ranks the layers of a model by what quantizing them with a recipe costs."""
+def by_sensitivity(recipe: Plain, costly: Sequence[str], *, precise: Plain | None = None) -> Mixed:
+    """A recipe with a more precise one, or float, for the nodes that it costs most.
 
-    def __call__(self, model_path: Path, recipe: Plain) -> Sequence[str]:
-        """Names of nodes, the costliest first."""
-
-
-def by_sensitivity(
-    model_path: Path, recipe: Plain, ranked: Ranked, *, count: int, precise: Plain | None = None
-) -> Mixed:
-    """A recipe for a model, with a more precise one, or none, for so many of the nodes that it costs most."""
-    costliest = tuple(ranked(model_path, recipe)[:count])
-    return Mixed(parts=(Part(nodes=costliest, recipe=precise),) if costliest else (), rest=recipe)
+    `costly` are their names, by whatever measure; static recipes cannot be each other's more precise one.
+    """
+    return Mixed(parts=(Part(nodes=tuple(costly), recipe=precise),) if costly else (), rest=recipe)
 
 
 def _add(found: dict[Plain, Assigned], recipe: Plain | None, nodes: set[str], place: str, model: ModelProto) -> None:
