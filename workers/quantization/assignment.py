@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from onnx import ModelProto
 
@@ -16,8 +15,9 @@ from workers.quantization.weight_only.light import read
 ORDER = ("dynamic_int8", "static_int8", "static_int16", "weight_only", "float16", "bfloat16")
 """Techniques in the order in which they work on one model.
 
-onnxruntime's dynamic quantizer gives tensors names without asking which are taken, so it comes first; static
-techniques see activations while nothing but it has changed them; what stores floats in fewer bytes comes last.
+onnxruntime's dynamic quantizer, which some types are left to, gives tensors names without asking which are taken, so
+it comes first. Static techniques see activations while nothing but it has changed them. What stores floats in fewer
+bytes comes last.
 """
 
 
@@ -73,19 +73,12 @@ def static_recipe(model_path: Path, recipe: AnyRecipe) -> Static:
     raise ValueError(f"{recipe.technique} has no static recipe")
 
 
-class Ranked(Protocol):
-    """Ranks the layers of a model by what quantizing them with a recipe costs."""
+def by_sensitivity(recipe: Plain, costly: Sequence[str], *, precise: Plain | None = None) -> Mixed:
+    """A recipe with a more precise one, or float, for the nodes that it costs most.
 
-    def __call__(self, model_path: Path, recipe: Plain) -> Sequence[str]:
-        """Names of nodes, the costliest first."""
-
-
-def by_sensitivity(
-    model_path: Path, recipe: Plain, ranked: Ranked, *, count: int, precise: Plain | None = None
-) -> Mixed:
-    """A recipe for a model, with a more precise one, or none, for so many of the nodes that it costs most."""
-    costliest = tuple(ranked(model_path, recipe)[:count])
-    return Mixed(parts=(Part(nodes=costliest, recipe=precise),) if costliest else (), rest=recipe)
+    `costly` are their names, by whatever measure; static recipes cannot be each other's more precise one.
+    """
+    return Mixed(parts=(Part(nodes=tuple(costly), recipe=precise),) if costly else (), rest=recipe)
 
 
 def _add(found: dict[Plain, Assigned], recipe: Plain | None, nodes: set[str], place: str, model: ModelProto) -> None:

@@ -94,6 +94,15 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ),
     ({"recipe": {"technique": "static_int8"}}, [("/datasets/calibration", "calibration_missing")]),
     (
+        {"recipe": {"technique": "mixed", "rest": {"technique": "static_int16"}}},
+        [("/datasets/calibration", "calibration_missing")],
+    ),
+    ({"recipe": {"technique": "mixed"}}, [("/recipe", "contradiction")]),
+    (
+        {"recipe": {"technique": "mixed", "parts": [{"nodes": [], "recipe": {"technique": "mixed"}}]}},
+        [("/recipe/parts/0/nodes", "invalid_value"), ("/recipe/parts/0/recipe/technique", "unknown_technique")],
+    ),
+    (
         {"recipe": {"technique": "static_int8"}, "datasets": {"calibration": 5}},
         [("/datasets/calibration", "invalid_value")],
     ),

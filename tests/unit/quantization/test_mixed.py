@@ -365,13 +365,10 @@ def test_every_part_is_resolved() -> None:
     assert found.rest.accuracy_level == 4
 
 
-def test_the_costliest_nodes_get_the_more_precise_recipe(make: Maker, tmp_path: Path) -> None:
-    path = models.save(chain(), tmp_path / "model.onnx")
-
-    mixed = by_sensitivity(path, FOUR_BITS, lambda _, recipe: ["c", "a", "b"], count=2, precise=BRAIN)
-    made = make(chain(), mixed)
+def test_the_costliest_nodes_get_the_more_precise_recipe(make: Maker) -> None:
+    made = make(chain(), by_sensitivity(FOUR_BITS, ["c", "a"], precise=BRAIN))
 
     assert [technique_of(made, f"w_{name}") for name in NAMES] == [
         "bfloat16", "weight_only", "bfloat16", "weight_only", "weight_only", "weight_only",
     ]  # fmt: skip
-    assert by_sensitivity(path, FOUR_BITS, lambda *_: ["c"], count=0) == Mixed(rest=FOUR_BITS)
+    assert by_sensitivity(FOUR_BITS, []) == Mixed(rest=FOUR_BITS)

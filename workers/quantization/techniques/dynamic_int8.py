@@ -1,5 +1,11 @@
-"""Weights as 8-bit integers, activations quantized as they come (onnxruntime's ONNXQuantizer)."""
+"""Weights as 8-bit integers, activations quantized as they come.
 
+Products are rewritten here: of each product onnxruntime's own quantizer makes the same nodes, but it gives a
+convolution one scale a tensor and takes a Gemm apart that is kept in float. What few models ask for beside them
+(Attention, LSTM, Gather, EmbedLayerNormalization) is left to it.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
@@ -7,15 +13,16 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType, add_infer_metadata
 
 from app.domain.recipe import DynamicInt8
-from workers.formats.onnx.graph import all_nodes, bodies_of, graphs
+from workers.formats.onnx.graph import all_nodes, bodies_of
+from workers.quantization.dynamic_products import PRODUCTS, quantize_products
 from workers.quantization.finishing import finish
 from workers.quantization.graph import save
-from workers.quantization.preparation import prepare, quantized_operators
+from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.preparation.naming import rename_inner
 from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
 
-OP_TYPES = ("MatMul", "Gemm", "Conv", "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
+OP_TYPES = (*PRODUCTS, "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
 """Operator types that onnxruntime can run with integer weights and float inputs."""
 
 _ADDED = ("_quantized", "_scale", "_zero_point", "_scales_mul", "_scale_mul", "_cast_output")
@@ -31,27 +38,46 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
     `keep_float_matches_nothing`, `op_type_not_quantizable` or `quantization_failed`.
     """
     op_types = select_op_types(options.op_types, OP_TYPES, "dynamic_int8")
-    # Batch norms stay: onnxruntime gives a convolution one scale here, and folded weights vary by channel.
     prepared = prepare(
         model_path,
         least_opset=_LEAST_OPSET,
         keep_float=options.keep_float,
         fold=True,
+        batch_norms="Conv" in op_types,
         partly=context.partly,
         requantize=options.requantize,
     )
     rename_inner(prepared.model, _ADDED)
-    chosen = _chosen(prepared.model, op_types, prepared.kept)
-    if not chosen:
+    model, others = _quantize_others(prepared, [name for name in op_types if name not in PRODUCTS], options)
+    products = quantize_products(
+        model,
+        [name for name in op_types if name in PRODUCTS],
+        prepared.kept,
+        dtype=options.weight_type,
+        bits=7 if options.reduce_range is True else 8,
+        per_channel=options.per_channel,
+    )
+    if not products and not others:
         raise nothing_to_quantize(
             "dynamic_int8",
             f"the model has no {' or '.join(op_types)} with a stored float32 matrix that is not kept in float"
             f"{about_types(prepared.model)}",
         )
-    add_infer_metadata(prepared.model)
+    finish(model)
+    save(model, out_path, external=prepared.external)
+    return Produced(out_path, notes=prepared.notes)
+
+
+def _quantize_others(prepared: Prepared, op_types: Sequence[str], options: DynamicInt8) -> tuple[ModelProto, bool]:
+    """Let onnxruntime's quantizer rewrite nodes of these types; returns the model, and whether it has such nodes."""
+    model = prepared.model
+    chosen = [node.name for node in all_nodes(model) if node.op_type in op_types and node.name not in prepared.kept]
+    if not chosen:
+        return model, False
+    add_infer_metadata(model)
     try:
         quantizer = ONNXQuantizer(
-            prepared.model,
+            model,
             options.per_channel,
             bool(options.reduce_range),
             QuantizationMode.IntegerOps,
@@ -61,47 +87,14 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
             None,
             chosen,
             [],
-            # onnxruntime splits a Gemm into MatMul and Add before it quantizes.
-            sorted({"MatMul" if name == "Gemm" else name for name in op_types}),
+            sorted(op_types),
             {
                 "MatMulConstBOnly": True,
-                "EnableSubgraph": any(True for node in prepared.model.graph.node for _ in bodies_of(node.attribute)),
+                "EnableSubgraph": any(True for node in model.graph.node for _ in bodies_of(node.attribute)),
                 "DefaultTensorType": TensorProto.FLOAT,
             },
         )
         quantizer.quantize_model()
-        model = quantizer.model.model
-        finish(model)
     except Exception as error:
         raise tool_failure("dynamic_int8", error) from error
-    made = quantized_operators(model)
-    if not made:
-        raise nothing_to_quantize("dynamic_int8", f"no {' or '.join(op_types)} has stored weights")
-    save(model, out_path, external=prepared.external)
-    notes = prepared.notes
-    if options.per_channel and "ConvInteger" in made:
-        notes += ("Convolutions have one scale a tensor all the same: onnxruntime has no others for them here.",)
-    return Produced(out_path, notes=notes)
-
-
-def _unfit(model: ModelProto) -> set[str]:
-    """Stored operands that onnxruntime's integer products cannot take: of other types, or no plain matrices."""
-    return {
-        tensor.name
-        for graph in graphs(model.graph)
-        for tensor in graph.initializer
-        if tensor.data_type != TensorProto.FLOAT or len(tensor.dims) != 2 or not all(tensor.dims)
-    }
-
-
-def _chosen(model: ModelProto, op_types: list[str], kept: frozenset[str]) -> list[str]:
-    """Names of the nodes to quantize, as onnxruntime will call them after it has split each Gemm."""
-    unfit = _unfit(model)
-    nodes = [
-        node
-        for node in all_nodes(model)
-        if node.op_type in op_types
-        and node.name not in kept
-        and not (node.op_type in ("MatMul", "Gemm") and unfit.intersection(node.input[:2]))
-    ]
-    return [f"{node.name}_MatMul" if node.op_type == "Gemm" else node.name for node in nodes]
+    return quantizer.model.model, True

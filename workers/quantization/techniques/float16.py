@@ -29,6 +29,7 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
         requantize=options.requantize,
     )
     model = prepared.model
+    odd_before = _misfit(model)
     done = convert(model, prepared.kept, keep_io_types=options.keep_io_types)
     if not done.stored:
         raise nothing_to_quantize(
@@ -38,20 +39,22 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
     if done.clipped:
         notes.append(f"Weights beyond ±65,504 were clipped to it: {', '.join(done.clipped[:5])}.")
     finish(model)
-    _check_types(model)
+    misfit = _misfit(model)
+    if misfit is not None and odd_before is None:
+        raise StepError(
+            f"Half precision does not fit: {misfit} Keep that node in float (keep_float).", code="types_do_not_fit"
+        )
     save(model, out_path, external=prepared.external)
     return Produced(out_path, notes=tuple(notes))
 
 
-def _check_types(model: ModelProto) -> None:
-    """Infer every type anew, and hold it against what the nodes take."""
+def _misfit(model: ModelProto) -> str | None:
+    """What ONNX finds of types that nodes do not take, as it infers every type anew; null for nothing."""
     aside = set_weights_aside(model)
     try:
         onnx.shape_inference.infer_shapes(model, check_type=True)
     except onnx.shape_inference.InferenceError as error:
-        raise StepError(
-            f"Half precision does not fit: {' '.join(str(error).split())[:300]} Keep that node in float (keep_float).",
-            code="types_do_not_fit",
-        ) from error
+        return " ".join(str(error).split())[:300]
     finally:
         put_weights_back(model, aside)
+    return None

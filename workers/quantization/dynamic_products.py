@@ -1,0 +1,160 @@
+"""Products with stored weights in 8-bit integers, what they multiply being quantized at run time.
+
+The nodes are those that onnxruntime 1.32 fuses into DynamicQuantizeMatMul: DynamicQuantizeLinear, once for all
+readers of an activation; MatMulInteger or ConvInteger; a Cast; and products with both scales.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from workers.formats.onnx.graph import graphs
+from workers.quantization.affine import Affine, Array, reach_of, symmetric
+from workers.quantization.graph import attribute, captured, defined
+
+PRODUCTS = ("MatMul", "Gemm", "Conv")
+
+
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """Names of a quantized weight's parts: integers, scale and zero point."""
+
+    whole: str
+    scale: str
+    zero_point: str
+
+
+def quantize_products(
+    model: ModelProto, op_types: Sequence[str], kept: Collection[str], *, dtype: str, bits: int, per_channel: bool
+) -> int:
+    """Rewrite products of these types in a prepared model, nested bodies too, but not nodes in `kept`.
+
+    Returns how many. Weights are symmetric, in `bits` of int8 or of uint8 about 128.
+    """
+    writer = _Writer(model, dtype, bits, per_channel=per_channel)
+    wanted = frozenset(op_types)
+    done = sum(writer.rewrite(graph, wanted, frozenset(kept)) for graph in list(graphs(model.graph)))
+    for graph in graphs(model.graph):
+        _drop_unread(graph)
+    return done
+
+
+class _Writer:
+    def __init__(self, model: ModelProto, dtype: str, bits: int, *, per_channel: bool) -> None:
+        self._dtype, self._bits, self._per_channel = dtype, bits, per_channel
+        self._homes = {tensor.name: graph for graph in graphs(model.graph) for tensor in graph.initializer}
+        self._stored = {tensor.name: tensor for graph in graphs(model.graph) for tensor in graph.initializer}
+        self._taken = {name for graph in graphs(model.graph) for name in defined(graph)}
+        self._taken |= {node.name for graph in graphs(model.graph) for node in graph.node}
+        self._made: dict[tuple[str, bool, bool, float], _Weight] = {}
+        self._biases: dict[tuple[str, int], str] = {}
+
+    def rewrite(self, graph: GraphProto, op_types: Collection[str], kept: Collection[str]) -> int:
+        """Rewrite the products of one graph; how many there were."""
+        activations: dict[str, list[str]] = {}
+        nodes: list[NodeProto] = []
+        done = 0
+        for node in graph.node:
+            if node.op_type in op_types and node.name not in kept and self._can(node):
+                nodes.extend(self._product(node, activations))
+                done += 1
+            else:
+                nodes.append(NodeProto.FromString(node.SerializeToString()))
+        if done:
+            del graph.node[:]
+            graph.node.extend(nodes)
+        return done
+
+    def _can(self, node: NodeProto) -> bool:
+        tensor = self._stored.get(node.input[1])
+        return (
+            not node.domain
+            and tensor is not None
+            and tensor.data_type == TensorProto.FLOAT
+            and len(tensor.dims) >= 2
+            and node.input[0] not in self._stored
+            and attribute(node, "transA", 0) == 0
+            and attribute(node, "beta", 1.0) == 1.0
+            and (node.op_type != "Conv" or len(node.input) < 3 or node.input[2] in self._stored)
+        )
+
+    def _product(self, node: NodeProto, activations: dict[str, list[str]]) -> Iterator[NodeProto]:
+        given, name, last = node.input[0], node.name, node.output[0]
+        if given not in activations:
+            activations[given] = [self._fresh(f"{given}_{part}") for part in ("quantized", "scale", "zero_point")]
+            yield self._node("DynamicQuantizeLinear", [given], *activations[given])
+        whole, scale, zero_point = activations[given]
+        weight = self._weight(node)
+        bias = node.input[2] if len(node.input) > 2 else ""
+        integers, floats, step = (self._fresh(f"{last}_{part}") for part in ("integers", "cast", "step"))
+        scaled = self._fresh(f"{last}_scaled") if bias else last
+        integer_op = {"Conv": "ConvInteger"}.get(node.op_type, "MatMulInteger")
+        inputs = [whole, weight.whole, zero_point, weight.zero_point]
+        product = helper.make_node(integer_op, inputs, [integers], name=name)
+        if node.op_type == "Conv":
+            product.attribute.extend(node.attribute)
+        yield product
+        yield helper.make_node("Cast", [integers], [floats], name=self._fresh(f"{name}_Cast"), to=TensorProto.FLOAT)
+        # In this order of operands, by which onnxruntime's fusion knows them.
+        yield self._node("Mul", [scale, weight.scale], step)
+        yield self._node("Mul", [floats, step], scaled)
+        if bias:
+            addend = self._by_channel(node, bias) if node.op_type == "Conv" else bias
+            yield self._node("Add", [scaled, addend], last)
+
+    def _weight(self, node: NodeProto) -> _Weight:
+        """The quantized form of a product's weight, made once for all that read it alike."""
+        name = node.input[1]
+        flipped = node.op_type == "Gemm" and bool(attribute(node, "transB", 0))
+        factor = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
+        key = (name, node.op_type == "Conv", flipped, factor)
+        if key not in self._made:
+            values = numpy_helper.to_array(self._stored[name])
+            values = (values.T if flipped else values) * np.float32(factor)
+            axis = (0 if node.op_type == "Conv" else values.ndim - 1) if self._per_channel else None
+            affine = symmetric(reach_of(values, axis), self._dtype, bits=self._bits, axis=axis)
+            self._made[key] = self._store(name, values, affine, convolution=node.op_type == "Conv")
+        return self._made[key]
+
+    def _store(self, name: str, values: Array, affine: Affine, *, convolution: bool) -> _Weight:
+        scale, zero_point = affine.scale, affine.zero_point
+        if convolution and affine.axis is not None:
+            scale = scale.reshape(-1, *[1] * (values.ndim - 2))
+        if convolution or values.ndim > 2:  # the runtime takes one for the tensor there
+            zero_point = zero_point.reshape(-1)[0]
+        parts = (affine.quantize(values), scale, zero_point)
+        made = _Weight(*(self._fresh(f"{name}_{part}") for part in ("quantized", "scale", "zero_point")))
+        for stored, array in zip((made.whole, made.scale, made.zero_point), parts, strict=True):
+            self._homes[name].initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), stored))
+        return made
+
+    def _by_channel(self, node: NodeProto, bias: str) -> str:
+        """A convolution's bias in the shape of its channels, made once."""
+        rank = len(self._stored[node.input[1]].dims)
+        key = (bias, rank)
+        if key not in self._biases:
+            values = numpy_helper.to_array(self._stored[bias]).reshape(-1, *[1] * (rank - 2))
+            self._biases[key] = self._fresh(f"{bias}_channels")
+            self._homes[bias].initializer.append(numpy_helper.from_array(values, self._biases[key]))
+        return self._biases[key]
+
+    def _node(self, op_type: str, inputs: list[str], *outputs: str) -> NodeProto:
+        name = self._fresh(f"{outputs[0]}_{op_type}")
+        return helper.make_node(op_type, inputs, list(outputs), name=name)
+
+    def _fresh(self, name: str) -> str:
+        number, free = 2, name
+        while free in self._taken:
+            free, number = f"{name}_{number}", number + 1
+        self._taken.add(free)
+        return free
+
+
+def _drop_unread(graph: GraphProto) -> None:
+    read = {name for node in graph.node for name in (*node.input, *captured(node))}
+    read.update(value.name for value in graph.output)
+    for index in range(len(graph.initializer) - 1, -1, -1):
+        if graph.initializer[index].name not in read:
+            del graph.initializer[index]
