@@ -1,0 +1,41 @@
+"""The model that predicts: noises of different origin add up at the outputs, so what is taken away is missing.
+
+Power of the noise with everything quantized is measured; each tensor's part of it is its share of the sum of all
+tensors' noises alone. KL divergence, which is quadratic in small changes too, is taken the same way; disagreement goes
+as the root of the power, since the chance that a margin is crossed grows with the size of the change.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import sqrt
+
+from workers.quantization.recovery.measuring import decibel
+from workers.quantization.sensitivity.outputs import Effect, Score
+
+
+@dataclass(frozen=True, slots=True)
+class Additive:
+    """Each tensor's score alone by its key, and that of all together on all feeds."""
+
+    alone: Mapping[str, Score]
+    together: Score
+
+    def share(self, keys: Iterable[str]) -> float:
+        """The part of the noise that is there without these tensors'."""
+        return _left(sum(self.alone[key].noise for key in keys), sum(each.noise for each in self.alone.values()))
+
+    def without(self, keys: Iterable[str]) -> Effect:
+        """The effect at the outputs when all but these tensors are quantized."""
+        kept = list(keys)
+        left = self.share(kept)
+        together = self.together
+        sqnr_db = decibel(together.signal, left * together.noise)
+        if not together.rows:
+            return Effect(sqnr_db, None, None)
+        nats = _left(sum(self.alone[key].kl for key in kept), sum(each.kl for each in self.alone.values()))
+        differing = 1 - together.agreement / together.rows
+        return Effect(sqnr_db, nats * together.kl / together.rows, 1 - differing * sqrt(left))
+
+
+def _left(part: float, whole: float) -> float:
+    return max(0.0, 1 - part / whole) if whole > 0 else 1.0
