@@ -1,11 +1,11 @@
 """The model that predicts: noises of different origin add up at the outputs, so what is taken away is missing.
 
-Power of the noise with everything quantized is measured; each tensor's part of it is its share of the sum of all
-tensors' noises alone. KL divergence, which is quadratic in small changes too, is taken the same way; disagreement goes
+Power of the noise with everything quantized is measured; each origin's part of it is its share of the sum of all
+origins' noises alone. KL divergence, which is quadratic in small changes too, is taken the same way; disagreement goes
 as the root of the power, since the chance that a margin is crossed grows with the size of the change.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
@@ -15,24 +15,22 @@ from workers.quantization.sensitivity.outputs import Effect, Score
 
 @dataclass(frozen=True, slots=True)
 class Additive:
-    """Each tensor's score alone by its key, and that of all together on all feeds."""
+    """Each origin's score alone by its key, and that of all together on all feeds."""
 
     alone: Mapping[str, Score]
     together: Score
 
-    def share(self, keys: Iterable[str]) -> float:
-        """The part of the noise that is there without these tensors'."""
+    def left(self, keys: Collection[str]) -> float:
+        """The share of the noise that is there without these origins'."""
         return _left(sum(self.alone[key].noise for key in keys), sum(each.noise for each in self.alone.values()))
 
-    def without(self, keys: Iterable[str]) -> Effect:
-        """The effect at the outputs when all but these tensors are quantized."""
-        kept = list(keys)
-        left = self.share(kept)
-        together = self.together
+    def without(self, keys: Collection[str]) -> Effect:
+        """The effect at the outputs when everything is quantized but what these origins come of."""
+        left, together = self.left(keys), self.together
         sqnr_db = decibel(together.signal, left * together.noise)
         if not together.rows:
             return Effect(sqnr_db, None, None)
-        nats = _left(sum(self.alone[key].kl for key in kept), sum(each.kl for each in self.alone.values()))
+        nats = _left(sum(self.alone[key].kl for key in keys), sum(each.kl for each in self.alone.values()))
         differing = 1 - together.agreement / together.rows
         return Effect(sqnr_db, nats * together.kl / together.rows, 1 - differing * sqrt(left))
 

@@ -19,16 +19,10 @@ from workers.quantization.recovery.measuring import Feeds, decibel
 from workers.quantization.sensitivity.additive import Additive
 from workers.quantization.sensitivity.metering import Meter
 from workers.quantization.sensitivity.network import Network
+from workers.quantization.sensitivity.origins import Origin, freed, holders_of, origins_of, read_apart, weight_key
 from workers.quantization.sensitivity.outliers import Outliers, channel_reaches, outliers_in, outliers_of
-from workers.quantization.sensitivity.outputs import Score, effect, score, total
-from workers.quantization.sensitivity.parts import (
-    Layer,
-    layers_kept,
-    layers_of,
-    moved_with,
-    placement_without,
-    rounded,
-)
+from workers.quantization.sensitivity.outputs import Effect, Score, effect, score, total
+from workers.quantization.sensitivity.parts import Layer, layers_kept, layers_of, rounded
 from workers.quantization.sensitivity.probing import (
     LayerProbe,
     Powers,
@@ -36,7 +30,14 @@ from workers.quantization.sensitivity.probing import (
     probe_activation,
     probe_layer,
 )
-from workers.quantization.sensitivity.result import Check, Cost, LayerSensitivity, Sensitivity, TensorSensitivity
+from workers.quantization.sensitivity.result import (
+    Check,
+    Cost,
+    LayerSensitivity,
+    NoiseOrigin,
+    Sensitivity,
+    TensorSensitivity,
+)
 
 PROBED = 4
 """Feeds that parts are probed on, unless said otherwise."""
@@ -82,26 +83,30 @@ class _Analysis:
         together = self._measured(self._plan)
         floor = self._floor(together)
         arguments = (self._network, self._floats, self._folder, self._meter)
-        layers = {layer.node: probe_layer(self._plan, layer, *arguments) for layer in self._layers}
+        apart = {node for nodes in read_apart(self._plan, self._layers).values() for node in nodes}
+        layers = {
+            layer.node: probe_layer(self._plan, layer, *arguments, reads=layer.node in apart) for layer in self._layers
+        }
         activations = {name: probe_activation(self._plan, name, *arguments) for name in self._plan.placement.observed()}
-        alone = {_key(weight): each for weight, each in self._operands(layers)}
-        alone |= {name: each.outputs for name, each in activations.items()}
-        model = Additive(alone, total(together))
-        ranked = self._ranked_layers(layers, model)
-        checks = self._checks(ranked, model)
-        here = total(together[index] for index in self._probed)
-        noise = sum(each.noise for each in alone.values())
+        origins = origins_of(self._plan, self._layers, layers, activations)
+        model = Additive({origin.key: origin.score for origin in origins}, total(together))
+        ranked = self._ranked_layers(layers, origins, model)
+        checks = self._checks(ranked, origins, model)
+        here = total(together[index] for index in self._probed).noise
+        noise = sum(origin.score.noise for origin in origins)
+        tensors = self._ranked_tensors(layers, activations, origins, model, seen)
         return Sensitivity(
             layers=ranked,
-            tensors=self._ranked_tensors(layers, activations, model, seen),
+            tensors=tensors,
+            origins=tuple(sorted(map(_plain, origins), key=lambda origin: -origin.noise)),
             total=effect(total(together)),
-            additivity_db=decibel(noise, here.noise) if noise and here.noise else 0.0,
+            additivity_db=decibel(noise, here) if noise and here else 0.0,
             checks=checks,
             deviation_db=max((abs(check.deviation_db) for check in checks), default=0.0),
             floor_db=floor,
             feeds=len(self._feeds),
             probed=len(self._probed),
-            cost=self._cost(len(layers), len(alone)),
+            cost=self._cost(len(layers), len(tensors)),
         )
 
     # Measurements of whole models
@@ -131,15 +136,18 @@ class _Analysis:
             )
         return decibel(found.signal, found.noise)
 
-    def _checks(self, ranked: Sequence[LayerSensitivity], model: Additive) -> tuple[Check, ...]:
-        saving = sorted(ranked, key=lambda layer: model.share(layer.frees))[:_CHECKED]
+    def _checks(
+        self, ranked: Sequence[LayerSensitivity], origins: Sequence[Origin], model: Additive
+    ) -> tuple[Check, ...]:
+        saving = sorted(ranked, key=lambda layer: model.left(layer.frees))[:_CHECKED]
         sets: list[tuple[str, ...]] = [(layer.node,) for layer in saving[: _CHECKED - 1]]
         if len(saving) > 1:
             sets.append(tuple(layer.node for layer in saving))
         checks = []
         for nodes in sets:
             measured = effect(total(self._measured(layers_kept(self._plan, nodes))))
-            checks.append(Check(nodes, model.without(self._freed(nodes)).sqnr_db, measured.sqnr_db))
+            predicted = model.without(freed(self._plan, origins, nodes))
+            checks.append(Check(nodes, predicted.sqnr_db, measured.sqnr_db))
         return tuple(checks)
 
     def _cost(self, layers: int, tensors: int) -> Cost:
@@ -148,51 +156,24 @@ class _Analysis:
 
     # The parts
 
-    def _operands(self, layers: Mapping[str, LayerProbe]) -> list[tuple[Weight, Score]]:
-        return [
-            (weight, found)
-            for layer in self._layers
-            for weight, found in zip(layer.weights, layers[layer.node].operand_outputs, strict=True)
-        ]
-
-    def _freed(self, nodes: Collection[str]) -> list[str]:
-        """Keys of the tensors that are float when these nodes are."""
-        left = placement_without(self._plan, nodes)
-        weights = [weight for weight in self._plan.placement.weights if weight not in left.weights]
-        activations = [
-            name
-            for name in self._plan.placement.observed()
-            if not set(moved_with(self._plan, name)) & set(left.activations)
-        ]
-        return [*map(_key, weights), *activations]
-
-    def _holders(self) -> dict[str, tuple[str, ...]]:
-        """By activation, the layers that read it quantized or can only be computed with it quantized."""
-        found: dict[str, dict[str, None]] = {name: {} for name in self._plan.placement.observed()}
-        roots = {moved: name for name in found for moved in moved_with(self._plan, name)}
-        for layer in self._layers:
-            made = [] if layer.op_type in ("MatMul", "Gemm") else [layer.output]
-            for name in (*layer.reads, *made):
-                if name in roots:
-                    found[roots[name]][layer.node] = None
-        return {name: tuple(holders) for name, holders in found.items()}
-
-    def _ranked_layers(self, probes: Mapping[str, LayerProbe], model: Additive) -> tuple[LayerSensitivity, ...]:
-        found = [self._layer(layer, probes[layer.node], model) for layer in self._layers]
+    def _ranked_layers(
+        self, probes: Mapping[str, LayerProbe], origins: Sequence[Origin], model: Additive
+    ) -> tuple[LayerSensitivity, ...]:
+        found = [self._layer(layer, probes[layer.node], origins, model) for layer in self._layers]
         return tuple(sorted(found, key=lambda layer: layer.alone.sqnr_db))
 
-    def _layer(self, layer: Layer, probe: LayerProbe, model: Additive) -> LayerSensitivity:
+    def _layer(self, layer: Layer, probe: LayerProbe, origins: Sequence[Origin], model: Additive) -> LayerSensitivity:
         weights = sum(each.noise for each in probe.operands)
-        own = weights + probe.activations.noise
-        frees = self._freed([layer.node])
+        frees = freed(self._plan, origins, [layer.node])
         return LayerSensitivity(
             node=layer.node,
             op_type=layer.op_type,
             weights_db=decibel(probe.both.signal, weights) if layer.weights else None,
             activations_db=_own_db(probe.activations),
             both_db=_own_db(probe.both),
-            weight_share=weights / own if own else 0.0,
-            alone=effect(probe.outputs),
+            weight_share=_share(weights, weights + probe.activations.noise),
+            kernel_share=_share(probe.kernel.noise, probe.both.noise),
+            alone=effect(probe.both_outputs),
             without=model.without(frees),
             frees=tuple(frees),
             multiply_adds=self._network.work.of([layer.node]),
@@ -203,23 +184,44 @@ class _Analysis:
         self,
         layers: Mapping[str, LayerProbe],
         activations: Mapping[str, TensorProbe],
+        origins: Sequence[Origin],
         model: Additive,
         seen: Statistics | None,
     ) -> tuple[TensorSensitivity, ...]:
-        holders = self._holders()
-        found = [self._operand(weight, each, model) for weight, each in self._operands(layers)]
+        holders = holders_of(self._plan, self._layers)
+        found = []
+        for layer in self._layers:
+            for weight, outputs in zip(layer.weights, layers[layer.node].operand_outputs, strict=True):
+                gone = _without(origins, weight.tensor, weight.node, [layer.node])
+                found.append(self._operand(weight, outputs, model.without(gone)))
         for name, probe in activations.items():
-            values = [floats[name] for floats in self._floats]
-            statistics = self._outliers(name, values, seen)
-            found.append(_tensor(name, name, None, probe.own, probe.outputs, model, holders[name], statistics))
-        return tuple(sorted(found, key=lambda tensor: -tensor.noise))
+            gone = _without(origins, name, None, holders[name])
+            found.append(self._activation(name, probe, model.without(gone), seen))
+        return tuple(sorted(found, key=lambda tensor: tensor.alone.sqnr_db))
 
-    def _operand(self, weight: Weight, found: Score, model: Additive) -> TensorSensitivity:
-        own = Powers()
-        values = self._plan.stored(weight.tensor)
+    def _operand(self, weight: Weight, outputs: Score, without: Effect) -> TensorSensitivity:
+        values, own = self._plan.stored(weight.tensor), Powers()
         own.add(values, rounded(self._plan, weight))
-        statistics = outliers_in([values], weight.axis)
-        return _tensor(_key(weight), weight.tensor, weight.node, own, found, model, (weight.node,), statistics)
+        return TensorSensitivity(
+            key=weight_key(weight),
+            tensor=weight.tensor,
+            node=weight.node,
+            sqnr_db=_own_db(own),
+            alone=effect(outputs),
+            without=without,
+            outliers=outliers_in([values], weight.axis),
+        )
+
+    def _activation(self, name: str, probe: TensorProbe, without: Effect, seen: Statistics | None) -> TensorSensitivity:
+        return TensorSensitivity(
+            key=name,
+            tensor=name,
+            node=None,
+            sqnr_db=_own_db(probe.own),
+            alone=effect(probe.outputs),
+            without=without,
+            outliers=self._outliers(name, [floats[name] for floats in self._floats], seen),
+        )
 
     def _outliers(self, name: str, values: Sequence[Array], seen: Statistics | None) -> Outliers:
         axis = self._channel_axis(name)
@@ -233,32 +235,24 @@ class _Analysis:
         return 1 if "Conv" in beside else -1
 
 
-def _tensor(
-    key: str,
-    name: str,
-    node: str | None,
-    own: Powers,
-    found: Score,
-    model: Additive,
-    holders: tuple[str, ...],
-    outliers: Outliers,
-) -> TensorSensitivity:
-    return TensorSensitivity(
-        key=key,
-        tensor=name,
-        node=node,
-        sqnr_db=_own_db(own),
-        noise=found.noise / found.signal if found.signal else 0.0,
-        alone=effect(found),
-        without=model.without([key]),
-        held_by=holders,
-        outliers=outliers,
-    )
-
-
 def _own_db(found: Powers) -> float:
     return decibel(found.signal, found.noise)
 
 
-def _key(weight: Weight) -> str:
-    return f"{weight.node}[{weight.index}]"
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else 0.0
+
+
+def _without(origins: Sequence[Origin], tensor: str, node: str | None, holders: Collection[str]) -> list[str]:
+    """Keys of the noise that is gone with a tensor's: its own, and that of kernels which then do not compute it."""
+    return [
+        origin.key
+        for origin in origins
+        if (origin.kind == "kernel" and origin.node in holders)
+        or (origin.tensor == tensor and (node is None or origin.node == node))
+    ]
+
+
+def _plain(origin: Origin) -> NoiseOrigin:
+    noise = _share(origin.score.noise, origin.score.signal)
+    return NoiseOrigin(origin.key, origin.kind, origin.tensor, origin.node, noise, origin.held_by)

@@ -36,8 +36,8 @@ class _Choice:
     def __init__(self, sensitivity: Sensitivity) -> None:
         self._layers = sensitivity.layers
         self._frees = {layer.node: set(layer.frees) for layer in sensitivity.layers}
-        self._noise = {tensor.key: tensor.noise for tensor in sensitivity.tensors}
-        self._held_by = {tensor.key: set(tensor.held_by) for tensor in sensitivity.tensors}
+        self._noise = {origin.key: origin.noise for origin in sensitivity.origins}
+        self._held_by = {origin.key: set(origin.held_by) for origin in sensitivity.origins}
         self._total = 10 ** (-sensitivity.total.sqnr_db / 10)
         self.kept: list[str] = []
 
@@ -50,7 +50,7 @@ class _Choice:
         return [layer for layer in self._layers if layer.node not in self.kept]
 
     def worth(self, layer: LayerSensitivity) -> float:
-        """Noise saved for the work; of a tensor that others hold too, its part, since it takes them all to free it."""
+        """Noise saved for the work; of what others hold too, its part, since it takes them all to be rid of it."""
         kept = set(self.kept)
         freed = self._freed(kept)
         saved = sum(self._noise[key] for key in self._frees[layer.node] - freed)

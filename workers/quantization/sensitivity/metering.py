@@ -9,7 +9,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from workers.quantization.graph import save
 from workers.quantization.qdq.plan import Array
-from workers.runtimes.session import Session, load
+from workers.runtimes.session import Optimization, Session, load
 
 _COUNTED = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -22,10 +22,12 @@ class Meter:
     runs: int = 0
     multiply_adds: int = 0
 
-    def load(self, model: ModelProto, path: Path, multiply_adds: int) -> "Metered":
+    def load(
+        self, model: ModelProto, path: Path, multiply_adds: int, *, optimization: Optimization = "all"
+    ) -> "Metered":
         """Open a model, written to `path`, each run of which is so much work."""
         save(model, path)
-        return Metered(load(path, threads=self.threads), self, multiply_adds)
+        return Metered(load(path, threads=self.threads, optimization=optimization), self, multiply_adds)
 
     def observe(self, model: ModelProto, names: Sequence[str], path: Path, multiply_adds: int) -> "Metered":
         """Open a model with these tensors as its outputs, of whatever types they are."""

@@ -9,7 +9,7 @@ from workers.quantization.graph import captured, sort_nodes
 from workers.quantization.qdq.plan import Array, Plan
 from workers.quantization.sensitivity.metering import Meter, Metered, Work, measured_work
 from workers.quantization.sensitivity.outputs import Score, same, score
-from workers.quantization.sensitivity.parts import Layer, float_model
+from workers.quantization.sensitivity.parts import Layer, float_model, made_in_integers
 from workers.quantization.sensitivity.regions import cut, extract
 
 Values = Mapping[str, Array]
@@ -85,7 +85,7 @@ def _give_entries(model: ModelProto, plan: Plan) -> dict[str, str]:
     graph, placement = model.graph, plan.placement
     outputs = {value.name for value in graph.output}
     caught = {name for node in graph.node for name in captured(node)}
-    in_integers = _made_in_integers(plan)
+    in_integers = made_in_integers(plan)
     entries = {}
     for name in placement.activations:
         readers = [
@@ -103,11 +103,3 @@ def _give_entries(model: ModelProto, plan: Plan) -> dict[str, str]:
                 node.input[index] = entries[name]
     sort_nodes(graph)
     return entries
-
-
-def _made_in_integers(plan: Plan) -> set[str]:
-    """The tensors that quantized nodes make: whoever reads one, reads it quantized."""
-    bounded = {source: name for name, source in plan.placement.absorbed.items()}
-    nodes = {node.name: node for node in plan.model.graph.node}
-    made = {name for node in plan.placement.nodes for name in nodes[node].output}
-    return made | {nodes[bounded[name]].output[0] for name in made if name in bounded}

@@ -1,7 +1,7 @@
 """What a changed model does to the outputs: noise power, KL divergence and agreement, feed by feed."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,11 @@ def total(scores: Iterable[Score]) -> Score:
     return Score(
         *(sum(getattr(each, name) for each in found) for name in ("signal", "noise", "rows", "kl", "agreement"))
     )
+
+
+def scaled(found: Score, factor: float) -> Score:
+    """A score with so much more noise; KL divergence grows alike."""
+    return replace(found, noise=factor * found.noise, kl=factor * found.kl)
 
 
 def effect(summed: Score) -> Effect:

@@ -64,6 +64,14 @@ def moved_with(plan: Plan, tensor: str) -> tuple[str, ...]:
     return (tensor, *(name for name, source in plan.placement.shares.items() if source == tensor))
 
 
+def made_in_integers(plan: Plan) -> set[str]:
+    """The tensors that quantized nodes make: whoever reads one, reads it quantized."""
+    bounds = _bounds(plan)
+    nodes = [node for node in plan.model.graph.node if node.name in plan.placement.nodes]
+    made = {name for node in nodes for name in node.output}
+    return made | {bounds[name].output[0] for name in made if name in bounds}
+
+
 def shifts_of(plan: Plan) -> dict[str, Shift]:
     """By product, how its bias was corrected."""
     return {

@@ -16,6 +16,14 @@ NOTHING = 1e-12
 """Noise over signal below which there is none: float32 itself is no nearer."""
 
 
+KERNEL_SHARE = 0.01
+"""Of a layer's noise: less than this is the last bit of what is exact otherwise."""
+
+
+def _no_score() -> Score:
+    return Score(0.0, 0.0)
+
+
 @dataclass(slots=True)
 class Powers:
     """Signal and noise, summed over feeds."""
@@ -33,12 +41,19 @@ class Powers:
 
 @dataclass(slots=True)
 class LayerProbe:
-    """A layer's own noise at what it makes, by which of its parts are quantized, and what it does to the outputs."""
+    """A layer's own noise at what it makes, by what is quantized of it, and what some of that does to the outputs.
+
+    `both` is with everything quantized, computed as in the artifact; `kernel` is how far that is from exact arithmetic
+    with the same integers, as where sums saturate.
+    """
 
     operands: list[Powers]
     activations: Powers = field(default_factory=Powers)
     both: Powers = field(default_factory=Powers)
-    outputs: Score = field(default_factory=lambda: Score(0.0, 0.0))
+    kernel: Powers = field(default_factory=Powers)
+    both_outputs: Score = field(default_factory=_no_score)
+    kernel_outputs: Score = field(default_factory=_no_score)
+    reads_outputs: Score | None = None
     operand_outputs: list[Score] = field(default_factory=list)
     elements: int = 0
 
@@ -48,30 +63,47 @@ class TensorProbe:
     """An activation's own noise, and what it does to the outputs."""
 
     own: Powers = field(default_factory=Powers)
-    outputs: Score = field(default_factory=lambda: Score(0.0, 0.0))
+    outputs: Score = field(default_factory=_no_score)
 
 
 def probe_layer(
-    plan: Plan, layer: Layer, network: Network, floats: Sequence[Values], folder: Path, meter: Meter
+    plan: Plan, layer: Layer, network: Network, floats: Sequence[Values], folder: Path, meter: Meter, *, reads: bool
 ) -> LayerProbe:
-    """Quantize a layer by parts, given what it reads in the float model on each of the feeds."""
+    """Quantize a layer by parts, given what it reads in the float model on each of the feeds.
+
+    `reads` asks for what its reading quantized alone does to the outputs.
+    """
     twins = make_twins(plan, layer, network.base, floats[0])
-    session = meter.load(twins.model, folder / "twins.onnx", twins.computed * network.work.of([layer.node]))
+    work = network.work.of([layer.node])
+    exactly = meter.load(twins.model, folder / "twins.onnx", len(twins.outputs) * work, optimization="none")
+    as_run = meter.load(twins.only_both(), folder / "twin.onnx", work)
     inputs = [value.name for value in twins.model.graph.input]
     found = LayerProbe([Powers() for _ in layer.weights])
-    scores: dict[int, list[Score]] = defaultdict(list)
+    scores: dict[str, list[Score]] = defaultdict(list)
     for values in floats:
+        given = {name: values[name] for name in inputs}
+        variants = dict(zip(twins.outputs, exactly.run(given, twins.outputs), strict=True))
+        (both,) = as_run.run(given, [twins.both])
         exact = values[layer.output]
         found.elements = found.elements or exact.size
-        variants = session.run({name: values[name] for name in inputs}, twins.outputs)
-        for number, (powers, variant) in enumerate(
-            zip([*found.operands, found.activations, found.both], variants, strict=True)
-        ):
-            noisy = powers.add(exact, variant)
-            if number != len(layer.weights):  # activations are probed one by one
-                scores[number].append(_effect(network, values, layer.output, variant, noisy=noisy))
-    found.operand_outputs = [total(scores[number]) for number in range(len(layer.weights))]
-    found.outputs = total(scores[len(layer.weights) + 1])
+
+        def at_the_outputs(name: str, changed: Array, *, noisy: bool, values: Values = values) -> None:
+            scores[name].append(_effect(network, values, layer.output, changed, noisy=noisy))
+
+        for name, powers in zip(twins.operands, found.operands, strict=True):
+            at_the_outputs(name, variants[name], noisy=powers.add(exact, variants[name]))
+        found.activations.add(exact, variants[twins.activations])
+        at_the_outputs(twins.both, both, noisy=found.both.add(exact, both))
+        by_kernel = exact + (both - variants[twins.both])
+        found.kernel.add(exact, by_kernel)
+        noisy = found.kernel.noise > KERNEL_SHARE * found.both.noise
+        at_the_outputs("kernel", by_kernel, noisy=noisy)
+        if reads:
+            changed = variants[twins.reads]
+            at_the_outputs(twins.reads, changed, noisy=Powers().add(exact, changed))
+    found.operand_outputs = [total(scores[name]) for name in twins.operands]
+    found.both_outputs, found.kernel_outputs = total(scores[twins.both]), total(scores["kernel"])
+    found.reads_outputs = total(scores[twins.reads]) if reads else None
     return found
 
 

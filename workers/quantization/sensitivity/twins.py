@@ -1,7 +1,8 @@
 """One layer by itself, computed in float and with each of its parts quantized, side by side in one small model.
 
 Every variant is given what the layer reads in the float model, so that its error is the layer's own. The nodes are
-those that `insert` makes, so that the runtime computes a variant as it will compute the artifact.
+those that `insert` makes: without optimizations they compute in float what the integers stand for, with them the
+runtime computes a variant as it will compute the artifact.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,27 +16,37 @@ from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import Bias, Placement, Weight
 from workers.quantization.qdq.plan import Array, Plan
 from workers.quantization.sensitivity.parts import Layer, rounded, shifts_of
-from workers.quantization.sensitivity.regions import described, submodel
+from workers.quantization.sensitivity.regions import cut, described, submodel
 
 
 @dataclass(slots=True)
 class Twins:
     """A model with what a layer reads as its inputs and one output a variant.
 
-    `operands` are, in the order of the layer's weights, those with one of them quantized alone; `activations` that with
-    what is read and made quantized, `both` that with everything. Of `computed` copies each is as much work as the
-    layer.
+    `operands` are, in the order of the layer's weights, those with one of them quantized alone; `reads` that with what
+    is read quantized, `activations` that with what is made quantized too, `both` that with everything.
     """
 
     model: ModelProto
     operands: list[str]
+    reads: str
     activations: str
     both: str
-    computed: int
 
     @property
     def outputs(self) -> list[str]:
-        return [*self.operands, self.activations, self.both]
+        return [*self.operands, self.reads, self.activations, self.both]
+
+    def only_both(self) -> ModelProto:
+        """The last variant by itself."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        del model.graph.output[:]
+        model.graph.output.append(helper.make_empty_tensor_value_info(self.both))
+        (region,) = cut(model, [])
+        nodes = [model.graph.node[index] for index in region.nodes]
+        inputs = [value for value in model.graph.input if value.name in region.inputs]
+        return submodel(model, nodes, inputs, list(model.graph.output))
 
 
 def make_twins(plan: Plan, layer: Layer, base: ModelProto, values: Mapping[str, Array]) -> Twins:
@@ -75,18 +86,18 @@ class _Writer:
             self._with_rounded(sub, nodes, f"_operand_{number}", weight)
             for number, weight in enumerate(self.layer.weights)
         ]
+        reads = self._with_activations(sub, nodes, "_reads", [], output=False)
         activations = self._with_activations(sub, nodes, "_activations", [])
         both = self._with_activations(sub, nodes, "_both", self.layer.weights)
-        count = len(operands) + 2
         made = insert(sub)
         corrections = [*operands, both] if self._corrected_behind() else []
         names = {name: self._corrected(made.model, name) for name in corrections}
         twins = Twins(
             made.model,
             [names.get(name, name) for name in operands],
+            reads,
             activations,
             names.get(both, both),
-            count,
         )
         del made.model.graph.output[:]
         made.model.graph.output.extend(helper.make_empty_tensor_value_info(name) for name in twins.outputs)
@@ -112,20 +123,20 @@ class _Writer:
         return output
 
     def _with_activations(
-        self, sub: Plan, originals: Sequence[NodeProto], suffix: str, weights: Sequence[Weight]
+        self, sub: Plan, originals: Sequence[NodeProto], suffix: str, weights: Sequence[Weight], *, output: bool = True
     ) -> str:
-        """Add a copy of the layer whose activations are to be quantized, and these operands; returns its output."""
+        """Add a copy that reads, and maybe makes, quantized activations, with these operands; returns its output."""
         made = self._copy(sub, originals, suffix)
         node, last = made[0], made[-1]
-        output: str = last.output[0]
+        name: str = last.output[0]
         self._quantize_operands(sub, node, weights)
         sub.placement.readers[node.name] = list(self.plan.placement.readers.get(self.layer.node, ()))
-        if self.layer.output in self.plan.placement.activations:
-            sub.placement.activations.append(output)
-            sub.activations[output] = self.plan.activations[self.layer.output]
+        if output and self.layer.output in self.plan.placement.activations:
+            sub.placement.activations.append(name)
+            sub.activations[name] = self.plan.activations[self.layer.output]
             if last is not node:
                 sub.placement.absorbed[last.name] = node.output[0]
-        return output
+        return name
 
     def _copy(self, sub: Plan, originals: Sequence[NodeProto], suffix: str) -> list[NodeProto]:
         """Add the layer's nodes once more, by names of their own."""
