@@ -11,6 +11,10 @@ from workers.quantization.qdq.plan import Array
 from workers.quantization.recovery.measuring import decibel
 
 
+_LEAST_POWER = 1e-20
+"""Sums of squares below it are not taken in float32, whose squares of small numbers vanish."""
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
     """One feed's: power of the signal and of the noise, summed over all outputs, and the sums over `rows` rows of KL
@@ -61,13 +65,16 @@ def same(exact: Sequence[Array]) -> Score:
 
 def power(exact: Array, found: Array) -> tuple[float, float]:
     """Sums of squares of the finite numbers of a tensor, and of how far another one is from them."""
-    signal = exact.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        noise = found - signal
-    if not np.isfinite(signal).all():
-        defined = np.isfinite(signal)
-        signal, noise = signal[defined], noise[defined]
-    return float(np.vdot(signal, signal)), float(np.vdot(noise, noise))
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = (found - exact).reshape(-1)
+        flat = np.ascontiguousarray(exact).reshape(-1)
+        signal, noise = float(np.dot(flat, flat)), float(np.dot(difference, difference))
+    if _LEAST_POWER < signal < np.inf and noise < np.inf:
+        return signal, noise
+    # Too large or too small for float32, or not finite.
+    defined = np.isfinite(flat)
+    wide, difference = flat[defined].astype(np.float64), difference[defined].astype(np.float64)
+    return float(np.dot(wide, wide)), float(np.dot(difference, difference))
 
 
 def total(scores: Iterable[Score]) -> Score:
