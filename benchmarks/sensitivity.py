@@ -109,9 +109,7 @@ def tensors(plan: Plan, result: Sensitivity, judge: Judge) -> None:
     weights, names = {weight_key(weight): weight for weight in plan.placement.weights}, plan.placement.observed()
     alone = {key: lambda weight=weight: weight_alone(plan, weight) for key, weight in weights.items()}  # type: ignore[misc]
     alone |= {name: lambda name=name: activation_alone(plan, name) for name in names}  # type: ignore[misc]
-    compare(
-        "tensors, alone", {each.key: each.alone.sqnr_db for each in result.tensors}, brute_force(alone, judge)
-    )
+    compare("tensors, alone", {each.key: each.alone.sqnr_db for each in result.tensors}, brute_force(alone, judge))
     without = {key: lambda weight=weight: weight_kept(plan, weight) for key, weight in weights.items()}  # type: ignore[misc]
     without |= {name: lambda name=name: activation_kept(plan, name) for name in names}  # type: ignore[misc]
     compare(

@@ -162,9 +162,9 @@ class _Writer:
         if node.op_type == "Conv":
             return int(stored[1] * attribute(node, "group", 1))
         if node.op_type == "ConvTranspose":
-            return stored[0]
+            return int(stored[0])
         if node.op_type == "Gemm" and not attribute(node, "transA", 0):
-            return stored[1 if attribute(node, "transB", 0) else 0]
+            return int(stored[1 if attribute(node, "transB", 0) else 0])
         return 0
 
     def _dequantize_by_channel(self, whole: str, affine: Affine, name: str, channels: int) -> NodeProto:

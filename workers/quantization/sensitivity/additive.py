@@ -22,7 +22,7 @@ class Additive:
 
     def left(self, keys: Collection[str]) -> float:
         """The share of the noise that is there without these origins'."""
-        return _left(sum(self.alone[key].noise for key in keys), sum(each.noise for each in self.alone.values()))
+        return _left({key: each.noise for key, each in self.alone.items()}, keys)
 
     def without(self, keys: Collection[str]) -> Effect:
         """The effect at the outputs when everything is quantized but what these origins come of."""
@@ -30,10 +30,11 @@ class Additive:
         sqnr_db = decibel(together.signal, left * together.noise)
         if not together.rows:
             return Effect(sqnr_db, None, None)
-        nats = _left(sum(self.alone[key].kl for key in keys), sum(each.kl for each in self.alone.values()))
+        nats = _left({key: each.kl for key, each in self.alone.items()}, keys)
         differing = 1 - together.agreement / together.rows
         return Effect(sqnr_db, nats * together.kl / together.rows, 1 - differing * sqrt(left))
 
 
-def _left(part: float, whole: float) -> float:
-    return max(0.0, 1 - part / whole) if whole > 0 else 1.0
+def _left(parts: Mapping[str, float], keys: Collection[str]) -> float:
+    gone, whole = set(keys), sum(parts.values())
+    return sum(part for key, part in parts.items() if key not in gone) / whole if whole > 0 else 1.0

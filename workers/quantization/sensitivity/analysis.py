@@ -39,7 +39,7 @@ from workers.quantization.sensitivity.result import (
     TensorSensitivity,
 )
 
-PROBED = 4
+PROBED = 8
 """Feeds that parts are probed on, unless said otherwise."""
 
 _CHECKED = 3

@@ -9,14 +9,15 @@ from workers.quantization.sensitivity.result import LayerSensitivity, Sensitivit
 def keep_precise(
     sensitivity: Sensitivity, *, count: int | None = None, target_db: float | None = None
 ) -> tuple[str, ...]:
-    """Names of nodes to keep in float: those that save most noise for their multiply-adds, one after the other.
+    """Names of nodes to keep in float, chosen one after the other: those that save most noise for their multiply-adds
+    or, where there may be only `count` of them, those that save most.
 
-    Ends with `count` of them, or as soon as the predicted SQNR of the outputs reaches `target_db`; then those that it
-    reaches it without are given back. Raises ValueError where neither is given.
+    Ends with `count`, or as soon as the predicted SQNR of the outputs reaches `target_db`; then those that it reaches
+    it without are given back. Raises ValueError where neither is given.
     """
     if count is None and target_db is None:
         raise ValueError("say how many nodes, or which SQNR to reach")
-    choice = _Choice(sensitivity)
+    choice = _Choice(sensitivity, by_work=count is None)
     goal = inf if target_db is None else target_db
     while choice.predicted_db() < goal and (count is None or len(choice.kept) < count) and choice.left():
         choice.kept.append(max(choice.left(), key=choice.worth).node)
@@ -33,7 +34,8 @@ def predicted_db(sensitivity: Sensitivity, kept: tuple[str, ...]) -> float:
 
 
 class _Choice:
-    def __init__(self, sensitivity: Sensitivity) -> None:
+    def __init__(self, sensitivity: Sensitivity, *, by_work: bool = True) -> None:
+        self._by_work = by_work
         self._layers = sensitivity.layers
         self._frees = {layer.node: set(layer.frees) for layer in sensitivity.layers}
         self._noise = {origin.key: origin.noise for origin in sensitivity.origins}
@@ -42,22 +44,22 @@ class _Choice:
         self.kept: list[str] = []
 
     def predicted_db(self) -> float:
-        whole = sum(self._noise.values())
-        freed = sum(self._noise[key] for key in self._freed(set(self.kept)))
-        return decibel(1.0, self._total * max(0.0, 1 - freed / whole) if whole > 0 else 0.0)
+        freed = self._freed(set(self.kept))
+        left = sum(noise for key, noise in self._noise.items() if key not in freed)
+        return decibel(1.0, self._total * left / (sum(self._noise.values()) or 1.0))
 
     def left(self) -> list[LayerSensitivity]:
         return [layer for layer in self._layers if layer.node not in self.kept]
 
     def worth(self, layer: LayerSensitivity) -> float:
-        """Noise saved for the work; of what others hold too, its part, since it takes them all to be rid of it."""
+        """Noise saved, by the work where that counts; its part of what others hold too, since it takes them all."""
         kept = set(self.kept)
         freed = self._freed(kept)
         saved = sum(self._noise[key] for key in self._frees[layer.node] - freed)
         for key, holders in self._held_by.items():
             if key not in freed and key not in self._frees[layer.node] and layer.node in holders:
                 saved += self._noise[key] / len(holders - kept)
-        return saved / (layer.multiply_adds + layer.elements)
+        return saved / (layer.multiply_adds + layer.elements) if self._by_work else saved
 
     def give_back(self, goal: float) -> None:
         for node in list(self.kept):
