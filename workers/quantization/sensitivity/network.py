@@ -48,7 +48,10 @@ class Network:
         return {**feed, **dict(zip(self._crossing, self._whole.run(feed, self._crossing), strict=True))}
 
     def with_changes(self, floats: Values, changed: Values) -> dict[str, Array]:
-        """What of a run comes out otherwise when these tensors are changed, themselves included."""
+        """What of a run comes out otherwise when these tensors are changed, themselves included.
+
+        None of them hangs on another.
+        """
         found = dict(changed)
         nodes = self.model.graph.node
         for number, region in enumerate(self._regions):
@@ -60,8 +63,7 @@ class Network:
                 self._sessions[number] = self._meter.load(model, self._folder / f"region-{number}.onnx", work)
             given = {name: found[name] if name in found else floats[name] for name in region.inputs}
             made = self._sessions[number].run(given, region.outputs)
-            # What was changed on purpose stays as it was changed.
-            found |= {name: value for name, value in zip(region.outputs, made, strict=True) if name not in changed}
+            found |= dict(zip(region.outputs, made, strict=True))
         return found
 
     def effect_of(self, floats: Values, changed: Values) -> Score:
