@@ -32,7 +32,8 @@ class Candidate(BaseModel):
     `recipe` holds no "auto" any more. `file`, and `outputs` with the artifact's outputs, are relative to
     the step's folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of
     `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite
-    values, or values that are no numbers, by output. `recovery` is what each recovery step brought.
+    values, or values that are no numbers, by output. `recovery` is what each recovery step brought,
+    `sensitivity` what each layer and tensor costs the outputs, as `workers.quantization.sensitivity.result` has it.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Candidate(BaseModel):
     unusual: dict[str, int]
     measurements: tuple[Measurement, ...]
     recovery: tuple[dict[str, Any], ...] = ()
+    sensitivity: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -113,6 +115,7 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
                 rows=kept.rows,
                 unusual=kept.unusual,
                 recovery=tuple(asdict(rung) for rung in produced.recovery),
+                sensitivity=asdict(produced.sensitivity) if produced.sensitivity else None,
                 measurements=(artifact_bytes(files), *accuracy.measurements),
                 notes=(*notes, *kept.notes, *about_unusual(kept, "artifact")),
             ),

@@ -1,6 +1,7 @@
 """Weights and activations as 8-bit integers in QDQ form, with ranges found beforehand and ways back from bad ones."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from app.domain.recipe import CalibrationMethod, RecoveryStep, StaticInt8
@@ -13,9 +14,10 @@ from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement, place
 from workers.quantization.qdq.plan import Plan, Setting, make_plan
-from workers.quantization.recovery.ladder import Rung, climb, judge_for
+from workers.quantization.recovery.ladder import JUDGING_ROWS, Rung, climb, judge_for
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import select_op_types
+from workers.quantization.sensitivity.analysis import analyse
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 
 OP_TYPES = tuple(sorted(PRODUCTS | JOINS | MOVES | BOUNDS))
@@ -76,7 +78,14 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Con
     notes = (*prepared.notes, f"Ranges by {method}, from {seen.samples} rows.", *(_told(rung) for rung in rungs))
     if any(True for node in model.graph.node for _ in bodies_of(node.attribute)):
         notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
-    return Produced(out_path, notes=notes, recovery=tuple(rungs))
+    sensitivity = None
+    if options.sensitivity and context.feeds is not None:
+        rows = [dict(feed) for feed, _ in islice(context.feeds(), JUDGING_ROWS)]
+        try:
+            sensitivity = analyse(plan, rows, context.work, context.threads, seen=seen)
+        except StepError as error:
+            notes += (error.detail,)  # the artifact is good without
+    return Produced(out_path, notes=notes, recovery=tuple(rungs), sensitivity=sensitivity)
 
 
 def best_plan(
