@@ -49,6 +49,8 @@ WORKLOADS: dict[str, Callable[[], Workload]] = {
 }
 CALIBRATION_ROWS = 16
 GAINS_DB = (3.0, 6.0)
+NOTHING_DB = 110.0
+"""Above it, what there is of noise is float32's."""
 
 Found = Mapping[str, float]
 
@@ -82,7 +84,9 @@ def brute_force(plans: Mapping[str, Callable[[], Plan]], judge: Judge) -> Measur
 def compare(what: str, found: Found, measured: Measured) -> None:
     """Print a line of the table."""
     names = list(measured.decibels)
-    ours, theirs = np.array([found[name] for name in names]), np.array([measured.decibels[name] for name in names])
+    ours, theirs = (
+        np.minimum([decibels[name] for name in names], NOTHING_DB) for decibels in (found, measured.decibels)
+    )
     rank = float(spearmanr(ours, theirs).statistic)
     off = np.abs(ours - theirs)
     print(
