@@ -10,11 +10,10 @@ from workers.quantization.sensitivity.metering import Meter
 from workers.quantization.sensitivity.network import Network, Values
 from workers.quantization.sensitivity.outputs import Score, power, same, total
 from workers.quantization.sensitivity.parts import Layer
-from workers.quantization.sensitivity.twins import make_twins, rounding_of
+from workers.quantization.sensitivity.twins import Twins, make_twins, rounding_of
 
 NOTHING = 1e-12
 """Noise over signal below which there is none: float32 itself is no nearer."""
-
 
 KERNEL_SHARE = 0.01
 """Of a layer's noise: less than this is the last bit of what is exact otherwise."""
@@ -78,33 +77,50 @@ def probe_layer(
     exactly = meter.load(twins.model, folder / "twins.onnx", len(twins.outputs) * work, optimization="none")
     as_run = meter.load(twins.only_both(), folder / "twin.onnx", work)
     inputs = [value.name for value in twins.model.graph.input]
-    found = LayerProbe([Powers() for _ in layer.weights])
-    scores: dict[str, list[Score]] = defaultdict(list)
+    probing = _LayerProbing(network, layer, twins)
     for values in floats:
         given = {name: values[name] for name in inputs}
         variants = dict(zip(twins.outputs, exactly.run(given, twins.outputs), strict=True))
         (both,) = as_run.run(given, [twins.both])
-        exact = values[layer.output]
+        probing.add(values, variants, both, reads=reads)
+    return probing.probe()
+
+
+class _LayerProbing:
+    """What is known of a layer, feed after feed."""
+
+    def __init__(self, network: Network, layer: Layer, twins: Twins) -> None:
+        self._network = network
+        self._output = layer.output
+        self._twins = twins
+        self._found = LayerProbe([Powers() for _ in layer.weights])
+        self._scores: dict[str, list[Score]] = defaultdict(list)
+
+    def add(self, values: Values, variants: Mapping[str, Array], both: Array, *, reads: bool) -> None:
+        """Add a feed: the variants in exact arithmetic, and the one with everything quantized as it is run."""
+        exact, twins, found = values[self._output], self._twins, self._found
         found.elements = found.elements or exact.size
-
-        def at_the_outputs(name: str, changed: Array, *, noisy: bool, values: Values = values) -> None:
-            scores[name].append(_effect(network, values, layer.output, changed, noisy=noisy))
-
         for name, powers in zip(twins.operands, found.operands, strict=True):
-            at_the_outputs(name, variants[name], noisy=powers.add(exact, variants[name]))
+            self._follow(name, values, variants[name], noisy=powers.add(exact, variants[name]))
         found.activations.add(exact, variants[twins.activations])
-        at_the_outputs(twins.both, both, noisy=found.both.add(exact, both))
+        self._follow(twins.both, values, both, noisy=found.both.add(exact, both))
         by_kernel = exact + (both - variants[twins.both])
         found.kernel.add(exact, by_kernel)
-        noisy = found.kernel.noise > KERNEL_SHARE * found.both.noise
-        at_the_outputs("kernel", by_kernel, noisy=noisy)
+        self._follow("kernel", values, by_kernel, noisy=found.kernel.noise > KERNEL_SHARE * found.both.noise)
         if reads:
             changed = variants[twins.reads]
-            at_the_outputs(twins.reads, changed, noisy=Powers().add(exact, changed))
-    found.operand_outputs = [total(scores[name]) for name in twins.operands]
-    found.both_outputs, found.kernel_outputs = total(scores[twins.both]), total(scores["kernel"])
-    found.reads_outputs = total(scores[twins.reads]) if reads else None
-    return found
+            self._follow(twins.reads, values, changed, noisy=Powers().add(exact, changed))
+
+    def probe(self) -> LayerProbe:
+        """Everything that was found."""
+        found, scores = self._found, {name: total(each) for name, each in self._scores.items()}
+        found.operand_outputs = [scores[name] for name in self._twins.operands]
+        found.both_outputs, found.kernel_outputs = scores[self._twins.both], scores["kernel"]
+        found.reads_outputs = scores.get(self._twins.reads)
+        return found
+
+    def _follow(self, name: str, values: Values, changed: Array, *, noisy: bool) -> None:
+        self._scores[name].append(_effect(self._network, values, self._output, changed, noisy=noisy))
 
 
 def probe_activation(
