@@ -182,7 +182,10 @@ class _Writer:
         return node
 
     def _node(self, op_type: str, inputs: list[str], output: str) -> NodeProto:
-        return helper.make_node(op_type, inputs, [output], name=output)
+        number, name = 2, output
+        while name in self._nodes:  # exporters call nodes by what they make, which an output's name goes on to be
+            name, number = f"{output}_{number}", number + 1
+        return helper.make_node(op_type, inputs, [output], name=name)
 
     def _fresh(self, name: str) -> str:
         number, free = 2, name
