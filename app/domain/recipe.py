@@ -91,6 +91,9 @@ class _Static(_Options):
     recovery: Literal["auto"] | tuple[RecoveryStep, ...] = "auto"
     """Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
     need no training. `range_tuning` and `learned_rounding` need PyTorch, `full_range` a `reduce_range` by layer."""
+    sensitivity: bool = False
+    """Whether the report says of each layer and tensor what quantizing it costs the outputs. It takes as long as about
+    20 runs of the model over 48 rows."""
     op_types: OpTypes = ()
     """Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
     products with stored weights are what is quantized; the others where they stand between those."""

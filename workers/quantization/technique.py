@@ -10,6 +10,7 @@ from app.domain.target import saturates_int8
 from app.errors import StepError
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.recovery.ladder import Rung
+from workers.quantization.sensitivity.result import Sensitivity
 from workers.quantization.weight_only import choices
 
 _SATURATES = (
@@ -46,6 +47,8 @@ class Produced:
     notes: tuple[str, ...] = ()
     recovery: tuple[Rung, ...] = ()
     """What each recovery step brought."""
+    sensitivity: Sensitivity | None = None
+    """What each layer and tensor costs the outputs, where it was asked for."""
 
 
 def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:

@@ -34,7 +34,8 @@ class Candidate(BaseModel):
     the step's folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of
     `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite
     values, or values that are no numbers, by output. `recovery` is what each recovery step brought, `numerics` what
-    the artifact gives on processors with and without VNNI.
+    the artifact gives on processors with and without VNNI, `sensitivity` what each layer and tensor costs the outputs,
+    as `workers.quantization.sensitivity.result` has it.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Candidate(BaseModel):
     measurements: tuple[Measurement, ...]
     recovery: tuple[dict[str, Any], ...] = ()
     numerics: Numerics | None = None
+    sensitivity: dict[str, Any] | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -123,6 +125,7 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
                 unusual=kept.unusual,
                 recovery=tuple(asdict(rung) for rung in produced.recovery),
                 numerics=numerics,
+                sensitivity=asdict(produced.sensitivity) if produced.sensitivity else None,
                 measurements=(artifact_bytes(files), *accuracy.measurements),
                 notes=(*notes, *kept.notes, *about_unusual(kept, "artifact")),
             ),

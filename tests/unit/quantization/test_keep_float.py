@@ -4,10 +4,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper
+from onnx import ModelProto, helper
 from pydantic import ValidationError
 
 from app.domain.recipe import RECIPE, DynamicInt8, Float16, OperatorType, StaticInt8
@@ -16,6 +17,7 @@ from tests.parts import models
 from tests.unit.quantization.conftest import Maker
 from workers.quantization.preparation import prepare
 from workers.quantization.selection import resolve_keep_float
+from workers.runtimes.session import load
 
 
 @pytest.mark.parametrize(
@@ -149,3 +151,48 @@ def test_near_names_are_found_among_twenty_thousand() -> None:
 def test_lists_of_nodes_are_bounded(technique: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         RECIPE.validate_python({"technique": technique, **options})
+
+
+def uneven_convolutions(group: int) -> ModelProto:
+    """Three convolutions, the middle one (`kept`) with weights of very unequal channels."""
+    rng = np.random.default_rng(2)
+    middle = rng.standard_normal((8, 8 // group, 3, 3)) * np.exp(rng.normal(0, 2, (8, 1, 1, 1)))
+    return models.model(
+        [
+            helper.make_node("Conv", ["x", "w1"], ["a"], name="first", pads=[1] * 4),
+            helper.make_node("Conv", ["a", "w2"], ["b"], name="kept", pads=[1] * 4, group=group),
+            helper.make_node("Conv", ["b", "w3"], ["y"], name="last"),
+        ],
+        [models.value("x", ["batch", 3, 4, 4])],
+        [models.value("y", None)],
+        [models.weights("w1", 8, 3, 3, 3), models.tensor("w2", middle), models.weights("w3", 8, 8, 1, 1)],
+    )
+
+
+def uneven_gemms() -> ModelProto:
+    """Two products of what a third makes, one (`kept`) with weights of very unequal channels."""
+    rng = np.random.default_rng(2)
+    uneven = rng.standard_normal((8, 8)) * np.exp(rng.normal(0, 2, 8))
+    return models.model(
+        [
+            helper.make_node("Gemm", ["x", "w1"], ["a"], name="first"),
+            helper.make_node("Gemm", ["a", "w2"], ["y"], name="kept"),
+            helper.make_node("Gemm", ["a", "w3"], ["z"], name="other"),
+        ],
+        [models.value("x", ["batch", 8])],
+        [models.value("y", None), models.value("z", None)],
+        [models.weights("w1", 8, 8), models.tensor("w2", uneven), models.weights("w3", 8, 8)],
+    )
+
+
+@pytest.mark.parametrize(
+    "model", [uneven_convolutions(1), uneven_convolutions(8), uneven_gemms()], ids=["conv", "depthwise", "gemm"]
+)
+def test_the_runtime_does_not_quantize_the_weights_of_what_is_kept(make: Maker, model: ModelProto) -> None:
+    """Its optimizer would, with one scale for all channels; so as run, the artifact is what its nodes say in float."""
+    made = make(model, StaticInt8(keep_float=("kept",), reduce_range=True, recovery=()))
+    literally = load(made.produced.file, optimization="none")
+    exact = np.concatenate([literally.run(row)[0] for row in made.feeds]).astype(np.float64)
+    found = np.concatenate([row[0] for row in made.artifact])
+    axes = tuple(axis for axis in range(exact.ndim) if axis != 1)  # channel by channel
+    assert (((found - exact) ** 2).sum(axes) < 1e-4 * (exact**2).sum(axes)).all()

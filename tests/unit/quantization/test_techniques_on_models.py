@@ -12,6 +12,15 @@ from tests.parts import models
 from tests.unit.quantization.conftest import Maker
 from workers.quantization.technique import Context, quantize
 
+
+def named_by_outputs() -> ModelProto:
+    """Two convolutions, each called by the name of what it makes, as some exporters do."""
+    made = models.resize_net()
+    for node in made.graph.node:
+        node.name = node.output[0]
+    return made
+
+
 MODELS: dict[str, Callable[[], ModelProto]] = {
     "conv": models.conv_net,
     "conv, batch 1": lambda: models.conv_net(batch=1),
@@ -21,6 +30,7 @@ MODELS: dict[str, Callable[[], ModelProto]] = {
     "transformer": models.transformer,
     "branches": models.branches,
     "resize": models.resize_net,
+    "nodes named by outputs": named_by_outputs,
     "upsample, opset 9": models.upsample_net,
     "function": models.function_model,
     "shared bias": models.shared_bias,

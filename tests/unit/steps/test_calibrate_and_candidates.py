@@ -130,6 +130,16 @@ def test_seven_bits_give_the_same_on_every_processor(conv_job: Job) -> None:
     assert any("nothing saturates" in note for note in candidate["notes"])
 
 
+def test_sensitivities_are_rows_of_the_candidate(conv_job: Job) -> None:
+    conv_job.spec = {"recipe": {**STATIC, "sensitivity": True}}
+
+    (candidate,) = conv_job.run_until("candidates")["candidates"]
+
+    found = candidate["sensitivity"]
+    assert {layer["node"] for layer in found["layers"]} >= {"/stem/Conv", "/block/Conv", "/head/Gemm"}
+    assert {"sqnr_db", "kl", "agreement"} == set(found["tensors"][0]["alone"])
+
+
 def test_taking_over_uses_the_ranges_and_makes_the_same_artifact(conv_job: Job) -> None:
     (first,) = conv_job.run_until("candidates")["candidates"]
     shutil.rmtree(conv_job.scratch / "candidates")

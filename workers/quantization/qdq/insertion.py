@@ -2,13 +2,13 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.quantization.affine import LIMITS, Affine
-from workers.quantization.graph import captured, defined, sort_nodes
+from workers.quantization.graph import attribute, captured, defined, sort_nodes
 from workers.quantization.qdq.plan import Array, Plan
 
 CONTRIB = "com.microsoft"
@@ -61,6 +61,8 @@ class _Writer:
         self._opset = next((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), 0)
         self._sources = {(node.name, index): name for node in graph.node for index, name in enumerate(node.input)}
         self._nodes = {node.name: node for node in graph.node}
+        self._dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+        self._quantized = {(weight.node, weight.index) for weight in plan.placement.weights}
         self._parameters: dict[tuple[str, bytes, bytes, str], tuple[str, str]] = {}
         self._stored: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
         self.values: dict[str, str] = {}
@@ -92,11 +94,16 @@ class _Writer:
             made.append(self._node("QuantizeLinear", [source, scale, zero_point], whole, affine))
             made.append(self._node("DequantizeLinear", [whole, scale, zero_point], result, affine))
             self.values[name] = result
+            shielded: dict[int, str] = {}
             for node in self._graph.node:
                 reads = self._placement.readers.get(node.name, [])
                 for index, given in enumerate(node.input):
                     if given == name and (in_integers or index in reads):
-                        node.input[index] = result
+                        channels = self._channels_to_shield(node, index)
+                        if channels and channels not in shielded:
+                            made.append(self._dequantize_by_channel(whole, affine, name, channels))
+                            shielded[channels] = made[-1].output[0]
+                        node.input[index] = shielded[channels] if channels else result
         self._graph.node.extend(made)
 
     def quantize_weights(self) -> None:
@@ -191,10 +198,45 @@ class _Writer:
             self._parameters[key] = names
         return self._parameters[key]
 
+    def _channels_to_shield(self, node: NodeProto, index: int) -> int:
+        """Channels along axis 1 of what a node reads, where it is one whose float weights the runtime would quantize.
+
+        onnxruntime 1.32 gives convolutions and Gemms behind a DequantizeLinear with one scale 8-bit weights, one scale
+        for all of them, though they were to stay in float (weight_bias_quantization.cc). Behind scales by channel it
+        leaves them alone. 0 where there is nothing to fear.
+        """
+        stored = self._dims.get(node.input[1]) if len(node.input) > 1 else None
+        if index or stored is None or (node.name, 1) in self._quantized:
+            return 0
+        if node.op_type == "Conv":
+            return int(stored[1] * attribute(node, "group", 1))
+        if node.op_type == "ConvTranspose":
+            return int(stored[0])
+        if node.op_type == "Gemm" and not attribute(node, "transA", 0):
+            return int(stored[1 if attribute(node, "transB", 0) else 0])
+        return 0
+
+    def _dequantize_by_channel(self, whole: str, affine: Affine, name: str, channels: int) -> NodeProto:
+        """The same numbers again from the same integers, the one scale written out for each channel of axis 1."""
+        repeated = replace(
+            affine,
+            scale=np.full(channels, affine.scale, affine.scale.dtype),
+            zero_point=np.full(channels, affine.zero_point, affine.zero_point.dtype),
+            axis=1,
+        )
+        scale, zero_point = self._parameter_names(repeated, name)
+        result = self._fresh(f"{name}_dequantized_by_channel")
+        node = self._node("DequantizeLinear", [whole, scale, zero_point], result, repeated)
+        node.attribute.append(helper.make_attribute("axis", 1))
+        return node
+
     def _node(self, op_type: str, inputs: list[str], output: str, affine: Affine) -> NodeProto:
         """A node of the standard, or of the runtime's own domain for 16 bits where the opset has none."""
         own = affine.dtype in _WIDE and self._opset < _WIDE_OPSET
-        return helper.make_node(op_type, inputs, [output], name=output, domain=CONTRIB if own else "")
+        number, name = 2, output
+        while name in self._nodes:  # exporters call nodes by what they make, which an output's name goes on to be
+            name, number = f"{output}_{number}", number + 1
+        return helper.make_node(op_type, inputs, [output], name=name, domain=CONTRIB if own else "")
 
     def _fresh(self, name: str) -> str:
         number, free = 2, name

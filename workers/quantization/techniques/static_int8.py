@@ -1,6 +1,7 @@
 """Weights and activations as 8-bit integers in QDQ form, with ranges found beforehand and ways back from bad ones."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from app.domain.recipe import CalibrationMethod, RecoveryStep, Static, StaticInt8, StaticInt16
@@ -14,9 +15,10 @@ from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement
 from workers.quantization.qdq.plan import Plan, Setting, make_plan, place_for
 from workers.quantization.qdq.wide_ranges import keep_wide_ranges
-from workers.quantization.recovery.ladder import Climbed, Rung, climb, divided, judge_for
+from workers.quantization.recovery.ladder import JUDGING_FEEDS, Climbed, Rung, climb, divided, judge_for
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import about_types, select_op_types
+from workers.quantization.sensitivity.analysis import analyse
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 
 OP_TYPES = tuple(sorted(PRODUCTS | JOINS | MOVES | BOUNDS))
@@ -91,7 +93,14 @@ def make(model_path: Path, out_path: Path, options: Static, context: Context, *,
     )
     if any(True for node in model.graph.node for _ in bodies_of(node.attribute)):
         notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
-    return Produced(out_path, notes=notes, recovery=tuple(rungs))
+    sensitivity = None
+    if options.sensitivity and context.feeds is not None:
+        rows = [dict(feed) for feed, _ in islice(context.feeds(), JUDGING_FEEDS)]
+        try:
+            sensitivity = analyse(plan, rows, context.work, context.threads, seen=seen)
+        except StepError as error:
+            notes += (error.detail,)  # the artifact is good without
+    return Produced(out_path, notes=notes, recovery=tuple(rungs), sensitivity=sensitivity)
 
 
 def best_plan(
