@@ -6,7 +6,7 @@ argument of the one function in `workers.quantization.techniques.<technique>`.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationInfo, field_validator, model_validator
 
 
 class _Options(BaseModel):
@@ -45,7 +45,7 @@ Requantize = Annotated[
 
 CalibrationMethod = Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"]
 RecoveryStep = Literal[
-    "bias_correction", "equalization", "smoothquant", "clip_search", "range_tuning", "learned_rounding"
+    "bias_correction", "equalization", "smoothquant", "clip_search", "full_range", "range_tuning", "learned_rounding"
 ]
 
 
@@ -90,7 +90,7 @@ class _Static(_Options):
     """4: weights use 15 of the type's numbers. There is no faster kernel for them: a figure of accuracy."""
     recovery: Literal["auto"] | tuple[RecoveryStep, ...] = "auto"
     """Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
-    need no training. `range_tuning` and `learned_rounding` need PyTorch."""
+    need no training. `range_tuning` and `learned_rounding` need PyTorch, `full_range` a `reduce_range` by layer."""
     op_types: OpTypes = ()
     """Operator types to quantize; empty: all that the runtime has integer kernels for. Convolutions and matrix
     products with stored weights are what is quantized; the others where they stand between those."""
@@ -106,9 +106,10 @@ class StaticInt8(_Static):
     """Type of quantized activations."""
     weight_type: Literal["int8", "uint8"] = "int8"
     """Type of the stored weights; int8 where activations are int8."""
-    reduce_range: bool | Literal["auto"] = "auto"
-    """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
-    `auto` decides by the target's features."""
+    reduce_range: bool | Literal["auto", "by_layer"] = "auto"
+    """7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI. `by_layer`: 7 bits,
+    but 8 where the recovery step `full_range` finds that hardly anything saturates for it. `auto`: by the target's
+    features."""
 
     @field_validator("weight_type")
     @classmethod
@@ -191,27 +192,93 @@ class Bfloat16(_Options):
     requantize: Requantize = False
 
 
-Recipe = Annotated[
-    DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16, Field(discriminator="technique")
+Plain = DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16
+"""Every technique that does one thing."""
+
+Nodes = Annotated[
+    tuple[Annotated[str, Field(min_length=1)] | OperatorType, ...],
+    Field(
+        min_length=1,
+        description="Node names, shell-style patterns of them (`/encoder/*`), or `{op_type: …}`. A name that matches "
+        "nothing is an error that suggests near ones.",
+        examples=[["/encoder/*", {"op_type": "Conv"}]],
+    ),
 ]
 
-RECIPE: TypeAdapter[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16] = TypeAdapter(Recipe)
+
+class Part(_Options):
+    """Some nodes of a model, and what is done to them."""
+
+    nodes: Nodes
+    recipe: Annotated[Plain, Field(discriminator="technique")] | None
+    """The technique and its options; null: these nodes stay in float."""
+
+
+class Mixed(_Options):
+    """Other techniques side by side in one model, each for the nodes that it is given."""
+
+    technique: Literal["mixed"] = "mixed"
+    parts: tuple[Part, ...] = ()
+    """A node belongs to the first part that names it. Whatever their order here, techniques work in the order
+    dynamic_int8, static_int8 or static_int16, weight_only, float16, bfloat16; parts with the same recipe are one."""
+    rest: Annotated[Plain, Field(discriminator="technique")] | None = None
+    """What is done to the nodes that no part names; null: they stay in float."""
+    keep_float: KeepFloat = ()
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> "Mixed":
+        recipes = recipes_of(self)
+        if not recipes:
+            raise ValueError("Nothing would be quantized: give a part, or the rest, a recipe.")
+        if len({recipe for recipe in recipes if isinstance(recipe, Static)}) > 1:
+            raise ValueError(
+                "Ranges are found for one static recipe: give all static parts the same options, or some of them "
+                "weight_only or dynamic_int8."
+            )
+        return self
+
+
+Recipe = Annotated[
+    DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | Mixed, Field(discriminator="technique")
+]
+AnyRecipe = Plain | Mixed
+
+RECIPE: TypeAdapter[AnyRecipe] = TypeAdapter(Recipe)
 """Reads any recipe from plain data."""
 
-TECHNIQUES: dict[
-    str, type[DynamicInt8] | type[StaticInt8] | type[StaticInt16] | type[WeightOnly] | type[Float16] | type[Bfloat16]
-] = {
+TECHNIQUES: dict[str, type[Plain] | type[Mixed]] = {
     "dynamic_int8": DynamicInt8,
     "static_int8": StaticInt8,
     "static_int16": StaticInt16,
     "weight_only": WeightOnly,
     "float16": Float16,
     "bfloat16": Bfloat16,
+    "mixed": Mixed,
 }
 """Every technique by its name."""
 
 NEEDS_CALIBRATION = frozenset({"static_int8", "static_int16"})
 """Techniques that cannot work without calibration rows."""
+
+
+def recipes_of(recipe: AnyRecipe) -> tuple[Plain, ...]:
+    """The recipes that one is made of: itself, or those of a mixed recipe's parts, each once and in their order."""
+    if not isinstance(recipe, Mixed):
+        return (recipe,)
+    each = (*(part.recipe for part in recipe.parts), recipe.rest)
+    return tuple(dict.fromkeys(found for found in each if found is not None))
+
+
+def needs_calibration(recipe: AnyRecipe) -> bool:
+    """Whether a recipe cannot be followed without calibration rows."""
+    return any(each.technique in NEEDS_CALIBRATION for each in recipes_of(recipe))
+
+
+def calibration_samples(recipe: AnyRecipe) -> int | None:
+    """The most calibration rows that a recipe asks for; null where it says nothing of them."""
+    asked = [each.calibration.samples for each in recipes_of(recipe) if isinstance(each, Static)]
+    asked += [each.samples for each in recipes_of(recipe) if isinstance(each, WeightOnly)]
+    return max(asked, default=None)
 
 
 def technique_catalogue() -> list[dict[str, Any]]:

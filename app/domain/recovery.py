@@ -12,6 +12,7 @@ SUMMARIES: Mapping[RecoveryStep, str] = {
     "equalization": "Even out the ranges of channels between two layers with only a rectifier between them.",
     "smoothquant": "Move what is hard about an activation's channels into the weights that read them.",
     "clip_search": "Give up the ends of a channel's weights where finer steps for the rest are worth more.",
+    "full_range": "Give weights their eighth bit back where 16-bit sums hardly saturate for it, by emulation.",
     "range_tuning": "Fit the scales of activations and weights to the original's outputs by gradients.",
     "learned_rounding": "Find by gradients, block by block, which way each weight is rounded.",
 }

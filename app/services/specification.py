@@ -15,7 +15,7 @@ from app.domain.job import JobSpec
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes
 from app.domain.model import Dimension, TensorSpec, shape_text
-from app.domain.recipe import NEEDS_CALIBRATION
+from app.domain.recipe import needs_calibration, recipes_of
 from app.domain.target import fp16_is_native, saturates_int8
 from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
@@ -175,18 +175,20 @@ def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
 
 
 def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked) -> None:
-    recipe = spec.recipe
-    if recipe.technique == "float16" and not fp16_is_native(features):
-        checked.doubts.append("This target has no native half precision: float16 saves bytes there, not time.")
-    if recipe.technique == "static_int8" and recipe.reduce_range is False and saturates_int8(features):
-        checked.doubts.append(
-            "This target's int8 kernels saturate at 16 bits and reduce_range is false: accuracy may suffer. "
-            "reduce_range: auto would use 7-bit weights."
-        )
-    if recipe.technique == "static_int16":
-        checked.doubts.append("No kernel here multiplies 16-bit by 8-bit integers: static_int16 saves bytes, not time.")
-    if recipe.technique == "dynamic_int8" and "Conv" in recipe.op_types:
-        checked.doubts.append("Dynamic int8 convolutions have slow kernels: expect a slower model.")
+    for recipe in recipes_of(spec.recipe):
+        if recipe.technique == "float16" and not fp16_is_native(features):
+            checked.doubts.append("This target has no native half precision: float16 saves bytes there, not time.")
+        if recipe.technique == "static_int8" and recipe.reduce_range is False and saturates_int8(features):
+            checked.doubts.append(
+                "This target's int8 kernels saturate at 16 bits and reduce_range is false: accuracy may suffer. "
+                "reduce_range: auto would use 7-bit weights."
+            )
+        if recipe.technique == "static_int16":
+            checked.doubts.append(
+                "No kernel here multiplies 16-bit by 8-bit integers: static_int16 saves bytes, not time."
+            )
+        if recipe.technique == "dynamic_int8" and "Conv" in recipe.op_types:
+            checked.doubts.append("Dynamic int8 convolutions have slow kernels: expect a slower model.")
 
 
 def _check_goal(spec: JobSpec, checked: Checked) -> None:
@@ -287,7 +289,7 @@ def _no_metric(name: str, known: list[str]) -> str:
 
 
 def _check_data(spec: JobSpec, checked: Checked) -> None:
-    if spec.recipe.technique in NEEDS_CALIBRATION and spec.datasets.calibration is None:
+    if needs_calibration(spec.recipe) and spec.datasets.calibration is None:
         checked.errors.append(
             FieldError(
                 "/datasets/calibration",

@@ -165,6 +165,7 @@ def test_log_and_catalogues(service: Service, finished: dict[str, Any]) -> None:
         "weight_only",
         "float16",
         "bfloat16",
+        "mixed",
     }
     assert "top1" in {entry["id"] for entry in service.api.get("/v1/metrics").json()["items"]}
 

@@ -25,26 +25,36 @@ def resolve_keep_float(model: ModelProto, keep_float: KeepFloat) -> set[str]:
 
     Raises StepError `keep_float_matches_nothing`, with near matches of the first few, for entries that fit no node.
     """
+    return set().union(*resolve_nodes(model, keep_float, "keep_float", code="keep_float_matches_nothing"))
+
+
+def resolve_nodes(
+    model: ModelProto, entries: Sequence[str | OperatorType], place: str, *, code: str = "nodes_match_nothing"
+) -> list[set[str]]:
+    """The names of the nodes that each entry means; `place` is where the recipe has them.
+
+    Raises StepError with `code`, with near matches of the first few, for entries that fit no node.
+    """
     by_type: dict[str, set[str]] = defaultdict(set)
     for node in all_nodes(model):
         by_type[node.op_type].add(node.name)
     names = sorted({name for found in by_type.values() for name in found})
-    kept: set[str] = set()
+    meant: list[set[str]] = []
     wrong: list[str | OperatorType] = []
-    for entry in dict.fromkeys(keep_float):
+    for entry in entries:
         found = by_type.get(entry.op_type, set()) if isinstance(entry, OperatorType) else _matching(entry, names)
-        kept |= found
+        meant.append(found)
         if not found:
             wrong.append(entry)
     if wrong:
         told = "; ".join(_told(entry, names, sorted(by_type)) for entry in wrong[:_MOST_TOLD])
         more = f"; and {len(wrong) - _MOST_TOLD} more entries" if len(wrong) > _MOST_TOLD else ""
         raise StepError(
-            f"keep_float matches no node of the model: {told}{more}. "
+            f"{place} matches no node of the model: {told}{more}. "
             "Use node names, shell patterns of them, or {op_type: …}.",
-            code="keep_float_matches_nothing",
+            code=code,
         )
-    return kept
+    return meant
 
 
 def _matching(entry: str, names: Sequence[str]) -> set[str]:

@@ -5,14 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from app.domain.recipe import Bfloat16, DynamicInt8, Float16, StaticInt8, StaticInt16, WeightOnly
+from app.domain.recipe import AnyRecipe, DynamicInt8, Mixed, StaticInt8, WeightOnly
 from app.domain.target import saturates_int8
 from app.errors import StepError
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.recovery.ladder import Rung
 from workers.quantization.weight_only import choices
-
-AnyRecipe = DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16
 
 _SATURATES = (
     "This processor adds products of 8-bit numbers in 16 bits, where full-range weights saturate: accuracy may be "
@@ -26,7 +24,8 @@ class Context:
 
     `features` are the target's instruction-set features, `statistics` the file that calibration wrote, `feeds` starts
     over the calibration rows (the model's inputs by name, and how many rows they are), `work` is an empty folder for
-    what is only needed on the way, `threads` what may be used.
+    what is only needed on the way, `threads` what may be used. `partly` says that the model is what other techniques
+    have made of some of its nodes.
     """
 
     work: Path
@@ -34,6 +33,7 @@ class Context:
     statistics: Path | None = None
     feeds: Feeds | None = None
     threads: int = 1
+    partly: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +53,17 @@ def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:
 
     What only trying can tell (`calibration.method`, `recovery`) stays as it is.
     """
+    if isinstance(recipe, Mixed):
+        parts = [
+            part.model_copy(update={"recipe": part.recipe and resolve(part.recipe, features)}) for part in recipe.parts
+        ]
+        return recipe.model_copy(update={"parts": tuple(parts), "rest": recipe.rest and resolve(recipe.rest, features)})
     if isinstance(recipe, WeightOnly):
         return choices.resolve(recipe, features)
     if isinstance(recipe, DynamicInt8 | StaticInt8) and recipe.reduce_range == "auto":
-        return recipe.model_copy(update={"reduce_range": saturates_int8(features)})
+        saturates = saturates_int8(features)
+        by_layer = isinstance(recipe, StaticInt8) and recipe.recovery == "auto"
+        return recipe.model_copy(update={"reduce_range": "by_layer" if saturates and by_layer else saturates})
     return recipe
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from app.domain.recipe import Static
+from app.domain.recipe import needs_calibration
 from app.errors import StepError
 from workers.runtimes.session import Array, load
 from workers.steps.outputs import worthwhile_threads
@@ -31,7 +31,7 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
     Raises StepError `calibration_missing`, or as `workers.quantization.calibration.collect.collect` does.
     """
     recipe = request.spec.recipe
-    if not isinstance(recipe, Static):
+    if not needs_calibration(recipe):
         return CalibrateResult(tensors=0)
     if "calibration" not in request.datasets:
         raise StepError(
@@ -39,16 +39,18 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
             code="calibration_missing",
         )
     # Loaded only where something is to be calibrated.
+    from workers.quantization.assignment import static_recipe
     from workers.quantization.calibration.collect import collect
     from workers.quantization.qdq.wide_ranges import probes
     from workers.quantization.techniques.static_int8 import prepare_for
 
     progress(0.0, "preparing the model")
     model = scratch / request.model
-    prepared, _, placement = prepare_for(model, recipe)
+    static = static_recipe(model, recipe)
+    prepared, _, placement = prepare_for(model, static)
     session = load(model)
     rows = DatasetRows(session.inputs, request.datasets["calibration"], scratch, "calibration")
-    wanted = min(recipe.calibration.samples, rows.count)
+    wanted = min(static.calibration.samples, rows.count)
     if wanted == 0:
         raise StepError("The calibration dataset has no rows.", code="dataset_empty")
     with tempfile.TemporaryDirectory(dir=folder) as work:
@@ -62,10 +64,10 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
         )
     seen.write(folder / STATISTICS)
     notes: tuple[str, ...] = ()
-    if rows.count < recipe.calibration.samples:
+    if rows.count < static.calibration.samples:
         notes = (
             f"The calibration dataset has {rows.count} row{'s' if rows.count > 1 else ''}, fewer than the "
-            f"{recipe.calibration.samples} asked for.",
+            f"{static.calibration.samples} asked for.",
         )
     return CalibrateResult(tensors=len(seen.tensors), samples=seen.samples, file=STATISTICS, notes=notes)
 

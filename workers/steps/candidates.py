@@ -12,11 +12,11 @@ from pydantic import BaseModel
 
 from app.domain.ids import derived_id
 from app.domain.measurement import Measurement
-from app.domain.recipe import Static, StaticInt8
+from app.domain.recipe import AnyRecipe, StaticInt8, calibration_samples, recipes_of
 from app.errors import StepError
 from workers.evaluation.accuracy import save_scores
 from workers.quantization.calibration.collect import Feeds
-from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
+from workers.quantization.technique import Context, Produced, quantize, resolve
 from workers.runtimes.session import available_threads, load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
 from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
@@ -92,7 +92,7 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
         request, produced, baseline, scratch, home.parent, lambda share, text: progress(0.45 + 0.45 * share, text)
     )
     numerics: Numerics | None = None
-    if isinstance(recipe, StaticInt8):
+    if any(isinstance(each, StaticInt8) for each in recipes_of(recipe)):
         progress(0.9, "emulating other processors")
         session = load(produced.file, session_options=produced.session_options)
         numerics, note = numerics_of(produced, model, rows_of(request, scratch, session))
@@ -135,8 +135,9 @@ def _calibration(request: CandidatesRequest, recipe: AnyRecipe, scratch: Path) -
     if "calibration" not in request.datasets:
         return None
     rows = DatasetRows(load(scratch / request.model).inputs, request.datasets["calibration"], scratch, "calibration")
-    asked = recipe.calibration.samples if isinstance(recipe, Static) else getattr(recipe, "samples", rows.count)
-    return lambda: calibration_feeds(rows, min(asked, rows.count))
+    asked = calibration_samples(recipe)
+    wanted = rows.count if asked is None else min(asked, rows.count)
+    return lambda: calibration_feeds(rows, wanted)
 
 
 def _id_of(model: Path, recipe: AnyRecipe) -> str:

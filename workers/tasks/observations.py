@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from app.domain.recipe import Static
+from app.domain.recipe import Static, calibration_samples, needs_calibration
 from app.services.work import ClaimedJob
 
 _VERSIONS = ("bitpress", "onnxruntime", "onnx", "numpy")
@@ -17,14 +17,17 @@ def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
     How ranges are found afterwards is no part of it: every method reads the same observations.
     """
     recipe, rows = job.spec.recipe, job.datasets.get("calibration")
-    if not isinstance(recipe, Static) or rows is None:
+    if not needs_calibration(recipe) or rows is None:
         return None
+    # Of a mixed recipe every part may decide which tensors are observed.
+    whole = not isinstance(recipe, Static)
+    decides = None if whole else {"technique", "op_types", "keep_float", "activation_type"}
     versions = fingerprint.get("versions", {})
     known_by = {
         "model": [job.model.sha256, job.model.file_name],
         "data": [rows.sha256, rows.file_name, rows.preprocess],
-        "recipe": recipe.model_dump(mode="json", include={"technique", "op_types", "keep_float", "activation_type"}),
-        "samples": recipe.calibration.samples,
+        "recipe": recipe.model_dump(mode="json", include=decides),
+        "samples": calibration_samples(recipe),
         "versions": {name: versions.get(name) for name in _VERSIONS},
         # Float kernels round differently from one instruction set to the next.
         "processor": [fingerprint.get("architecture"), fingerprint.get("features")],

@@ -255,6 +255,7 @@ class StaticInt16(TypedDict):
                 "equalization",
                 "smoothquant",
                 "clip_search",
+                "full_range",
                 "range_tuning",
                 "learned_rounding",
             ]
@@ -262,7 +263,7 @@ class StaticInt16(TypedDict):
     ]
     """
     Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
-    need no training. `range_tuning` and `learned_rounding` need PyTorch.
+    need no training. `range_tuning` and `learned_rounding` need PyTorch, `full_range` a `reduce_range` by layer.
     """
     requantize: NotRequired[bool]
     """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
@@ -301,6 +302,7 @@ class StaticInt8(TypedDict):
                 "equalization",
                 "smoothquant",
                 "clip_search",
+                "full_range",
                 "range_tuning",
                 "learned_rounding",
             ]
@@ -308,12 +310,13 @@ class StaticInt8(TypedDict):
     ]
     """
     Steps that bring a bad result back, tried in this order; what gains nothing is undone. `auto`: those that
-    need no training. `range_tuning` and `learned_rounding` need PyTorch.
+    need no training. `range_tuning` and `learned_rounding` need PyTorch, `full_range` a `reduce_range` by layer.
     """
-    reduce_range: NotRequired[bool | Literal["auto"]]
+    reduce_range: NotRequired[bool | Literal["auto", "by_layer"]]
     """
-    7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI.
-    `auto` decides by the target's features.
+    7-bit weights, which cannot saturate the 16-bit multiply-add of x86 processors without VNNI. `by_layer`: 7 bits,
+    but 8 where the recovery step `full_range` finds that hardly anything saturates for it. `auto`: by the target's
+    features.
     """
     requantize: NotRequired[bool]
     """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
@@ -558,6 +561,15 @@ class Model(TypedDict):
     state: Literal["inspecting", "ready", "rejected"]
 
 
+class Part(TypedDict):
+    """Some nodes of a model, and what is done to them."""
+
+    nodes: list[str | OperatorType]
+    """Node names, shell-style patterns of them (`/encoder/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | None
+    """The technique and its options; null: these nodes stay in float."""
+
+
 class Problem(TypedDict):
     """A problem document (RFC 9457)."""
 
@@ -571,6 +583,21 @@ class Problem(TypedDict):
     status: int
     title: str
     type: NotRequired[str]
+
+
+class Mixed(TypedDict):
+    """Other techniques side by side in one model, each for the nodes that it is given."""
+
+    keep_float: NotRequired[list[str | OperatorType]]
+    """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
+    parts: NotRequired[list[Part]]
+    """
+    A node belongs to the first part that names it. Whatever their order here, techniques work in the order
+    dynamic_int8, static_int8 or static_int16, weight_only, float16, bfloat16; parts with the same recipe are one.
+    """
+    rest: NotRequired[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | None]
+    """What is done to the nodes that no part names; null: they stay in float."""
+    technique: Literal["mixed"]
 
 
 class JobSpec(TypedDict):
@@ -597,7 +624,7 @@ class JobSpec(TypedDict):
     name: NotRequired[str | None]
     priority: NotRequired[int]
     """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16
+    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | Mixed
     """The technique and its options."""
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""

@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from app.domain.recipe import Static
+from app.domain.recipe import AnyRecipe, Static, needs_calibration
 from tests.parts.models import Array, save
+from workers.quantization.assignment import static_recipe
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.qdq.wide_ranges import probes
-from workers.quantization.technique import AnyRecipe, Context, Produced, quantize, resolve
+from workers.quantization.technique import Context, Produced, quantize, resolve
 from workers.quantization.techniques import static_int8
 from workers.runtimes.session import Session, load
 
@@ -98,8 +99,8 @@ def make(tmp_path: Path) -> Maker:
         work.mkdir()
         statistics = tmp_path / "statistics.npz"
         context = Context(work=work, features=features, statistics=statistics, feeds=lambda: ((row, 1) for row in rows))
-        if isinstance(recipe, Static):
-            observe(path, recipe, rows, work).write(statistics)
+        if needs_calibration(recipe):
+            observe(path, static_recipe(path, recipe), rows, work).write(statistics)
         out = tmp_path / "artifact" / "model.onnx"
         out.parent.mkdir(exist_ok=True)
         produced = quantize(path, out, recipe, context)

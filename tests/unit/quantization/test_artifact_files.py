@@ -10,11 +10,10 @@ import numpy as np
 import onnx
 import pytest
 
-from app.domain.recipe import DynamicInt8, Float16, StaticInt8
+from app.domain.recipe import AnyRecipe, DynamicInt8, Float16, StaticInt8
 from tests.parts import models
 from tests.unit.quantization.conftest import Maker
 from workers.quantization import graph
-from workers.quantization.technique import AnyRecipe
 
 _HASHES = """
 import hashlib, sys

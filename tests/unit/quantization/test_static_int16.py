@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import ModelProto, helper, numpy_helper
 
-from app.domain.recipe import Calibration, StaticInt8, StaticInt16
+from app.domain.recipe import AnyRecipe, Calibration, StaticInt8, StaticInt16
 from app.errors import StepError
 from tests.parts import models
 from tests.parts.models import Array
@@ -18,7 +18,7 @@ from tests.unit.quantization.conftest import Maker
 from workers.quantization.calibration.statistics import Observer, Statistics
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.plan import Setting, make_plan
-from workers.quantization.technique import AnyRecipe, Context, quantize
+from workers.quantization.technique import Context, quantize
 from workers.runtimes.session import load
 
 finite = st.floats(-100, 100, width=32).filter(lambda number: number == 0 or abs(number) > 1e-4)

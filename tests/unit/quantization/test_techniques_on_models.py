@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from onnx import ModelProto, helper
 
-from app.domain.recipe import Calibration, DynamicInt8, Float16, StaticInt8
+from app.domain.recipe import AnyRecipe, Calibration, DynamicInt8, Float16, StaticInt8
 from app.errors import StepError
 from tests.parts import models
 from tests.unit.quantization.conftest import Maker
-from workers.quantization.technique import AnyRecipe, Context, quantize
+from workers.quantization.technique import Context, quantize
 
 MODELS: dict[str, Callable[[], ModelProto]] = {
     "conv": models.conv_net,

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import ModelProto, helper, numpy_helper
 
-from app.domain.recipe import DynamicInt8, Float16, StaticInt8
+from app.domain.recipe import AnyRecipe, DynamicInt8, Float16, StaticInt8
 from app.errors import StepError
 from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.quantization.conftest import Maker
 from workers.quantization.calibration.statistics import Observer, Statistics
-from workers.quantization.technique import AnyRecipe, Context, quantize, resolve
+from workers.quantization.technique import Context, quantize, resolve
 
 AVX2 = frozenset({"avx2", "fma"})
 VNNI = frozenset({"avx2", "fma", "avx512f", "avx512_vnni"})

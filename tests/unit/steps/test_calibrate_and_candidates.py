@@ -277,6 +277,28 @@ def test_a_file_set_goes_through_every_step(job: Job, technique: str) -> None:
     assert candidate["bytes"] == sum(file["bytes"] for file in candidate["files"])
 
 
+def test_a_mixed_recipe_goes_through_every_step(conv_job: Job) -> None:
+    products = {"nodes": [{"op_type": "Gemm"}], "recipe": {"technique": "weight_only", "block_size": 16}}
+    conv_job.spec = {"recipe": {"technique": "mixed", "parts": [products], "rest": STATIC}}
+
+    results = conv_job.run("calibrate")
+    (candidate,) = conv_job.run_until("candidates")["candidates"]
+
+    assert results["tensors"] > 2
+    made = {node.op_type for node in onnx.load(conv_job.scratch / "candidates" / candidate["file"]).graph.node}
+    assert {"QuantizeLinear", "MatMulNBits"} <= made
+    # The fingerprint has AVX2 without VNNI.
+    assert candidate["recipe"]["rest"]["reduce_range"] is True
+    assert measured(candidate)["sqnr_db"]["value"] > 15
+
+
+def test_a_mixed_recipe_without_static_parts_needs_no_calibration(job: Job) -> None:
+    job.save_model(models.mlp())
+    job.spec = {"recipe": {"technique": "mixed", "rest": {"technique": "bfloat16"}}}
+
+    assert job.run("calibrate")["tensors"] == 0
+
+
 def test_inputs_in_half_precision_are_fed(job: Job) -> None:
     job.save_model(models.mlp())
     job.save_dataset("evaluation", x=vectors(8))

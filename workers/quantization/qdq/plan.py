@@ -70,7 +70,8 @@ class Plan:
 class Setting:
     """What a recipe says, every choice made: which nodes may be quantized, and in which types.
 
-    `activation_dtype` is uint8, int8, uint16 or int16; `weight_bits` below 8 use fewer of the type's numbers.
+    `activation_dtype` is uint8, int8, uint16 or int16; `weight_bits` below 8 use fewer of the type's numbers,
+    and a step that finds it worth while may go up to `most_weight_bits`.
     """
 
     op_types: frozenset[str]
@@ -79,6 +80,7 @@ class Setting:
     activation_dtype: str = "uint8"
     weight_dtype: str = "int8"
     weight_bits: int = 8
+    most_weight_bits: int = 8
     per_channel: bool = True
 
 

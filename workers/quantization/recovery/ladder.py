@@ -9,19 +9,23 @@ from itertools import islice
 from app.errors import StepError
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.qdq.plan import Array, Plan
-from workers.quantization.recovery.bias_correction import bias_correction, uncorrected
+from workers.quantization.recovery.bias_correction import bias_correction, correctable, uncorrected
 from workers.quantization.recovery.material import Material, Step
 from workers.quantization.recovery.measuring import Fidelity, Judge
 
 LEAST_GAIN_DB = 0.05
 """Less than this is no gain: the rows that judge are few."""
+CORRECTED_DB = 0.25
+"""Corrected biases may cost so much: what they take back is common to all rows, and SQNR counts it like any noise."""
 JUDGING_FEEDS = 48
 JUDGED_OF = 4
 """Of so many feeds in a row one judges."""
 LEAST_FEEDS = 16
 """With fewer, half of them judge."""
 
-_NOT_TAKEN = frozenset({"step_not_applicable", "needs_torch", "operator_not_differentiable", "graph_parity"})
+_NOT_TAKEN = frozenset(
+    {"step_not_applicable", "needs_torch", "operator_not_differentiable", "graph_parity", "not_emulated"}
+)
 """Why a step may not be taken: the model, or this worker, has not what it needs."""
 
 
@@ -77,11 +81,18 @@ class Climbed:
 
 
 def climb(
-    plan: Plan, material: Material, steps: Sequence[str], judge: Judge, fidelity: Fidelity | None = None
+    plan: Plan,
+    material: Material,
+    steps: Sequence[str],
+    judge: Judge,
+    fidelity: Fidelity | None = None,
+    *,
+    correcting: bool = False,
 ) -> Climbed:
     """Take these steps, each from the best plan so far; `fidelity` is the first plan's, where that is known.
 
-    A step is `workers.quantization.recovery.<name>.<name>`.
+    A step is `workers.quantization.recovery.<name>.<name>`. With `correcting`, what each step leaves is tried with its
+    biases corrected too.
     """
     rungs: list[Rung] = []
     best = fidelity or judge.fidelity(plan)
@@ -92,13 +103,13 @@ def climb(
         )
     for name in steps:
         try:
-            tried = [(each, judge.fidelity(each)) for each in _taken(name, plan, material)]
+            tried = [(each, judge.fidelity(each)) for each in _taken(name, plan, material, correcting)]
         except StepError as error:
             if error.code not in _NOT_TAKEN:
                 raise
             rungs.append(Rung(name, kept=False, before_db=round(best.output_db, 3), reason=error.detail))
             continue
-        changed, after = max(tried, key=lambda each: each[1].output_db)
+        changed, after = max(tried, key=lambda each: each[1].output_db + CORRECTED_DB * bool(each[0].shifts))
         kept = after.output_db >= best.output_db + LEAST_GAIN_DB
         rungs.append(_rung(name, best, after, kept=kept))
         if kept:
@@ -106,19 +117,20 @@ def climb(
     return Climbed(plan, best, rungs)
 
 
-def _taken(name: str, plan: Plan, material: Material) -> Iterator[Plan]:
+def _taken(name: str, plan: Plan, material: Material, correcting: bool) -> Iterator[Plan]:
     """What a step makes of a plan.
 
     Where biases have been corrected, the step is taken as if they were not, since the correction makes up for what it
     changes; then its result is given without a correction, and with one of its own.
     """
     step = _step(name)
-    if not plan.shifts or step is bias_correction:
+    if step is bias_correction:
         yield step(plan, material)
         return
     changed = step(uncorrected(plan), material)
     yield changed
-    yield bias_correction(changed, material)
+    if plan.shifts or (correcting and any(True for _ in correctable(changed))):
+        yield bias_correction(changed, material)
 
 
 def _step(name: str) -> Step:

@@ -32,7 +32,13 @@ def quantize(model_path: Path, out_path: Path, options: Bfloat16, context: Conte
     A weight that a node kept in float reads too stays as it is, so that nothing is stored twice. Raises StepError
     `nothing_to_quantize`, `already_quantized`, `keep_float_matches_nothing` or `opset_conversion_failed`.
     """
-    light = read(model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, requantize=options.requantize)
+    light = read(
+        model_path,
+        least_opset=_LEAST_OPSET,
+        keep_float=options.keep_float,
+        requantize=options.requantize,
+        partly=context.partly,
+    )
     wanted = _wanted(light.model, light.kept, options.least_elements)
     if not wanted:
         raise nothing_to_quantize(

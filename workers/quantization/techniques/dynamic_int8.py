@@ -33,7 +33,12 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
     op_types = select_op_types(options.op_types, OP_TYPES, "dynamic_int8")
     # Batch norms stay: onnxruntime gives a convolution one scale here, and folded weights vary by channel.
     prepared = prepare(
-        model_path, least_opset=_LEAST_OPSET, keep_float=options.keep_float, requantize=options.requantize, fold=True
+        model_path,
+        least_opset=_LEAST_OPSET,
+        keep_float=options.keep_float,
+        fold=True,
+        requantize=options.requantize,
+        partly=context.partly,
     )
     rename_inner(prepared.model, _ADDED)
     chosen = _chosen(prepared.model, op_types, prepared.kept)

@@ -32,17 +32,23 @@ AUTO_METHODS: tuple[CalibrationMethod, ...] = ("minmax", "percentile", "mse")
 NEAR_DB = 2.0
 """A method whose outputs are this much farther than the best one's may still come nearer in the end."""
 
-AUTO_RECOVERY: tuple[RecoveryStep, ...] = ("bias_correction", "equalization", "smoothquant", "clip_search")
+AUTO_RECOVERY: tuple[RecoveryStep, ...] = (
+    "bias_correction",
+    "equalization",
+    "smoothquant",
+    "clip_search",
+    "full_range",
+)
 """What `recovery: auto` tries: the steps that need no training."""
 
 
-def prepare_for(model_path: Path, options: Static) -> tuple[Prepared, Setting, Placement]:
+def prepare_for(model_path: Path, options: Static, *, partly: bool = False) -> tuple[Prepared, Setting, Placement]:
     """The model as calibration and quantization both see it, and what is to be quantized in it.
 
     Any static technique's options will do. Raises StepError as `workers.quantization.preparation.prepare` does,
     `op_type_not_quantizable`, and `nothing_to_quantize`.
     """
-    prepared = _prepared(model_path, options)
+    prepared = _prepared(model_path, options, partly=partly)
     setting = _setting(options, prepared.kept)
     placement = place_for(prepared.model, setting)
     if not any(weight.product for weight in placement.weights):
@@ -68,7 +74,7 @@ def make(model_path: Path, out_path: Path, options: Static, context: Context, *,
     """Make the artifact of any static technique; `exact` is `workers.quantization.qdq.insertion.insert`'s."""
     if context.statistics is None or not context.statistics.exists():
         raise StepError(f"{options.technique} needs what the calibrate step observes.", code="calibration_missing")
-    prepared, setting, placement = prepare_for(model_path, options)
+    prepared, setting, placement = prepare_for(model_path, options, partly=context.partly)
     seen = Statistics.read(context.statistics)
     found = keep_wide_ranges(prepared.model, setting, placement, seen)
     if not found.placement.weights:
@@ -115,7 +121,7 @@ def best_plan(
     for method, each in tried.items():
         if each.fidelity.output_db >= best - NEAR_DB:
             later = [step for step in steps if step != "bias_correction"]
-            further = climb(each.plan, _with(material, method), later, judge, each.fidelity)
+            further = climb(each.plan, _with(material, method), later, judge, each.fidelity, correcting=bool(early))
             ends.append((method, replace(further, rungs=[*each.rungs, *further.rungs])))
     method, end = max(ends, key=lambda each: each[1].fidelity.output_db)
     return end.plan, method, end.rungs
@@ -125,15 +131,16 @@ def _with(material: Material, method: CalibrationMethod) -> Material:
     return replace(material, setting=_by(material.setting, method))
 
 
-def _prepared(model_path: Path, options: Static) -> Prepared:
+def _prepared(model_path: Path, options: Static, *, partly: bool) -> Prepared:
     def prepared(opset: int) -> Prepared:
         return prepare(
             model_path,
             least_opset=opset,
             keep_float=options.keep_float,
-            requantize=options.requantize,
             fold=True,
             batch_norms=True,
+            requantize=options.requantize,
+            partly=partly,
         )
 
     if isinstance(options, StaticInt16):
@@ -156,8 +163,9 @@ def _setting(options: Static, kept: frozenset[str]) -> Setting:
     )
     if isinstance(options, StaticInt16):
         return setting
-    bits = min(options.weight_bits, 7 if options.reduce_range is True else 8)
-    return replace(setting, weight_dtype=options.weight_type, weight_bits=bits)
+    bits = min(options.weight_bits, 7 if options.reduce_range else 8)
+    most = options.weight_bits if options.reduce_range == "by_layer" else bits
+    return replace(setting, weight_dtype=options.weight_type, weight_bits=bits, most_weight_bits=most)
 
 
 def _by(setting: Setting, method: CalibrationMethod) -> Setting:

@@ -25,6 +25,7 @@ def quantize(model_path: Path, out_path: Path, options: WeightOnly, context: Con
         least_opset=choices.least_opset(options),
         keep_float=options.keep_float,
         requantize=options.requantize,
+        partly=context.partly,
     )
     with Sink(out_path, external=light.external) as sink:
         making = Making(light, options, sink, context)

@@ -31,18 +31,21 @@ class Light:
     notes: tuple[str, ...]
 
 
-def read(path: Path, *, least_opset: int, keep_float: KeepFloat, requantize: bool = False) -> Light:
+def read(
+    path: Path, *, least_opset: int, keep_float: KeepFloat, requantize: bool = False, partly: bool = False
+) -> Light:
     """Read a model's graph, with named nodes, constants as initializers, functions written out and dead parts gone.
 
     With `requantize`, a model in QDQ form is turned back into float first, for which its weights are read.
+    With `partly`, a part of it may be quantized and stays so.
     Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, or as
     `workers.quantization.preparation.reading.read` does.
     """
     model, external = reading.read(path, weights=False)
-    back = requantize and bool(quantized_operators(model))
+    back = requantize and not partly and bool(quantized_operators(model))
     if back:
         model, _ = reading.read(path)
-    else:
+    elif not partly:
         refuse_quantized(model)
     if model.functions:
         model = inliner.inline_local_functions(model)

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from workers.formats.onnx.weights import external_place
 
@@ -114,6 +114,11 @@ class Sink:
             place = external_place(tensor)
             item = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
             left = place.length if place.length is not None else math.prod(tensor.dims) * item
+            if left < _KEEP_INSIDE:  # shapes too may lie outside, where runtimes do not look for them
+                external_data_helper.load_external_data_for_tensor(tensor, str(folder))
+                tensor.ClearField("data_location")
+                tensor.ClearField("external_data")
+                return
             start = self._next()
             with (folder / place.location).open("rb") as source:
                 source.seek(place.offset)

@@ -1,0 +1,98 @@
+"""Which nodes of a mixed recipe get which technique."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from onnx import ModelProto
+
+from app.domain.recipe import AnyRecipe, Mixed, Part, Plain, Static
+from app.errors import StepError
+from workers.formats.onnx.graph import all_nodes
+from workers.quantization.selection import resolve_keep_float, resolve_nodes
+from workers.quantization.weight_only.light import read
+
+ORDER = ("dynamic_int8", "static_int8", "static_int16", "weight_only", "float16", "bfloat16")
+"""Techniques in the order in which they work on one model.
+
+onnxruntime's dynamic quantizer gives tensors names without asking which are taken, so it comes first; static
+techniques see activations while nothing but it has changed them; what stores floats in fewer bytes comes last.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """The nodes, by name, that a recipe is for, and where in the mixed recipe that is said."""
+
+    recipe: Plain
+    nodes: frozenset[str]
+    place: str
+
+
+def assign(model_path: Path, mixed: Mixed) -> list[Assigned]:
+    """Every recipe of a mixed one with its nodes, in the order in which they are followed.
+
+    A node belongs to the first part that names it; parts with equal recipes are one. Raises StepError
+    `nodes_match_nothing` and `keep_float_matches_nothing`, with near matches, or `nothing_to_quantize` for a part whose
+    nodes all belong to others.
+    """
+    model = read(model_path, least_opset=1, keep_float=()).model
+    left = {node.name for node in all_nodes(model)} - resolve_keep_float(model, mixed.keep_float)
+    found: dict[Plain, Assigned] = {}
+    for index, part in enumerate(mixed.parts):
+        place = f"parts[{index}]"
+        nodes = set().union(*resolve_nodes(model, part.nodes, f"{place}.nodes")) & left
+        left -= nodes
+        if not nodes:
+            raise StepError(
+                f"{place} has no nodes of its own: keep_float or parts before it name them all. Leave it out, or put "
+                "it further to the front.",
+                code="nothing_to_quantize",
+            )
+        _add(found, part.recipe, nodes, place, model)
+    _add(found, mixed.rest, left, "rest", model)
+    return sorted(found.values(), key=lambda each: ORDER.index(each.recipe.technique))
+
+
+def alone(assigned: Assigned, model_path: Path) -> Plain:
+    """A recipe that keeps all nodes of a model but those assigned in float."""
+    names = {node.name for node in all_nodes(read(model_path, least_opset=1, keep_float=(), partly=True).model)}
+    return assigned.recipe.model_copy(update={"keep_float": tuple(sorted(names - assigned.nodes))})
+
+
+def static_recipe(model_path: Path, recipe: AnyRecipe) -> Static:
+    """The static recipe that ranges are to be found for: itself, or a mixed recipe's one, on its nodes alone."""
+    if isinstance(recipe, Static):
+        return recipe
+    if isinstance(recipe, Mixed):
+        for assigned in assign(model_path, recipe):
+            static = alone(assigned, model_path)
+            if isinstance(static, Static):
+                return static
+    raise ValueError(f"{recipe.technique} has no static recipe")
+
+
+class Ranked(Protocol):
+    """Ranks the layers of a model by what quantizing them with a recipe costs."""
+
+    def __call__(self, model_path: Path, recipe: Plain) -> Sequence[str]:
+        """Names of nodes, the costliest first."""
+
+
+def by_sensitivity(
+    model_path: Path, recipe: Plain, ranked: Ranked, *, count: int, precise: Plain | None = None
+) -> Mixed:
+    """A recipe for a model, with a more precise one, or none, for so many of the nodes that it costs most."""
+    costliest = tuple(ranked(model_path, recipe)[:count])
+    return Mixed(parts=(Part(nodes=costliest, recipe=precise),) if costliest else (), rest=recipe)
+
+
+def _add(found: dict[Plain, Assigned], recipe: Plain | None, nodes: set[str], place: str, model: ModelProto) -> None:
+    if recipe is None or not nodes:
+        return
+    nodes = nodes - resolve_keep_float(model, recipe.keep_float)
+    before = found.get(recipe)
+    if before is not None:
+        nodes, place = nodes | before.nodes, f"{before.place} and {place}"
+    found[recipe] = Assigned(recipe, frozenset(nodes), place)
