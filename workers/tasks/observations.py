@@ -21,7 +21,7 @@ def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
         return None
     # Of a mixed recipe every part may decide which tensors are observed.
     whole = not isinstance(recipe, Static)
-    decides = None if whole else {"technique", "op_types", "keep_float", "activation_type"}
+    decides = None if whole else {"technique", "op_types", "keep_float", "activation_type", "requantize"}
     versions = fingerprint.get("versions", {})
     known_by = {
         "model": [job.model.sha256, job.model.file_name],

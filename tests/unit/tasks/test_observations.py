@@ -71,6 +71,7 @@ def test_what_does_not_change_the_observations_does_not_change_the_key(same: Cla
         recipe(op_types=["Conv"]),
         recipe(keep_float=["/head/*"]),
         recipe(calibration={"samples": 7}),
+        recipe(requantize=True),
     ],
 )
 def test_what_changes_the_observations_changes_the_key(other: ClaimedJob) -> None:

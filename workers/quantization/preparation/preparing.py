@@ -47,14 +47,14 @@ def prepare(
     keep_float: KeepFloat,
     fold: bool,
     batch_norms: bool = False,
-    requantize: bool = False,
     partly: bool = False,
+    requantize: bool = False,
 ) -> Prepared:
     """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
     `fold` computes beforehand what is made of weights alone; `batch_norms` folds those too, into the products before
     them, each of which gets weights of its own: it is for techniques that change weights. `requantize` turns a model in
-    QDQ form back into float first. With `partly`, a part of the model may be quantized and stays so.
+    QDQ form back into float first; with `partly` a part of the model may be quantized, and stays as it is.
     Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, `weights_not_finite`,
     or as `workers.quantization.preparation.reading.read` does.
     """

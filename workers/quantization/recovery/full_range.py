@@ -23,8 +23,7 @@ from workers.quantization.recovery.material import Material
 ROWS = 4
 """Feeds that are emulated."""
 CORRELATED = 8.0
-"""What saturation takes is always of one sign, and adds up where roundings cancel: its power weighs so many times
-more."""
+"""What saturation takes is of one sign, and adds up where roundings cancel: its power weighs so many times more."""
 
 
 def full_range(plan: Plan, material: Material) -> Plan:

@@ -36,8 +36,8 @@ def quantize(model_path: Path, out_path: Path, options: Bfloat16, context: Conte
         model_path,
         least_opset=_LEAST_OPSET,
         keep_float=options.keep_float,
-        requantize=options.requantize,
         partly=context.partly,
+        requantize=options.requantize,
     )
     wanted = _wanted(light.model, light.kept, options.least_elements)
     if not wanted:

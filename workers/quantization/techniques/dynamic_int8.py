@@ -37,8 +37,8 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
         least_opset=_LEAST_OPSET,
         keep_float=options.keep_float,
         fold=True,
-        requantize=options.requantize,
         partly=context.partly,
+        requantize=options.requantize,
     )
     rename_inner(prepared.model, _ADDED)
     chosen = _chosen(prepared.model, op_types, prepared.kept)

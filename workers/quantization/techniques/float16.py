@@ -25,8 +25,8 @@ def quantize(model_path: Path, out_path: Path, options: Float16, context: Contex
         least_opset=1,
         keep_float=options.keep_float,
         fold=False,
-        requantize=options.requantize,
         partly=context.partly,
+        requantize=options.requantize,
     )
     model = prepared.model
     done = convert(model, prepared.kept, keep_io_types=options.keep_io_types)

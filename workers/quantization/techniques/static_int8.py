@@ -137,9 +137,9 @@ def _prepared(model_path: Path, options: Static, *, partly: bool) -> Prepared:
             model_path,
             least_opset=opset,
             keep_float=options.keep_float,
+            requantize=options.requantize,
             fold=True,
             batch_norms=True,
-            requantize=options.requantize,
             partly=partly,
         )
 

@@ -24,8 +24,8 @@ def quantize(model_path: Path, out_path: Path, options: WeightOnly, context: Con
         model_path,
         least_opset=choices.least_opset(options),
         keep_float=options.keep_float,
-        requantize=options.requantize,
         partly=context.partly,
+        requantize=options.requantize,
     )
     with Sink(out_path, external=light.external) as sink:
         making = Making(light, options, sink, context)

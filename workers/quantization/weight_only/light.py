@@ -32,14 +32,13 @@ class Light:
 
 
 def read(
-    path: Path, *, least_opset: int, keep_float: KeepFloat, requantize: bool = False, partly: bool = False
+    path: Path, *, least_opset: int, keep_float: KeepFloat, partly: bool = False, requantize: bool = False
 ) -> Light:
     """Read a model's graph, with named nodes, constants as initializers, functions written out and dead parts gone.
 
-    With `requantize`, a model in QDQ form is turned back into float first, for which its weights are read.
-    With `partly`, a part of it may be quantized and stays so.
-    Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, or as
-    `workers.quantization.preparation.reading.read` does.
+    With `partly`, a part of the model may be quantized, and stays as it is; else with `requantize`, a model in QDQ form
+    is turned back into float first, for which its weights are read. Raises StepError `already_quantized`,
+    `keep_float_matches_nothing`, `opset_conversion_failed`, or as `workers.quantization.preparation.reading.read` does.
     """
     model, external = reading.read(path, weights=False)
     back = requantize and not partly and bool(quantized_operators(model))
