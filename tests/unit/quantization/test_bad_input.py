@@ -86,15 +86,18 @@ FAR: dict[tuple[str, str], tuple[float, str]] = {
 """Where an artifact cannot be near: the least dB, and what a note must then name."""
 
 
-OPTIONS: dict[str, dict[str, Any]] = {"bfloat16": {"least_elements": 1}}
-"""Where defaults leave alone what is as small as these models."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "bfloat16": {"least_elements": 1},
+    "mixed": {"rest": {"technique": "weight_only"}},
+}
+"""Where defaults leave alone what is as small as these models, or say nothing."""
 
 
 def kind_of(technique: str) -> str:
     """Techniques that are expected to do alike."""
     if technique in NEEDS_CALIBRATION:
         return "static"
-    return technique
+    return "weight_only" if technique == "mixed" else technique
 
 
 def produce(case: str, technique: str, place: Path) -> tuple[Produced, Rows]:

@@ -25,7 +25,7 @@ def values(measurements: list[dict[str, Any]]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_every_candidate_is_compared_with_its_original(job: Job, technique: str) -> None:
-    prepared(job, technique)
+    prepared(job, technique, **({"rest": {"technique": "weight_only"}} if technique == "mixed" else {}))
     before = values(job.run_until("baseline")["measurements"])
 
     (candidate,) = [job.run(step) for step in ("calibrate", "candidates")][-1]["candidates"]

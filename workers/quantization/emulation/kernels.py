@@ -192,6 +192,8 @@ class _Multiplication(Kernel):
     def prepared(self, given: Sequence[Array | None]) -> list[Weights]:
         """One matrix for each of the right operand's batch, in C order."""
         right = self._right(given)
+        if right.ndim < 2:
+            raise _unsupported(self.node, "a vector as an operand")
         zero_point = given[self.weight_zero_point]
         zero = np.zeros(1, right.dtype) if zero_point is None else zero_point.reshape(-1)
         if zero.size not in (1, right.shape[-1]):
@@ -200,7 +202,7 @@ class _Multiplication(Kernel):
 
     def output(self, given: Sequence[Array | None], weights: list[Weights], arithmetic: Arithmetic) -> Array:
         left, right = _present(given[0]), self._right(given)
-        if left.ndim < 2 or right.ndim < 2:
+        if left.ndim < 2:
             raise _unsupported(self.node, "a vector as an operand")
         scale = self._weight_scale(given)
         batch = np.broadcast_shapes(left.shape[:-2], right.shape[:-2])
