@@ -7,6 +7,7 @@ from (model, calibration rows, maker's script, settings and requirements), so th
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,8 +44,10 @@ class Made:
         return self.folder / "model.onnx"
 
     def log(self, lines: int = 12) -> str:
-        """The last lines that the maker printed."""
-        return "\n".join((self.folder / "log.txt").read_text(errors="replace").splitlines()[-lines:])
+        """The last lines that the maker printed, without colours and what progress bars wrote over."""
+        text = re.sub(r"\x1b\[[0-9;]*m", "", (self.folder / "log.txt").read_text(errors="replace"))
+        shown = [line.rstrip().rpartition("\r")[2][:160] for line in text.split("\n")]
+        return "\n".join([line for line in shown if line.strip()][-lines:])
 
 
 def requirements(peer: str) -> Path:
