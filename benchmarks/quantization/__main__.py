@@ -25,6 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("tasks", nargs="*", choices=[*TASKS, []], help="all of them where none is named")
     parser.add_argument("--only", nargs="+", default=[""], help="rows whose name holds one of these")
     parser.add_argument("--windows", type=int, default=smollm2.WINDOWS["evaluation"], help="of SmolLM2's evaluation")
+    parser.add_argument("--made", action="store_true", help="rows alone that are made already")
     parser.add_argument("--untimed", action="store_true", help="without latencies, on a machine that is not quiet")
     given = parser.parse_args(arguments)
     smollm2.WINDOWS["evaluation"] = given.windows
@@ -32,7 +33,14 @@ def main(arguments: Sequence[str]) -> None:
     for name in given.tasks or TASKS:
         task = TASKS[name]()
         rows = [row for row in task.rows if any(part in row.name for part in given.only)]
+        if given.made:
+            rows = [row for row in rows if _is_made(task, row)]
         table(task, rows, timed=not given.untimed)
+
+
+def _is_made(task: Task, row: Row) -> bool:
+    of = task.workload
+    return (peers.place(row.peer, row.configuration, of.model, of.calibration, of.name) / "made.json").exists()
 
 
 def table(task: Task, rows: Sequence[Row], *, timed: bool) -> None:

@@ -4,6 +4,7 @@ Environments are made under `.bench-peers/` from `requirements/peer-*.txt`; arti
 from (model, calibration rows, maker's script, settings and requirements), so that nothing is made twice.
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -78,13 +79,15 @@ def write_calibration(feeds: Sequence[Feed], path: Path) -> None:
     np.savez(path, **{f"{row}/{name}": value for row, feed in enumerate(feeds) for name, value in feed.items()})
 
 
+def place(peer: str, configuration: str, model: Path, feeds: Sequence[Feed], name: str) -> Path:
+    """The folder that an artifact of a model is kept in; `name` is the model's."""
+    told = f"{name} {peer} {configuration} {_key(peer, model, feeds)}"
+    return HOME / "artifacts" / told.replace(" ", "_").replace(",", "")
+
+
 def make(peer: str, configuration: str, model: Path, feeds: Sequence[Feed], name: str) -> Made:
     """Make an artifact of a model in the peer's environment, or find it made; failures are kept as well."""
-    folder = (
-        HOME
-        / "artifacts"
-        / f"{name} {peer} {configuration} {_key(peer, model, feeds)}".replace(" ", "_").replace(",", "")
-    )
+    folder = place(peer, configuration, model, feeds, name)
     record = folder / "made.json"
     if not record.exists():
         shutil.rmtree(folder, ignore_errors=True)
@@ -126,9 +129,14 @@ def _key(peer: str, model: Path, feeds: Sequence[Feed]) -> str:
     else:
         files += [SCRIPTS / f"by_{peer}.py", requirements(peer)]
     for file in files:
-        with file.open("rb") as opened:
-            found.update(hashlib.file_digest(opened, "sha256").digest())
+        found.update(_digest(file))
     for feed in feeds:
         for name, value in feed.items():
             found.update(name.encode() + value.tobytes())
     return found.hexdigest()[:16]
+
+
+@functools.cache
+def _digest(file: Path) -> bytes:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").digest()
