@@ -82,7 +82,9 @@ def quieted(tokens: Floats) -> Floats:
     most = _LOUDEST * np.median(squares)
     if most == 0 or squares.max() <= most:
         return tokens
-    return tokens * np.sqrt(most / np.maximum(squares, most)).astype(np.float32)[:, None]
+    factors: Floats = np.sqrt(most / np.maximum(squares, most)).astype(np.float32)
+    quiet: Floats = tokens * factors[:, None]
+    return quiet
 
 
 def missing() -> StepError:
