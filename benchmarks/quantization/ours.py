@@ -1,0 +1,59 @@
+"""Ours, made in a process of its own as the peers' are: `auto` resolved for this machine."""
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from app.domain.recipe import RECIPE, StaticInt8
+from benchmarks.models.workload import Feed
+from benchmarks.quantization.peer.making import main
+from workers.hardware.probe import probe
+from workers.quantization.calibration.collect import collect
+from workers.quantization.technique import Context, quantize, resolve
+from workers.quantization.techniques.static_int8 import prepare_for
+
+
+def make(model: Path, feeds: Sequence[Feed], out: Path, **options: Any) -> dict[str, str]:
+    """Carry out a recipe as a job does: calibrate where the technique needs it, then quantize."""
+    features = frozenset(probe().features)
+    recipe = resolve(RECIPE.validate_python(options), features)
+    threads = os.cpu_count() or 1
+    with tempfile.TemporaryDirectory(dir=out.parent) as name:
+        statistics = None
+        if isinstance(recipe, StaticInt8):
+            prepared, _, placement = prepare_for(model, recipe)
+            folder = Path(name, "calibration")
+            folder.mkdir()
+            statistics = Path(name, "statistics.npz")
+            collect(
+                prepared.model,
+                placement.observed(),
+                lambda: ((dict(feed), 1) for feed in feeds),
+                folder,
+                external=prepared.external,
+                threads=threads,
+            ).write(statistics)
+        work = Path(name, "work")
+        work.mkdir()
+        context = Context(work, features, statistics, lambda: ((dict(feed), 1) for feed in feeds), threads)
+        made = quantize(model, out, recipe, context)
+    for note in made.notes:
+        print(note)
+    return made.session_options
+
+
+CONFIGURATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "static_int8": (make, {"technique": "static_int8"}),
+    "dynamic_int8": (make, {"technique": "dynamic_int8"}),
+}
+for _block in (64, 128):
+    for _algorithm in ("rtn", "mse", "hqq", "gptq", "awq"):
+        CONFIGURATIONS[f"weight_only, {_algorithm}, block {_block}"] = (
+            make,
+            {"technique": "weight_only", "algorithm": _algorithm, "block_size": _block, "samples": 1000},
+        )
+
+if __name__ == "__main__":
+    main(["onnxruntime", "onnx"], CONFIGURATIONS)
