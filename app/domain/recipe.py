@@ -217,6 +217,23 @@ class Part(_Options):
     """The technique and its options; null: these nodes stay in float."""
 
 
+class BySensitivity(_Options):
+    """Nodes that are found by what quantizing them costs the outputs, until there are enough of them."""
+
+    layers: int | None = Field(default=None, ge=1, le=1000)
+    """The most nodes to find: those that save most noise."""
+    target_db: float | None = Field(default=None, ge=0, le=200)
+    """The SQNR of the outputs, as predicted, at which to stop: those that save most noise for their work come first."""
+    recipe: Annotated[DynamicInt8 | WeightOnly | Float16 | Bfloat16, Field(discriminator="technique")] | None = None
+    """What is done to them instead; null: they stay in float."""
+
+    @model_validator(mode="after")
+    def _ends(self) -> "BySensitivity":
+        if self.layers is None and self.target_db is None:
+            raise ValueError("Say when to stop: give layers, or target_db, or both.")
+        return self
+
+
 class Mixed(_Options):
     """Other techniques side by side in one model, each for the nodes that it is given."""
 
@@ -226,10 +243,14 @@ class Mixed(_Options):
     dynamic_int8, static_int8 or static_int16, weight_only, float16, bfloat16; parts with the same recipe are one."""
     rest: Annotated[Plain, Field(discriminator="technique")] | None = None
     """What is done to the nodes that no part names; null: they stay in float."""
+    by_sensitivity: BySensitivity | None = None
+    """Nodes of the rest, whose technique is then a static one, that something more precise is found for."""
     keep_float: KeepFloat = ()
 
     @model_validator(mode="after")
     def _can_be_made(self) -> "Mixed":
+        if self.by_sensitivity is not None and not isinstance(self.rest, Static):
+            raise ValueError("by_sensitivity looks at static_int8 or static_int16: make one of them the rest.")
         recipes = recipes_of(self)
         if not recipes:
             raise ValueError("Nothing would be quantized: give a part, or the rest, a recipe.")
@@ -268,7 +289,8 @@ def recipes_of(recipe: AnyRecipe) -> tuple[Plain, ...]:
     """The recipes that one is made of: itself, or those of a mixed recipe's parts, each once and in their order."""
     if not isinstance(recipe, Mixed):
         return (recipe,)
-    each = (*(part.recipe for part in recipe.parts), recipe.rest)
+    found = recipe.by_sensitivity.recipe if recipe.by_sensitivity else None
+    each = (*(part.recipe for part in recipe.parts), found, recipe.rest)
     return tuple(dict.fromkeys(found for found in each if found is not None))
 
 

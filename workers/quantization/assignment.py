@@ -73,12 +73,11 @@ def static_recipe(model_path: Path, recipe: AnyRecipe) -> Static:
     raise ValueError(f"{recipe.technique} has no static recipe")
 
 
-def by_sensitivity(recipe: Plain, costly: Sequence[str], *, precise: Plain | None = None) -> Mixed:
-    """A recipe with a more precise one, or float, for the nodes that it costs most.
-
-    `costly` are their names, by whatever measure; static recipes cannot be each other's more precise one.
-    """
-    return Mixed(parts=(Part(nodes=tuple(costly), recipe=precise),) if costly else (), rest=recipe)
+def with_costly(mixed: Mixed, costly: Sequence[str]) -> Mixed:
+    """A mixed recipe by sensitivity as one with given parts, now that the nodes that cost most are known."""
+    finer = mixed.by_sensitivity.recipe if mixed.by_sensitivity else None
+    parts = (*mixed.parts, Part(nodes=tuple(costly), recipe=finer)) if costly else mixed.parts
+    return mixed.model_copy(update={"parts": parts, "by_sensitivity": None})
 
 
 def _add(found: dict[Plain, Assigned], recipe: Plain | None, nodes: set[str], place: str, model: ModelProto) -> None:

@@ -60,7 +60,11 @@ def resolve(recipe: AnyRecipe, features: frozenset[str]) -> AnyRecipe:
         parts = [
             part.model_copy(update={"recipe": part.recipe and resolve(part.recipe, features)}) for part in recipe.parts
         ]
-        return recipe.model_copy(update={"parts": tuple(parts), "rest": recipe.rest and resolve(recipe.rest, features)})
+        found = recipe.by_sensitivity
+        if found is not None and found.recipe is not None:
+            found = found.model_copy(update={"recipe": resolve(found.recipe, features)})
+        rest = recipe.rest and resolve(recipe.rest, features)
+        return recipe.model_copy(update={"parts": tuple(parts), "rest": rest, "by_sensitivity": found})
     if isinstance(recipe, WeightOnly):
         return choices.resolve(recipe, features)
     if isinstance(recipe, DynamicInt8 | StaticInt8) and recipe.reduce_range == "auto":

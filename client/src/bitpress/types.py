@@ -595,9 +595,22 @@ class Problem(TypedDict):
     type: NotRequired[str]
 
 
+class BySensitivity(TypedDict):
+    """Nodes that are found by what quantizing them costs the outputs, until there are enough of them."""
+
+    layers: NotRequired[int | None]
+    """The most nodes to find: those that save most noise."""
+    recipe: NotRequired[DynamicInt8 | WeightOnly | Float16 | Bfloat16 | None]
+    """What is done to them instead; null: they stay in float."""
+    target_db: NotRequired[float | None]
+    """The SQNR of the outputs, as predicted, at which to stop: those that save most noise for their work come first."""
+
+
 class Mixed(TypedDict):
     """Other techniques side by side in one model, each for the nodes that it is given."""
 
+    by_sensitivity: NotRequired[BySensitivity | None]
+    """Nodes of the rest, whose technique is then a static one, that something more precise is found for."""
     keep_float: NotRequired[list[str | OperatorType]]
     """Nodes that stay in float: node names, shell-style patterns of them (`/head/*`), or `{op_type: …}`. A name that matches nothing is an error that suggests near ones."""
     parts: NotRequired[list[Part]]

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from app.domain.recipe import (
     RECIPE,
     Bfloat16,
+    BySensitivity,
     Calibration,
     DynamicInt8,
     Float16,
@@ -33,7 +34,7 @@ from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.quantization.conftest import Made, Maker
 from workers.formats.onnx.graph import all_nodes
-from workers.quantization.assignment import assign, by_sensitivity
+from workers.quantization.assignment import assign
 from workers.quantization.technique import Context, quantize, resolve
 from workers.runtimes.session import load
 
@@ -365,10 +366,39 @@ def test_every_part_is_resolved() -> None:
     assert found.rest.accuracy_level == 4
 
 
-def test_the_costliest_nodes_get_the_more_precise_recipe(make: Maker) -> None:
-    made = make(chain(), by_sensitivity(FOUR_BITS, ["c", "a"], precise=BRAIN))
+def test_the_costliest_nodes_are_found_and_get_something_finer(make: Maker) -> None:
+    """As good as the best of all choices, each of which is made and measured here."""
+    by_hand = {
+        name: make(chain(), Mixed(parts=(Part(nodes=(name,), recipe=None),), rest=STATIC)).sqnr_db for name in NAMES
+    }
+    for recipe, kind in ((None, "float"), (BRAIN, "bfloat16")):
+        made = make(chain(), Mixed(rest=STATIC, by_sensitivity=BySensitivity(layers=1, recipe=recipe)))
+        (found,) = (name for name in NAMES if technique_of(made, f"w_{name}") != "static_int8")
+        assert technique_of(made, f"w_{found}") == kind
+        assert made.sqnr_db > max(by_hand.values()) - 0.3
+        assert max(by_hand.values()) > min(by_hand.values()) + 1  # so that not every choice is as good
+        assert any(f"Found by sensitivity: {found};" in note for note in made.produced.notes)
+        assert made.produced.sensitivity is not None
 
-    assert [technique_of(made, f"w_{name}") for name in NAMES] == [
-        "bfloat16", "weight_only", "bfloat16", "weight_only", "weight_only", "weight_only",
-    ]  # fmt: skip
-    assert by_sensitivity(FOUR_BITS, []) == Mixed(rest=FOUR_BITS)
+
+def test_nothing_is_made_finer_where_the_target_is_reached_already(make: Maker) -> None:
+    made = make(chain(), Mixed(rest=STATIC, by_sensitivity=BySensitivity(target_db=1.0)))
+    assert [technique_of(made, f"w_{name}") for name in NAMES] == ["static_int8"] * 6
+    assert any("Found by sensitivity: no node" in note for note in made.produced.notes)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"rest": {"technique": "static_int8"}, "by_sensitivity": {}},
+        {"rest": {"technique": "weight_only"}, "by_sensitivity": {"layers": 1}},
+        {"by_sensitivity": {"layers": 1}},
+        {
+            "rest": {"technique": "static_int8"},
+            "by_sensitivity": {"layers": 1, "recipe": {"technique": "static_int16"}},
+        },
+    ],
+)
+def test_what_cannot_be_found_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        Mixed.model_validate(options)

@@ -6,12 +6,15 @@ They work one after another, each on what the last one made, with all other node
 from dataclasses import replace
 from pathlib import Path
 
-from app.domain.recipe import Mixed
+from app.domain.recipe import BySensitivity, Mixed, Static
 from app.errors import StepError
-from workers.quantization.assignment import Assigned, alone, assign
+from workers.quantization.assignment import Assigned, alone, assign, with_costly
 from workers.quantization.recovery.ladder import Rung
+from workers.quantization.sensitivity.choosing import keep_precise, predicted_db
+from workers.quantization.sensitivity.result import Sensitivity
 from workers.quantization.technique import Context, Produced
 from workers.quantization.technique import quantize as quantize_alone
+from workers.quantization.techniques import static_int8
 
 
 def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context) -> Produced:
@@ -25,6 +28,10 @@ def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context)
     current = model_path
     session_options: dict[str, str] = {}
     notes: list[str] = []
+    sensitivity = None
+    if options.by_sensitivity is not None:
+        options, sensitivity, note = _found(model_path, options, options.by_sensitivity, context)
+        notes.append(note)
     recovery: list[Rung] = []
     for number, assigned in enumerate(assign(model_path, options)):
         folder = context.work / f"part-{number}"
@@ -48,7 +55,31 @@ def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context)
         target.unlink(missing_ok=True)
         if file.exists():
             file.rename(target)
-    return Produced(out_path, session_options=session_options, notes=tuple(notes), recovery=tuple(recovery))
+    return Produced(
+        out_path,
+        session_options=session_options,
+        notes=tuple(notes),
+        recovery=tuple(recovery),
+        sensitivity=sensitivity,
+    )
+
+
+def _found(model_path: Path, options: Mixed, wanted: BySensitivity, context: Context) -> tuple[Mixed, Sensitivity, str]:
+    """The recipe with a part for the nodes of its rest that cost the outputs most, what they cost, and a note of it."""
+    (rest,) = (each for each in assign(model_path, options) if each.recipe == options.rest)
+    static = alone(rest, model_path)
+    assert isinstance(static, Static)  # as the recipe has been checked
+    # Recovery comes when it is known what is quantized.
+    plain = static_int8.planned(model_path, static.model_copy(update={"recovery": ()}), context)
+    sensitivity = static_int8.sensitivity_of(plain, context)
+    chosen = keep_precise(sensitivity, count=wanted.layers, target_db=wanted.target_db)
+    costly = [node for node in chosen if node in rest.nodes]
+    told = f"{', '.join(costly[:5])}{' and others' if len(costly) > 5 else ''}" if costly else "no node"
+    note = (
+        f"Found by sensitivity: {told}; without them in 8 bits the SQNR of the outputs is predicted to go from "
+        f"{sensitivity.total.sqnr_db:.1f} to {predicted_db(sensitivity, chosen):.1f} dB."
+    )
+    return with_costly(options, costly), sensitivity, note
 
 
 def _follow(assigned: Assigned, model_path: Path, out_path: Path, context: Context) -> Produced:

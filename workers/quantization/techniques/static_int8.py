@@ -1,6 +1,6 @@
 """Weights and activations as 8-bit integers in QDQ form, with ranges found beforehand and ways back from bad ones."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from workers.quantization.recovery.ladder import JUDGING_FEEDS, Climbed, Rung, c
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.sensitivity.analysis import analyse
+from workers.quantization.sensitivity.result import Sensitivity
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 
 OP_TYPES = tuple(sorted(PRODUCTS | JOINS | MOVES | BOUNDS))
@@ -74,6 +75,35 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt8, context: Con
 
 def make(model_path: Path, out_path: Path, options: Static, context: Context, *, exact: bool = True) -> Produced:
     """Make the artifact of any static technique; `exact` is `workers.quantization.qdq.insertion.insert`'s."""
+    found = planned(model_path, options, context)
+    model = insert(found.plan, exact=exact).model
+    finish(model)
+    save(model, out_path, external=found.external)
+    notes = found.notes
+    if any(True for node in model.graph.node for _ in bodies_of(node.attribute)):
+        notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
+    sensitivity = None
+    if options.sensitivity and context.feeds is not None:
+        try:
+            sensitivity = sensitivity_of(found, context)
+        except StepError as error:
+            notes += (error.detail,)  # the artifact is good without
+    return Produced(out_path, notes=notes, recovery=found.rungs, sensitivity=sensitivity)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What will be made of a model, and what led to it; `external` says whether its weights have files of their own."""
+
+    plan: Plan
+    seen: Statistics
+    rungs: tuple[Rung, ...]
+    notes: tuple[str, ...]
+    external: bool
+
+
+def planned(model_path: Path, options: Static, context: Context) -> Planned:
+    """The best plan for a model, with ranges, recovery, and in float what no scale serves; raises as `quantize`."""
     if context.statistics is None or not context.statistics.exists():
         raise StepError(f"{options.technique} needs what the calibrate step observes.", code="calibration_missing")
     prepared, setting, placement = prepare_for(model_path, options, partly=context.partly)
@@ -82,25 +112,20 @@ def make(model_path: Path, out_path: Path, options: Static, context: Context, *,
     if not found.placement.weights:
         raise nothing_to_quantize(options.technique, "; ".join(found.notes))
     plan, method, rungs = best_plan(prepared, found.setting, found.placement, found.seen, options, context)
-    model = insert(plan, exact=exact).model
-    finish(model)
-    save(model, out_path, external=prepared.external)
     notes = (
         *prepared.notes,
         *found.notes,
         f"Ranges by {method}, from {seen.samples} rows.",
         *(_told(rung) for rung in rungs),
     )
-    if any(True for node in model.graph.node for _ in bodies_of(node.attribute)):
-        notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
-    sensitivity = None
-    if options.sensitivity and context.feeds is not None:
-        rows = [dict(feed) for feed, _ in islice(context.feeds(), JUDGING_FEEDS)]
-        try:
-            sensitivity = analyse(plan, rows, context.work, context.threads, seen=seen)
-        except StepError as error:
-            notes += (error.detail,)  # the artifact is good without
-    return Produced(out_path, notes=notes, recovery=tuple(rungs), sensitivity=sensitivity)
+    return Planned(plan, seen, tuple(rungs), notes, prepared.external)
+
+
+def sensitivity_of(found: Planned, context: Context) -> Sensitivity:
+    """What each layer and tensor of a plan costs the outputs, on the first calibration rows; raises as `analyse`."""
+    feeds = context.feeds() if context.feeds is not None else iter(())
+    rows = [dict(feed) for feed, _ in islice(feeds, JUDGING_FEEDS)]
+    return analyse(found.plan, rows, context.work, context.threads, seen=found.seen)
 
 
 def best_plan(
