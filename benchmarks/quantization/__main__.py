@@ -17,7 +17,7 @@ from benchmarks.quantization.tasks import TASKS, Row, Task
 from workers.hardware.probe import probe
 
 LOGS = Path(__file__).with_name("logs")
-WIDTH = 66
+WIDTH = 72
 
 
 def main(arguments: Sequence[str]) -> None:
