@@ -172,7 +172,7 @@ def test_log_and_catalogues(service: Service, finished: dict[str, Any]) -> None:
 
 def test_activations_are_observed_once_for_every_method(service: Service, finished: dict[str, Any]) -> None:
     """A later job of the same model and data reads what the first one observed, and is none the worse for it."""
-    again = {"calibration": {"method": "entropy", "samples": 64}, "activation_type": "int8"}
+    again = {"calibration": {"method": "entropy", "samples": 64}, "weight_type": "uint8"}
     job = service.submit(
         model=finished["spec"]["model"], datasets=finished["spec"]["datasets"], recipe={**STATIC, **again}
     )
