@@ -69,7 +69,9 @@ class Settings(BaseSettings):
     sweep_seconds: float = Field(default=2, gt=0, title="How often the sweeper looks")
     grace_seconds: float = Field(default=3600, ge=0, title="How long an object outlives its last row")
     observations_seconds: float = Field(
-        default=30 * 86_400, ge=0, title="How long what calibration observed is kept for later jobs after its last use"
+        default=30 * 86_400,
+        ge=0,
+        title="How long after its last use what calibration observed serves later jobs; 0: not at all",
     )
     replicates: int = Field(default=5, ge=2, le=50, title="Fresh children that a latency is measured in")
     measure_seconds: float = Field(default=2.0, gt=0, title="Time that each of them samples for")

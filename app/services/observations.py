@@ -33,7 +33,10 @@ class Observations:
         """What was observed under this key, if it is kept; its time begins anew."""
         with self._database.write() as session:
             row = session.scalar(
-                update(Observation).where(Observation.key == key).values(used_at=now_ms()).returning(Observation)
+                update(Observation)
+                .where(Observation.key == key, Observation.used_at > now_ms() - self._keep_ms)
+                .values(used_at=now_ms())
+                .returning(Observation)
             )
             if row is None:
                 return None

@@ -36,6 +36,7 @@ def stack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A service that notices soon what is lost."""
     # A busy machine may hold a heartbeat up for a second, and a job that is to lose two workers can lose no third.
     settings = {**QUICK, "BITPRESS_LEASE_SECONDS": "2", "BITPRESS_WAKE_SECONDS": "1"}
+    settings["BITPRESS_OBSERVATIONS_SECONDS"] = "0"  # so that every job has a stage of its own to be killed in
     folder = tmp_path_factory.mktemp(f"recovery-{request.param}")
     with ExitStack() as parts:
         if request.param == "production":

@@ -50,6 +50,7 @@ def test_its_bytes_stay_as_long_as_it_is_used_and_go_after(deployment: Deploymen
     assert deployment.services.observations.find(KEY) is not None  # which is a use
     for key in (KEY, OTHER):
         unused_for(deployment, 2, key)
+    assert deployment.services.observations.find(OTHER) is None  # not even before it is swept away
     deployment.services.observations.forget_unused()
     assert deployment.services.observations.find(KEY) is not None
     assert deployment.services.observations.find(OTHER) is None
