@@ -77,7 +77,7 @@ def planned(workload: Workload, folder: Path) -> Plan:
 def brute_force(plans: Mapping[str, Callable[[], Plan]], judge: Judge) -> Measured:
     """Run a model for each part."""
     started = time.perf_counter()
-    decibels = {name: judge.fidelity(make()).output_db for name, make in plans.items()}
+    decibels = {name: judge.fidelity(make()).pooled_db for name, make in plans.items()}
     return Measured(decibels, time.perf_counter() - started)
 
 
@@ -144,7 +144,7 @@ def report(workload: Workload, rows: int, probed: int, *, with_tensors: bool) ->
         for gain in GAINS_DB:
             target = result.total.sqnr_db + gain
             kept = keep_precise(result, target_db=target)
-            measured = judge.fidelity(layers_kept(plan, kept)).output_db
+            measured = judge.fidelity(layers_kept(plan, kept)).pooled_db
             print(
                 f"  {target:.1f} dB wanted: {len(kept)} of {len(result.layers)} layers in float, "
                 f"{predicted_db(result, kept):.2f} dB predicted, {measured:.2f} measured"

@@ -74,6 +74,7 @@ class _Writer:
             and tensor is not None
             and tensor.data_type == TensorProto.FLOAT
             and len(tensor.dims) >= 2
+            and all(tensor.dims)
             and node.input[0] not in self._stored
             and attribute(node, "transA", 0) == 0
             and attribute(node, "beta", 1.0) == 1.0

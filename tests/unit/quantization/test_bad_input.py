@@ -49,12 +49,12 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "volumes": NO_MATRIX,
     "a signal of any length": NO_MATRIX,
     "weights of one axis": NO_MATRIX,
-    "weights of three axes": NO_MATRIX,
-    "a scaled Gemm": {"static": NOTHING, "dynamic_int8": NOTHING},
+    "weights of three axes": {"weight_only": NOTHING},
+    "a scaled Gemm": {"static": NOTHING},
     "a Gemm with turned input": {"static": NOTHING, **NO_MATRIX},
     "weights computed from others": {"weight_only": NOTHING},
     "weights in bfloat16": {"weight_only": NOTHING, **NO_FLOAT32},
-    "no inputs": {"static": NOTHING, "weight_only": NOTHING},
+    "no inputs": {"static": NOTHING, **NO_MATRIX},  # both sides of its product are stored
     "an infinite bias": dict.fromkeys(
         ("static", "dynamic_int8", "float16"), ("weights_not_finite", "'b' of node 'fc'")
     ),
@@ -77,6 +77,7 @@ FAR: dict[tuple[str, str], tuple[float, str]] = {
     ("denormal rows", "static"): (0.0, ""),
     # exp of thousands is a step: products near zero change sides of it.
     ("infinite inside", "weight_only"): (10.0, ""),
+    ("infinite inside", "dynamic_int8"): (15.0, ""),
     ("a mask of the lowest number", "float16"): (55.0, "mask"),
     ("a mask of the lowest number", "bfloat16"): (35.0, "mask"),
     # Half precision reaches to 65,504 and says what it clips.

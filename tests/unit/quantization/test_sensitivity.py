@@ -83,7 +83,7 @@ def brute_force(
 ) -> dict[str, float]:
     """SQNR of the outputs, each plan in a model of its own."""
     judge = Judge(original, [], rows, folder)
-    return {name: judge.fidelity(plan).output_db for name, plan in plans.items()}
+    return {name: judge.fidelity(plan).pooled_db for name, plan in plans.items()}
 
 
 def assert_near(found: Mapping[str, float], expected: Mapping[str, float], most: float) -> None:

@@ -119,7 +119,8 @@ def slow_gemm(x: Array, tensors: dict[str, Array], low: int, high: int) -> Array
 
 
 def test_reduce_range_follows_from_the_features() -> None:
-    assert resolve(StaticInt8(), AVX2) == StaticInt8(reduce_range=True)
+    assert resolve(StaticInt8(), AVX2) == StaticInt8(reduce_range="by_layer")
+    assert resolve(StaticInt8(recovery=()), AVX2) == StaticInt8(recovery=(), reduce_range=True)
     assert resolve(DynamicInt8(), AVX2) == DynamicInt8(reduce_range=True)
     assert resolve(StaticInt8(), VNNI) == StaticInt8(reduce_range=False)
     assert resolve(StaticInt8(), NEON) == StaticInt8(reduce_range=False)

@@ -98,7 +98,7 @@ def test_an_artifact_is_described_and_compared(conv_job: Job) -> None:
     assert candidate["id"].startswith("cnd_")
     assert len(candidate["id"]) == 30
     # The fingerprint has AVX2 without VNNI.
-    assert candidate["recipe"]["reduce_range"] is True
+    assert candidate["recipe"]["reduce_range"] == "by_layer"
     assert set(measured(candidate)) == {"artifact_bytes", "top1", "agreement", "sqnr_db", "cosine"}
     assert measured(candidate)["sqnr_db"]["value"] > 25
     with np.load(conv_job.scratch / "candidates" / candidate["outputs"]) as kept:
@@ -298,7 +298,7 @@ def test_a_mixed_recipe_goes_through_every_step(conv_job: Job) -> None:
     made = {node.op_type for node in onnx.load(conv_job.scratch / "candidates" / candidate["file"]).graph.node}
     assert {"QuantizeLinear", "MatMulNBits"} <= made
     # The fingerprint has AVX2 without VNNI.
-    assert candidate["recipe"]["rest"]["reduce_range"] is True
+    assert candidate["recipe"]["rest"]["reduce_range"] == "by_layer"
     assert measured(candidate)["sqnr_db"]["value"] > 15
 
 

@@ -99,7 +99,7 @@ def test_the_manifest_says_what_it_is_and_where_it_comes_from(packaged: tuple[Jo
     ]
     assert manifest["model"]["sha256"] == "0" * 64
     assert set(manifest["data"]) == {"calibration", "evaluation"}
-    assert manifest["recipe"]["reduce_range"] is True
+    assert manifest["recipe"]["reduce_range"] == "by_layer"
     assert manifest["versions"]["onnxruntime"] == "1.32.0"
     assert manifest["target"]["id"] == "0123456789abcdef"
     assert manifest["session_options"] == {}

@@ -24,9 +24,11 @@ LAYER_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Signal to quantization noise in dB, pooled over rows: the mean over outputs, and of each quantized tensor."""
+    """Signal to quantization noise in dB, over all rows: the mean over outputs, of all their numbers together, and of
+    each quantized tensor."""
 
     output_db: float
+    pooled_db: float
     layers_db: Mapping[str, float]
 
 
@@ -70,28 +72,29 @@ class Judge:
     def fidelity(self, plan: Plan) -> Fidelity:
         """How near the quantized model is, run as the artifact will be."""
         made = insert(plan)
-        ratios = self._ratios(made.model, self._outputs, self._wanted)
+        signal, noise = self._powers(made.model, self._outputs, self._wanted)
         # A step may have put another tensor in the place of one that was quantized.
         places = [place for place, name in enumerate(self._layers) if name in made.values]
-        layers = self._ratios(
+        layers = self._powers(
             made.model,
             [made.values[self._layers[place]] for place in places],
             [[row[place] for place in places] for row in self._wanted_layers],
         )
         return Fidelity(
-            output_db=sum(ratios) / max(len(ratios), 1),
-            layers_db={self._layers[place]: ratio for place, ratio in zip(places, layers, strict=True)},
+            output_db=float(np.mean([*map(decibel, signal, noise)])) if len(signal) else CAP_DB,
+            pooled_db=decibel(signal.sum(), noise.sum()),
+            layers_db={self._layers[place]: decibel(*powers) for place, powers in zip(places, layers.T, strict=True)},
         )
 
     def _session(self, model: ModelProto, names: Sequence[str]) -> Session:
         return observed_session(model, names, self._work / "judged.onnx", threads=self._threads)
 
-    def _ratios(self, model: ModelProto, names: Sequence[str], wanted: Sequence[Sequence[Array]]) -> list[float]:
-        """The SQNR in dB of each of these tensors against those of the first rows."""
+    def _powers(self, model: ModelProto, names: Sequence[str], wanted: Sequence[Sequence[Array]]) -> Array:
+        """Power of the signal and of the noise of each of these tensors, float64 [2, names], on the first rows."""
+        signal, noise = powers = np.zeros((2, len(names)))
         if not names:
-            return []
+            return powers
         session = self._session(model, names)
-        signal, noise = np.zeros(len(names)), np.zeros(len(names))
         for feed, expected in zip(self._rows, wanted, strict=False):
             for index, (got, exact) in enumerate(zip(session.run(feed), expected, strict=True)):
                 known = np.isfinite(exact)
@@ -99,7 +102,7 @@ class Judge:
                 signal[index] += np.sum(right**2)
                 with np.errstate(invalid="ignore"):
                     noise[index] += np.sum((right - got[known]) ** 2)
-        return [decibel(power, error) for power, error in zip(signal, noise, strict=True)]
+        return powers
 
 
 def decibel(signal: float, noise: float) -> float:
