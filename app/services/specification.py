@@ -181,7 +181,7 @@ def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked)
         if recipe.technique == "static_int8" and recipe.reduce_range is False and saturates_int8(features):
             checked.doubts.append(
                 "This target's int8 kernels saturate at 16 bits and reduce_range is false: accuracy may suffer. "
-                "reduce_range: auto would use 7-bit weights."
+                "reduce_range: auto would use 7-bit weights where that helps."
             )
         if recipe.technique == "static_int16":
             checked.doubts.append(

@@ -14,7 +14,9 @@ import httpx
 import numpy as np
 import onnxruntime
 import pytest
+from sqlalchemy import func, literal, select, update
 
+from app.db.tables import Blob, Observation
 from tests.parts.service import EXAMPLES, Service, wait_until
 
 STATIC = {"technique": "static_int8", "calibration": {"method": "minmax", "samples": 64}}
@@ -182,6 +184,22 @@ def test_activations_are_observed_once_for_every_method(service: Service, finish
     assert not [note for note in finished["notes"] if "observed by an earlier job" in note]
     assert any("Ranges by entropy, from 64 rows" in note for note in body["candidates"][0]["notes"])
     assert value(body["candidates"][0]["measurements"], "agreement")["value"] > 0.9
+
+
+def test_observations_whose_bytes_are_gone_are_made_anew(service: Service, finished: dict[str, Any]) -> None:
+    kept = select(Observation.blob_id)
+    with service.database.write() as session:
+        session.execute(update(Blob).where(Blob.id.in_(kept)).values(location=literal("gone/") + Blob.location))
+    try:
+        job = service.submit(model=finished["spec"]["model"], datasets=finished["spec"]["datasets"], recipe=STATIC)
+        body = service.ended(job["id"])
+    finally:
+        with service.database.write() as session:
+            session.execute(
+                update(Blob).where(Blob.location.like("gone/%")).values(location=func.substr(Blob.location, 6))
+            )
+    assert body["state"] == "succeeded", body
+    assert not [note for note in body["notes"] if "observed by an earlier job" in note]
 
 
 def test_links_name_only_what_exists(service: Service, finished: dict[str, Any]) -> None:

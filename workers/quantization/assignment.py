@@ -9,6 +9,8 @@ from onnx import ModelProto
 from app.domain.recipe import AnyRecipe, Mixed, Part, Plain, Static
 from app.errors import StepError
 from workers.formats.onnx.graph import all_nodes
+from workers.quantization.qdq.placement import Placement
+from workers.quantization.qdq.wide_ranges import probes
 from workers.quantization.selection import resolve_keep_float, resolve_nodes
 from workers.quantization.weight_only.light import read
 
@@ -61,8 +63,11 @@ def alone(assigned: Assigned, model_path: Path) -> Plain:
     return assigned.recipe.model_copy(update={"keep_float": tuple(sorted(names - assigned.nodes))})
 
 
-def static_recipe(model_path: Path, recipe: AnyRecipe) -> Static:
-    """The static recipe that ranges are to be found for: itself, or a mixed recipe's one, on its nodes alone."""
+def static_recipe(model_path: Path, recipe: AnyRecipe) -> Static | None:
+    """The static recipe that ranges are to be found for: itself, or a mixed recipe's one, on its nodes alone.
+
+    None where there is none, or where other parts name all nodes.
+    """
     if isinstance(recipe, Static):
         return recipe
     if isinstance(recipe, Mixed):
@@ -70,13 +75,23 @@ def static_recipe(model_path: Path, recipe: AnyRecipe) -> Static:
             static = alone(assigned, model_path)
             if isinstance(static, Static):
                 return static
-    raise ValueError(f"{recipe.technique} has no static recipe")
+    return None
+
+
+def observed_for(recipe: AnyRecipe, model: ModelProto, placement: Placement) -> list[str]:
+    """Tensors that calibration observes for a recipe with a static part, whose placement in the model is given."""
+    own = placement.observed()
+    if isinstance(recipe, Mixed) and recipe.by_sensitivity is not None:
+        # Which nodes stay is not known yet: what has its scale from another tensor may need a range of its own.
+        own = placement.activations
+    return [*own, *(name for name in probes(model, placement) if name not in set(own))]
 
 
 def with_costly(mixed: Mixed, costly: Sequence[str]) -> Mixed:
     """A mixed recipe by sensitivity as one with given parts, now that the nodes that cost most are known."""
     finer = mixed.by_sensitivity.recipe if mixed.by_sensitivity else None
-    parts = (*mixed.parts, Part(nodes=tuple(costly), recipe=finer)) if costly else mixed.parts
+    # In front, since a part with the rest's own recipe may name some of them too.
+    parts = (Part(nodes=tuple(costly), recipe=finer), *mixed.parts) if costly else mixed.parts
     return mixed.model_copy(update={"parts": parts, "by_sensitivity": None})
 
 

@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from workers.formats.onnx.graph import graphs
 from workers.quantization.affine import Affine, Array, reach_of, symmetric
-from workers.quantization.graph import attribute, captured, defined
+from workers.quantization.graph import attribute, captured, defined, fresh
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 
@@ -84,20 +84,24 @@ class _Writer:
     def _product(self, node: NodeProto, activations: dict[str, list[str]]) -> Iterator[NodeProto]:
         given, name, last = node.input[0], node.name, node.output[0]
         if given not in activations:
-            activations[given] = [self._fresh(f"{given}_{part}") for part in ("quantized", "scale", "zero_point")]
+            activations[given] = [
+                fresh(f"{given}_{part}", self._taken) for part in ("quantized", "scale", "zero_point")
+            ]
             yield self._node("DynamicQuantizeLinear", [given], *activations[given])
         whole, scale, zero_point = activations[given]
         weight = self._weight(node)
         bias = node.input[2] if len(node.input) > 2 else ""
-        integers, floats, step = (self._fresh(f"{last}_{part}") for part in ("integers", "cast", "step"))
-        scaled = self._fresh(f"{last}_scaled") if bias else last
+        integers, floats, step = (fresh(f"{last}_{part}", self._taken) for part in ("integers", "cast", "step"))
+        scaled = fresh(f"{last}_scaled", self._taken) if bias else last
         integer_op = {"Conv": "ConvInteger"}.get(node.op_type, "MatMulInteger")
         inputs = [whole, weight.whole, zero_point, weight.zero_point]
         product = helper.make_node(integer_op, inputs, [integers], name=name)
         if node.op_type == "Conv":
             product.attribute.extend(node.attribute)
         yield product
-        yield helper.make_node("Cast", [integers], [floats], name=self._fresh(f"{name}_Cast"), to=TensorProto.FLOAT)
+        yield helper.make_node(
+            "Cast", [integers], [floats], name=fresh(f"{name}_Cast", self._taken), to=TensorProto.FLOAT
+        )
         # In this order of operands, by which onnxruntime's fusion knows them.
         yield self._node("Mul", [scale, weight.scale], step)
         yield self._node("Mul", [floats, step], scaled)
@@ -126,7 +130,7 @@ class _Writer:
         if convolution or values.ndim > 2:  # the runtime takes one for the tensor there
             zero_point = zero_point.reshape(-1)[0]
         parts = (affine.quantize(values), scale, zero_point)
-        made = _Weight(*(self._fresh(f"{name}_{part}") for part in ("quantized", "scale", "zero_point")))
+        made = _Weight(*(fresh(f"{name}_{part}", self._taken) for part in ("quantized", "scale", "zero_point")))
         for stored, array in zip((made.whole, made.scale, made.zero_point), parts, strict=True):
             self._homes[name].initializer.append(numpy_helper.from_array(np.ascontiguousarray(array), stored))
         return made
@@ -137,20 +141,13 @@ class _Writer:
         key = (bias, rank)
         if key not in self._biases:
             values = numpy_helper.to_array(self._stored[bias]).reshape(-1, *[1] * (rank - 2))
-            self._biases[key] = self._fresh(f"{bias}_channels")
+            self._biases[key] = fresh(f"{bias}_channels", self._taken)
             self._homes[bias].initializer.append(numpy_helper.from_array(values, self._biases[key]))
         return self._biases[key]
 
     def _node(self, op_type: str, inputs: list[str], *outputs: str) -> NodeProto:
-        name = self._fresh(f"{outputs[0]}_{op_type}")
+        name = fresh(f"{outputs[0]}_{op_type}", self._taken)
         return helper.make_node(op_type, inputs, list(outputs), name=name)
-
-    def _fresh(self, name: str) -> str:
-        number, free = 2, name
-        while free in self._taken:
-            free, number = f"{name}_{number}", number + 1
-        self._taken.add(free)
-        return free
 
 
 def _drop_unread(graph: GraphProto) -> None:

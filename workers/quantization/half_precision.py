@@ -15,7 +15,7 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.formats.onnx.graph import bodies_of, graphs, is_quantized
-from workers.quantization.graph import captured, defined, sort_nodes
+from workers.quantization.graph import captured, defined, fresh, sort_nodes
 
 LARGEST = float(np.finfo(np.float16).max)
 _SMALLEST = 2.0**-25  # is rounded to zero, and what is smaller
@@ -175,7 +175,7 @@ class _Graph:
         if name not in self._kinds and self._parent is not None:
             return self._parent._cast(name, kind)
         if (name, kind) not in self._casts:
-            made = self._casts[name, kind] = self._fresh(f"{name}_{'float16' if kind == _HALF else 'float32'}")
+            made = self._casts[name, kind] = fresh(f"{name}_{'float16' if kind == _HALF else 'float32'}", self._taken)
             self._kinds[made] = kind
             if name not in self._stored:
                 self._graph.node.append(_cast_node(name, made, kind))
@@ -192,7 +192,7 @@ class _Graph:
             if self._half_ends:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT16
             if kind != wanted:
-                renamed[value.name] = self._fresh(f"{value.name}_{'float16' if kind == _HALF else 'float32'}")
+                renamed[value.name] = fresh(f"{value.name}_{'float16' if kind == _HALF else 'float32'}", self._taken)
         _rename_inside(self._graph, renamed)
         for name, inner in renamed.items():
             if name in self._stored:
@@ -219,12 +219,6 @@ class _Graph:
             in_place[made] = tensor.name
             self._done.stored.append(name)
         _rename_inside(self._graph, in_place)
-
-    def _fresh(self, name: str) -> str:
-        while name in self._taken:
-            name += "_"
-        self._taken.add(name)
-        return name
 
 
 def _cast_node(name: str, made: str, kind: str) -> NodeProto:

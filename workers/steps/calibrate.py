@@ -39,14 +39,15 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
             code="calibration_missing",
         )
     # Loaded only where something is to be calibrated.
-    from workers.quantization.assignment import static_recipe
+    from workers.quantization.assignment import observed_for, static_recipe
     from workers.quantization.calibration.collect import collect
-    from workers.quantization.qdq.wide_ranges import probes
     from workers.quantization.techniques.static_int8 import prepare_for
 
     progress(0.0, "preparing the model")
     model = scratch / request.model
     static = static_recipe(model, recipe)
+    if static is None:
+        return CalibrateResult(tensors=0)
     prepared, _, placement = prepare_for(model, static)
     session = load(model)
     rows = DatasetRows(session.inputs, request.datasets["calibration"], scratch, "calibration")
@@ -56,7 +57,7 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
     with tempfile.TemporaryDirectory(dir=folder) as work:
         seen = collect(
             prepared.model,
-            [*placement.observed(), *probes(prepared.model, placement)],
+            observed_for(recipe, prepared.model, placement),
             lambda: _reported(calibration_feeds(rows, wanted), wanted, progress),
             Path(work),
             external=prepared.external,

@@ -9,6 +9,7 @@ from typing import Any
 
 from app.errors import BitpressError, StepError
 from app.services.blobs import Received
+from app.services.observations import Observed
 from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, LeaseLost, MadeArtifact
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
@@ -167,20 +168,29 @@ class JobRun:
     def _calibrate(self, crew: Crew) -> None:
         """Observe the activations, unless an earlier job of the same model and data did."""
         folder = "calibrate"
+        if folder in self._results:
+            return
         observations = self._station.services.observations
         key = observation_key(self._job, self._station.fingerprint)
-        if key is not None and folder not in self._results and (known := observations.find(key)) is not None:
-            begun = time.monotonic()
-            fetch(self._blobs, known.file, self._scratch / folder / known.file.file_name)
-            result = known.result | {"notes": [*known.result.get("notes", []), _OBSERVED_BEFORE]}
-            write_json(self._scratch / folder / "result.json", result)
-            self._finish(folder, result, time.monotonic() - begun)
+        if key is not None and (known := observations.find(key)) is not None and self._take_up(folder, known):
             return
-        made_here = folder not in self._results
         result = self._step(crew, Step(folder, folder, "calibrate", self._request()))
-        if key is not None and made_here and result.get("file"):
+        if key is not None and result.get("file"):
             observations.keep(key, result, result["file"], self._keep(folder, result["file"]))
             self._loose.clear()
+
+    def _take_up(self, folder: str, known: Observed) -> bool:
+        """Lay out what an earlier job observed as if this one had; False where it cannot be had any more."""
+        begun = time.monotonic()
+        try:
+            fetch(self._blobs, known.file, self._scratch / folder / known.file.file_name)
+        except BitpressError as error:
+            log.warning("job %s observes anew: %s", self._job.id, error.detail)
+            return False
+        result = known.result | {"notes": [*known.result.get("notes", []), _OBSERVED_BEFORE]}
+        write_json(self._scratch / folder / "result.json", result)
+        self._finish(folder, result, time.monotonic() - begun)
+        return True
 
     def _measure(self) -> list[str]:
         """Measure in fresh children while no other worker of this machine does; returns their folders."""

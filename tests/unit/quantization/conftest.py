@@ -10,12 +10,11 @@ import onnx
 import pytest
 from onnx import ModelProto
 
-from app.domain.recipe import AnyRecipe, Static, needs_calibration
+from app.domain.recipe import AnyRecipe, needs_calibration
 from tests.parts.models import Array, save
-from workers.quantization.assignment import static_recipe
+from workers.quantization.assignment import observed_for, static_recipe
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.statistics import Statistics
-from workers.quantization.qdq.wide_ranges import probes
 from workers.quantization.technique import Context, Produced, quantize, resolve
 from workers.quantization.techniques import static_int8
 from workers.runtimes.session import Session, load
@@ -73,10 +72,13 @@ def random_feeds(session: Session, rows: int = 16, axis: int = 5) -> list[Feeds]
     return made
 
 
-def observe(path: Path, recipe: Static, rows: list[Feeds], work: Path) -> Statistics:
-    """What calibration sees of a model on these rows."""
-    prepared, _, placement = static_int8.prepare_for(path, recipe)
-    names = [*placement.observed(), *probes(prepared.model, placement)]
+def observe(path: Path, recipe: AnyRecipe, rows: list[Feeds], work: Path) -> Statistics:
+    """What calibration sees of a model on these rows; nothing where no node is left to a static technique."""
+    static = static_recipe(path, recipe)
+    if static is None:
+        return Statistics(0, {})
+    prepared, _, placement = static_int8.prepare_for(path, static)
+    names = observed_for(recipe, prepared.model, placement)
     return collect(prepared.model, names, lambda: ((row, 1) for row in rows), work)
 
 
@@ -100,7 +102,7 @@ def make(tmp_path: Path) -> Maker:
         statistics = tmp_path / "statistics.npz"
         context = Context(work=work, features=features, statistics=statistics, feeds=lambda: ((row, 1) for row in rows))
         if needs_calibration(recipe):
-            observe(path, static_recipe(path, recipe), rows, work).write(statistics)
+            observe(path, recipe, rows, work).write(statistics)
         out = tmp_path / "artifact" / "model.onnx"
         out.parent.mkdir(exist_ok=True)
         produced = quantize(path, out, recipe, context)

@@ -387,6 +387,45 @@ def test_nothing_is_made_finer_where_the_target_is_reached_already(make: Maker) 
     assert any("Found by sensitivity: no node" in note for note in made.produced.notes)
 
 
+def test_what_took_its_scale_from_a_node_now_in_float_gets_a_range_of_its_own(make: Maker) -> None:
+    """Pooling hands on integers as they are; behind a convolution in float it is float, and read by one in integers."""
+    uneven = np.random.default_rng(5).standard_normal((8, 3, 3, 3))
+    uneven[0, 0, 0, 0] = 60.0  # takes the scale from all the others
+    even = 0.1 * np.sign(np.random.default_rng(6).standard_normal((4, 8, 3, 3)))  # which rounding does nothing to
+    model = models.model(
+        [
+            helper.make_node("Conv", ["x", "w_uneven"], ["a"], name="uneven"),
+            helper.make_node("MaxPool", ["a"], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+            helper.make_node("Conv", ["p", "w_even"], ["y"], name="even"),
+        ],
+        [models.value("x", ["batch", 3, 14, 14])],
+        [models.value("y", None)],
+        [models.tensor("w_uneven", uneven), models.tensor("w_even", even)],
+    )
+    coarse = STATIC.model_copy(update={"per_channel": False})
+    made = make(model, Mixed(rest=coarse, by_sensitivity=BySensitivity(layers=1)))
+    assert any("Found by sensitivity: uneven;" in note for note in made.produced.notes)
+    assert technique_of(made, "w_even") == "static_int8"
+    by_hand = make(model, Mixed(parts=(Part(nodes=("uneven",), recipe=None),), rest=coarse))
+    assert made.sqnr_db == pytest.approx(by_hand.sqnr_db, abs=0.01)
+
+
+def test_a_rest_without_nodes_is_told(make: Maker) -> None:
+    everything = Part(nodes=("*",), recipe=DYNAMIC)
+    with pytest.raises(StepError) as raised:
+        make(chain(), Mixed(parts=(everything,), rest=STATIC, by_sensitivity=BySensitivity(layers=1)))
+    assert raised.value.code == "nothing_to_quantize"
+    assert "by_sensitivity" in raised.value.detail
+    without = make(chain(), Mixed(parts=(everything,), rest=STATIC))
+    assert {technique_of(without, f"w_{name}") for name in NAMES} == {"dynamic_int8"}
+
+
+def test_the_rest_s_recipe_may_be_a_part_s_too(make: Maker) -> None:
+    same = Part(nodes=("a", "b", "c", "d", "e", "f"), recipe=STATIC)
+    made = make(chain(), Mixed(parts=(same,), rest=STATIC, by_sensitivity=BySensitivity(layers=2)))
+    assert sorted(technique_of(made, f"w_{name}") for name in NAMES) == ["float"] * 2 + ["static_int8"] * 4
+
+
 @pytest.mark.parametrize(
     "options",
     [

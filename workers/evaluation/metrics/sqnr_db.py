@@ -1,11 +1,22 @@
 """`sqnr_db`: signal to quantization noise, 10·log10(Σy² / Σ(y−ŷ)²) over all rows, capped at 200 dB."""
 
+import math
+
 import numpy as np
 
 from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, by_row
 
 CAP = 200.0
 """What stands for no noise at all; float64 sums cannot tell more apart."""
+
+
+def decibel(signal: float, noise: float) -> float:
+    """10·log10 of a ratio of powers, between plus and minus the cap; without noise the cap, even without a signal."""
+    if noise <= 0:
+        return CAP
+    if signal <= 0 or not math.isfinite(noise):
+        return -CAP
+    return min(max(10 * math.log10(signal / noise), -CAP), CAP)
 
 
 def _score(rows: Rows) -> Floats:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from workers.evaluation.metrics.sqnr_db import CAP
+from workers.evaluation.metrics.sqnr_db import decibel
 from workers.quantization.emulation.arithmetic import Array
 from workers.quantization.emulation.emulator import Emulator
 from workers.quantization.emulation.kernels import Tally
@@ -109,20 +109,13 @@ class _Comparison:
         shares = [float(count / self.positions) for count in self.same] if self.positions else [None, None]
         return OutputPrediction(
             name,
-            _decibels(self.signal, self.noises[0]),
-            _decibels(self.signal, self.noises[1]),
-            _decibels(self.exact_signal, self.noises[2]),
+            decibel(self.signal, self.noises[0]),
+            decibel(self.signal, self.noises[1]),
+            decibel(self.exact_signal, self.noises[2]),
             *shares,
         )
 
 
 def _layer(name: str, tally: Tally) -> LayerPrediction:
     share = tally.saturated / tally.pairs if tally.pairs else 0.0
-    return LayerPrediction(name, share, _decibels(tally.signal, tally.noise))
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return CAP
-    with np.errstate(divide="ignore"):
-        return float(np.clip(10 * np.log10(np.float64(signal) / noise), -CAP, CAP))
+    return LayerPrediction(name, share, decibel(tally.signal, tally.noise))

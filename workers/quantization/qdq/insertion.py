@@ -8,7 +8,7 @@ import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.quantization.affine import LIMITS, Affine
-from workers.quantization.graph import attribute, captured, defined, sort_nodes
+from workers.quantization.graph import attribute, captured, defined, fresh, sort_nodes
 from workers.quantization.qdq.plan import Array, Plan
 
 CONTRIB = "com.microsoft"
@@ -84,12 +84,12 @@ class _Writer:
             affine = self._plan.activations[name]
             producer = producers.get(name)
             in_integers = producer is not None and producer.name in self._placement.nodes
-            source, result = name, self._fresh(f"{name}_dequantized")
+            source, result = name, fresh(f"{name}_dequantized", self._taken)
             if in_integers and name in outputs:  # the output keeps its name, so what is before it gets another
                 assert producer is not None
-                source, result = self._fresh(f"{name}_float"), name
+                source, result = fresh(f"{name}_float", self._taken), name
                 producer.output[list(producer.output).index(name)] = source
-            whole = self._fresh(f"{name}_quantized")
+            whole = fresh(f"{name}_quantized", self._taken)
             scale, zero_point = self._parameter_names(affine, name)
             made.append(self._node("QuantizeLinear", [source, scale, zero_point], whole, affine))
             made.append(self._node("DequantizeLinear", [whole, scale, zero_point], result, affine))
@@ -155,7 +155,7 @@ class _Writer:
         scale, zero_point = self._parameter_names(affine, name)
         whole = self._stored_integers(name, values, affine)
         # A node of its own for each reader, as the runtime's selectors want it.
-        result = self._fresh(f"{name}_dequantized")
+        result = fresh(f"{name}_dequantized", self._taken)
         self._graph.node.append(self._node("DequantizeLinear", [whole, scale, zero_point], result, affine))
         if affine.axis is not None:
             self._graph.node[-1].attribute.append(helper.make_attribute("axis", affine.axis))
@@ -167,7 +167,7 @@ class _Writer:
         if affine.axis is not None:
             shape[affine.axis] = -1
         whole = self._stored_integers(name, values, affine)
-        step, cast, result = (self._fresh(f"{name}_{part}") for part in ("scale", "cast", "dequantized"))
+        step, cast, result = (fresh(f"{name}_{part}", self._taken) for part in ("scale", "cast", "dequantized"))
         self._graph.initializer.append(numpy_helper.from_array(affine.scale.reshape(shape), step))
         self._graph.node.append(helper.make_node("Cast", [whole], [cast], name=cast, to=TensorProto.FLOAT))
         self._graph.node.append(helper.make_node("Mul", [cast, step], [result], name=result))
@@ -177,7 +177,7 @@ class _Writer:
         # By content: preparation gives each product a copy of what several of them share.
         key = (hashlib.sha256(values.tobytes()).digest(), affine.dtype, values.shape)
         if key not in self._stored:
-            whole = self._fresh(f"{name}_quantized")
+            whole = fresh(f"{name}_quantized", self._taken)
             self._graph.initializer.append(numpy_helper.from_array(np.ascontiguousarray(values), whole))
             self._stored[key] = whole
         return self._stored[key]
@@ -192,7 +192,7 @@ class _Writer:
         """Names of a scale and a zero point among the stored tensors; equal ones of a tensor are stored once."""
         key = (name, affine.scale.tobytes(), affine.zero_point.tobytes(), affine.dtype)
         if key not in self._parameters:
-            names = (self._fresh(f"{name}_scale"), self._fresh(f"{name}_zero_point"))
+            names = (fresh(f"{name}_scale", self._taken), fresh(f"{name}_zero_point", self._taken))
             for given, values in zip(names, (affine.scale, affine.zero_point), strict=True):
                 self._graph.initializer.append(numpy_helper.from_array(np.asarray(values), given))
             self._parameters[key] = names
@@ -225,7 +225,7 @@ class _Writer:
             axis=1,
         )
         scale, zero_point = self._parameter_names(repeated, name)
-        result = self._fresh(f"{name}_dequantized_by_channel")
+        result = fresh(f"{name}_dequantized_by_channel", self._taken)
         node = self._node("DequantizeLinear", [whole, scale, zero_point], result, repeated)
         node.attribute.append(helper.make_attribute("axis", 1))
         return node
@@ -237,13 +237,6 @@ class _Writer:
         while name in self._nodes:  # exporters call nodes by what they make, which an output's name goes on to be
             name, number = f"{output}_{number}", number + 1
         return helper.make_node(op_type, inputs, [output], name=name, domain=CONTRIB if own else "")
-
-    def _fresh(self, name: str) -> str:
-        number, free = 2, name
-        while free in self._taken:
-            free, number = f"{name}_{number}", number + 1
-        self._taken.add(free)
-        return free
 
     def _delete(self, names: Iterable[str]) -> None:
         gone = set(names)

@@ -7,13 +7,11 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, TensorProto, helper
 
+from workers.evaluation.metrics.sqnr_db import CAP, decibel
 from workers.quantization.graph import save
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.plan import Array, Plan
 from workers.runtimes.session import Optimization, Session, load
-
-CAP_DB = 200.0
-"""What stands for a difference of nothing, as in the metric `sqnr_db`."""
 
 Feeds = Sequence[Mapping[str, Array]]
 
@@ -81,7 +79,7 @@ class Judge:
             [[row[place] for place in places] for row in self._wanted_layers],
         )
         return Fidelity(
-            output_db=float(np.mean([*map(decibel, signal, noise)])) if len(signal) else CAP_DB,
+            output_db=float(np.mean([*map(decibel, signal, noise)])) if len(signal) else CAP,
             pooled_db=decibel(signal.sum(), noise.sum()),
             layers_db={self._layers[place]: decibel(*powers) for place, powers in zip(places, layers.T, strict=True)},
         )
@@ -103,15 +101,6 @@ class Judge:
                 with np.errstate(invalid="ignore"):
                     noise[index] += np.sum((right - got[known]) ** 2)
         return powers
-
-
-def decibel(signal: float, noise: float) -> float:
-    """10·log10 of a ratio of powers, between plus and minus the cap."""
-    if noise <= 0:
-        return CAP_DB
-    if signal <= 0 or not np.isfinite(noise):
-        return -CAP_DB
-    return float(np.clip(10 * np.log10(signal / noise), -CAP_DB, CAP_DB))
 
 
 def channel_means(session: Session, feeds: Iterable[Mapping[str, Array]], axes: Sequence[int]) -> list[Array]:

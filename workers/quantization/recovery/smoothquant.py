@@ -17,7 +17,7 @@ from app.errors import StepError
 from workers.quantization.affine import for_range, reach_of, symmetric
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.statistics import Statistics
-from workers.quantization.graph import attribute, defined, sort_nodes
+from workers.quantization.graph import attribute, defined, fresh, sort_nodes
 from workers.quantization.qdq.plan import Array, Plan, Setting, make_plan
 from workers.quantization.recovery.material import Material
 from workers.quantization.recovery.measuring import observed_session
@@ -162,8 +162,8 @@ def _apply(plan: Plan, shared: _Shared, scale: Array) -> str:
                 name = _own_copy(plan, producer, place)
                 plan.store(name, plan.stored(name) / scale)
         return shared.tensor
-    smooth = _fresh(plan, f"{shared.tensor}_smooth")
-    divisor = _fresh(plan, f"{shared.tensor}_smoothing")
+    smooth = fresh(f"{shared.tensor}_smooth", defined(plan.model.graph))
+    divisor = fresh(f"{shared.tensor}_smoothing", defined(plan.model.graph))
     graph.initializer.append(numpy_helper.from_array((1 / scale).astype(np.float32), divisor))
     graph.node.append(helper.make_node("Mul", [shared.tensor, divisor], [smooth], name=smooth))
     graph.value_info.append(helper.make_tensor_value_info(smooth, TensorProto.FLOAT, None))
@@ -190,15 +190,8 @@ def _own_copy(plan: Plan, node: NodeProto, place: int) -> str:
     name: str = node.input[place]
     readers = sum(1 for other in plan.model.graph.node for given in other.input if given == name)
     if readers > 1:
-        copy: str = _fresh(plan, f"{name}_own")
+        copy: str = fresh(f"{name}_own", defined(plan.model.graph))
         plan.model.graph.initializer.append(numpy_helper.from_array(plan.stored(name), copy))
         node.input[place] = copy
         name = copy
     return name
-
-
-def _fresh(plan: Plan, name: str) -> str:
-    taken, number, free = defined(plan.model.graph), 2, name
-    while free in taken:
-        free, number = f"{name}_{number}", number + 1
-    return free

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import sqrt
 
-from workers.quantization.recovery.measuring import decibel
+from workers.evaluation.metrics.sqnr_db import decibel
 from workers.quantization.sensitivity.outputs import Effect, Score
 
 

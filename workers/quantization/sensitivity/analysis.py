@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from app.errors import StepError
+from workers.evaluation.metrics.sqnr_db import decibel
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import Weight
 from workers.quantization.qdq.plan import Array, Plan
-from workers.quantization.recovery.measuring import Feeds, decibel
+from workers.quantization.recovery.measuring import Feeds
 from workers.quantization.sensitivity.additive import Additive
 from workers.quantization.sensitivity.metering import Meter
 from workers.quantization.sensitivity.network import Network

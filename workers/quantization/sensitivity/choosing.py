@@ -2,7 +2,7 @@
 
 from math import inf
 
-from workers.quantization.recovery.measuring import decibel
+from workers.evaluation.metrics.sqnr_db import decibel
 from workers.quantization.sensitivity.result import LayerSensitivity, Sensitivity
 
 

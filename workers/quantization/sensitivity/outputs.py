@@ -7,8 +7,8 @@ import numpy as np
 
 from workers.evaluation.metrics import agreement, kl
 from workers.evaluation.metrics.definition import Rows, no_class_axis
+from workers.evaluation.metrics.sqnr_db import decibel
 from workers.quantization.qdq.plan import Array
-from workers.quantization.recovery.measuring import decibel
 
 _LEAST_POWER = 1e-20
 """Sums of squares below it are not taken in float32, whose squares of small numbers vanish."""

@@ -12,7 +12,7 @@ from workers.quantization.assignment import Assigned, alone, assign, with_costly
 from workers.quantization.recovery.ladder import Rung
 from workers.quantization.sensitivity.choosing import keep_precise, predicted_db
 from workers.quantization.sensitivity.result import Sensitivity
-from workers.quantization.technique import Context, Produced
+from workers.quantization.technique import Context, Produced, nothing_to_quantize
 from workers.quantization.technique import quantize as quantize_alone
 from workers.quantization.techniques import static_int8
 
@@ -29,6 +29,7 @@ def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context)
     session_options: dict[str, str] = {}
     notes: list[str] = []
     sensitivity = None
+    nothing: StepError | None = None
     if options.by_sensitivity is not None:
         options, sensitivity, note = _found(model_path, options, options.by_sensitivity, context)
         notes.append(note)
@@ -42,6 +43,7 @@ def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context)
         except StepError as error:
             if assigned.place != "rest" or not options.parts or error.code != "nothing_to_quantize":
                 raise
+            nothing = error
             notes.append(error.detail)
             continue
         _merge(session_options, produced.session_options, assigned)
@@ -49,7 +51,7 @@ def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context)
         recovery += produced.recovery
         current = produced.file
     if current == model_path:
-        raise StepError(notes[0], code="nothing_to_quantize")
+        raise nothing or nothing_to_quantize("mixed", "no part is left with a node that it could work on")
     for file in (current, current.with_name(current.name + ".data")):
         target = out_path.with_name(file.name)
         target.unlink(missing_ok=True)
@@ -66,7 +68,13 @@ def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context)
 
 def _found(model_path: Path, options: Mixed, wanted: BySensitivity, context: Context) -> tuple[Mixed, Sensitivity, str]:
     """The recipe with a part for the nodes of its rest that cost the outputs most, what they cost, and a note of it."""
-    (rest,) = (each for each in assign(model_path, options) if each.recipe == options.rest)
+    rest = next((each for each in assign(model_path, options) if each.recipe == options.rest), None)
+    if rest is None:
+        raise StepError(
+            "The rest, in which by_sensitivity looks, has no nodes: the parts or keep_float name them all. Leave "
+            "by_sensitivity out, or name fewer nodes.",
+            code="nothing_to_quantize",
+        )
     static = alone(rest, model_path)
     assert isinstance(static, Static)  # as the recipe has been checked
     # Recovery comes when it is known what is quantized.

@@ -83,7 +83,7 @@ def make(model_path: Path, out_path: Path, options: Static, context: Context, *,
     if any(True for node in model.graph.node for _ in bodies_of(node.attribute)):
         notes += ("Operators in bodies of If, Loop or Scan stay in float.",)
     sensitivity = None
-    if options.sensitivity and context.feeds is not None:
+    if options.sensitivity:
         try:
             sensitivity = sensitivity_of(found, context)
         except StepError as error:
@@ -123,8 +123,9 @@ def planned(model_path: Path, options: Static, context: Context) -> Planned:
 
 def sensitivity_of(found: Planned, context: Context) -> Sensitivity:
     """What each layer and tensor of a plan costs the outputs, on the first calibration rows; raises as `analyse`."""
-    feeds = context.feeds() if context.feeds is not None else iter(())
-    rows = [dict(feed) for feed, _ in islice(feeds, JUDGING_FEEDS)]
+    if context.feeds is None:
+        raise StepError("Sensitivities are found on calibration rows, and there are none.", code="calibration_missing")
+    rows = [dict(feed) for feed, _ in islice(context.feeds(), JUDGING_FEEDS)]
     return analyse(found.plan, rows, context.work, context.threads, seen=found.seen)
 
 
@@ -139,9 +140,9 @@ def best_plan(
     """The plan by the method that comes nearest to the original, and by the recovery steps that bring it nearer."""
     steps = AUTO_RECOVERY if options.recovery == "auto" else options.recovery
     first: CalibrationMethod = "mse" if options.calibration.method == "auto" else options.calibration.method
-    if context.feeds is None:
-        return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
     methods = AUTO_METHODS if options.calibration.method == "auto" else (first,)
+    if context.feeds is None or (len(methods) == 1 and not steps):  # there is nothing to judge by, or nothing to judge
+        return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
     fitting, judging = divided(context.feeds)
     material = Material(fitting, seen, _by(setting, first), context.work, threads=context.threads)
     plans = {method: make_plan(prepared.model, seen, _by(setting, method), placement) for method in methods}
@@ -193,6 +194,7 @@ def _setting(options: Static, kept: frozenset[str]) -> Setting:
         calibration=options.calibration,
         activation_dtype=options.activation_type,
         weight_bits=options.weight_bits,
+        most_weight_bits=options.weight_bits,
         per_channel=options.per_channel,
     )
     if isinstance(options, StaticInt16):
