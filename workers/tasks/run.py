@@ -186,6 +186,7 @@ class JobRun:
             fetch(self._blobs, known.file, self._scratch / folder / known.file.file_name)
         except BitpressError as error:
             log.warning("job %s observes anew: %s", self._job.id, error.detail)
+            (self._scratch / folder).rmdir()  # the step makes it itself
             return False
         result = known.result | {"notes": [*known.result.get("notes", []), _OBSERVED_BEFORE]}
         write_json(self._scratch / folder / "result.json", result)
