@@ -44,6 +44,7 @@ Requantize = Annotated[
 ]
 
 CalibrationMethod = Literal["minmax", "moving_average", "mean_extremes", "percentile", "entropy", "mse"]
+_OF_EXTREMES = frozenset({"minmax", "moving_average", "mean_extremes"})
 RecoveryStep = Literal[
     "bias_correction", "equalization", "smoothquant", "clip_search", "full_range", "range_tuning", "learned_rounding"
 ]
@@ -60,6 +61,11 @@ class Calibration(_Options):
     """Share of values kept, in percent. Used by `percentile` alone."""
     samples: int = Field(default=200, ge=1, le=100_000)
     """Rows used at most; the first ones of the calibration dataset. Memory does not grow with them."""
+
+    @property
+    def needs_histograms(self) -> bool:
+        """Whether the method asks for more than extremes, which are cheaper to observe."""
+        return self.method not in _OF_EXTREMES
 
 
 class DynamicInt8(_Options):
@@ -297,6 +303,14 @@ def recipes_of(recipe: AnyRecipe) -> tuple[Plain, ...]:
 def needs_calibration(recipe: AnyRecipe) -> bool:
     """Whether a recipe cannot be followed without calibration rows."""
     return any(each.technique in NEEDS_CALIBRATION for each in recipes_of(recipe))
+
+
+def needs_histograms(recipe: AnyRecipe) -> bool:
+    """Whether following a recipe takes more of the activations than their extremes."""
+    if isinstance(recipe, Mixed) and recipe.by_sensitivity is not None:
+        return True
+    static = [each for each in recipes_of(recipe) if isinstance(each, Static)]
+    return any(each.sensitivity or each.calibration.needs_histograms for each in static)
 
 
 def calibration_samples(recipe: AnyRecipe) -> int | None:

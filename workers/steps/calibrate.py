@@ -6,10 +6,9 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from app.domain.recipe import needs_calibration
+from app.domain.recipe import needs_calibration, needs_histograms
 from app.errors import StepError
-from workers.runtimes.session import Array, load
-from workers.steps.outputs import worthwhile_threads
+from workers.runtimes.session import Array, available_threads, load
 from workers.steps.requests import CalibrateRequest, Progress
 from workers.steps.rows import DatasetRows
 
@@ -61,7 +60,8 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
             lambda: _reported(calibration_feeds(rows, wanted), wanted, progress),
             Path(work),
             external=prepared.external,
-            threads=worthwhile_threads(session, rows),
+            threads=available_threads(),
+            histograms=needs_histograms(recipe),
         )
     seen.write(folder / STATISTICS)
     notes: tuple[str, ...] = ()

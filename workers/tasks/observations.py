@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-from app.domain.recipe import Static, calibration_samples, needs_calibration
+from app.domain.recipe import Static, calibration_samples, needs_calibration, needs_histograms
 from app.services.work import ClaimedJob
 
 _VERSIONS = ("bitpress", "onnxruntime", "onnx", "numpy")
@@ -14,7 +14,8 @@ def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
     """A digest of the model's and the data's bytes, of what decides which tensors are observed on which rows, and of
     the versions that observe them, as 64 hex digits; None where the job needs no calibration.
 
-    How ranges are found afterwards is no part of it: every method reads the same observations.
+    How ranges are found afterwards is no part of it, but for whether it takes histograms: every method reads the same
+    observations.
     """
     recipe, rows = job.spec.recipe, job.datasets.get("calibration")
     if not needs_calibration(recipe) or rows is None:
@@ -28,6 +29,7 @@ def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
         "data": [rows.sha256, rows.file_name, rows.preprocess],
         "recipe": recipe.model_dump(mode="json", include=decides),
         "samples": calibration_samples(recipe),
+        "histograms": needs_histograms(recipe),
         "versions": {name: versions.get(name) for name in _VERSIONS},
         # Float kernels round differently from one instruction set to the next.
         "processor": [fingerprint.get("architecture"), fingerprint.get("features")],

@@ -230,3 +230,51 @@ def test_no_rows_and_no_numbers_are_told(tmp_path: Path) -> None:
         collect(model, ["y", "logged"], feeds_of([{"x": np.zeros((1, 4), np.float32)}]), tmp_path)
     assert bad.value.code == "calibration_not_finite"
     assert "'logged'" in bad.value.detail
+
+
+@pytest.mark.parametrize("method", ["minmax", "moving_average", "mean_extremes"])
+def test_extremes_alone_are_enough_for_methods_that_ask_for_nothing_else(tmp_path: Path, method: str) -> None:
+    model = models.conv_net()
+    rows = [
+        {"image": np.random.default_rng(seed).standard_normal((1, 3, 12, 12)).astype(np.float32)} for seed in range(9)
+    ]
+    names = ["image", *(name for node in model.graph.node for name in node.output if node.op_type == "Conv")]
+    options = Calibration.model_validate({"method": method})
+    assert not options.needs_histograms
+    whole = collect(model, names, feeds_of(rows), tmp_path, threads=3)
+    cheap = collect(model, names, feeds_of(rows), tmp_path, threads=3, histograms=False)
+    cheap.write(tmp_path / "cheap.npz")
+    cheap = Statistics.read(tmp_path / "cheap.npz")
+    for name in names:
+        assert cheap.tensors[name].counts is None
+        assert find_range(cheap.tensors[name], options) == find_range(whole.tensors[name], options)
+
+
+def test_rows_side_by_side_are_observed_as_rows_in_turn(tmp_path: Path) -> None:
+    model = models.conv_net()
+    rng = np.random.default_rng(3)
+    # Each row is wider than the last, so that an average in another order would be another one.
+    rows = [{"image": (seed * rng.standard_normal((1, 3, 12, 12))).astype(np.float32)} for seed in range(1, 40)]
+    names = ["image", *(name for node in model.graph.node for name in node.output if node.op_type == "Conv")]
+    turn = collect(model, names, feeds_of(rows), tmp_path, threads=1)
+    side = collect(model, names, feeds_of(rows), tmp_path, threads=4)
+    for name, entry in turn.tensors.items():
+        other = side.tensors[name]
+        assert (entry.low, entry.high, entry.moving_high, entry.mean_low) == (
+            other.low,
+            other.high,
+            other.moving_high,
+            other.mean_low,
+        )
+        assert np.array_equal(entry.counts, other.counts)
+
+
+def test_counters_that_are_nearly_full_lose_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("workers.quantization.calibration.histogram._MOST", 100)
+    histogram = Histogram()
+    parts = [np.random.default_rng(seed).standard_normal(60).astype(np.float32) for seed in range(5)]
+    for part in parts:
+        histogram.add(part)
+    upper = np.concatenate(parts).view(np.uint32) >> 16
+    assert np.array_equal(histogram.counts, np.bincount(upper, minlength=1 << 16))
+    assert histogram._lanes.sum() < 300  # some of them were emptied

@@ -55,6 +55,7 @@ def recipe(**options: Any) -> ClaimedJob:
         recipe(calibration={"method": "percentile", "percentile": 99}),
         recipe(weight_bits=4, reduce_range=True, per_channel=False),
         recipe(recovery=["bias_correction"]),
+        recipe(calibration={"method": "minmax"}, sensitivity=True),
     ],
 )
 def test_what_does_not_change_the_observations_does_not_change_the_key(same: ClaimedJob) -> None:
@@ -72,6 +73,7 @@ def test_what_does_not_change_the_observations_does_not_change_the_key(same: Cla
         recipe(keep_float=["/head/*"]),
         recipe(calibration={"samples": 7}),
         recipe(requantize=True),
+        recipe(calibration={"method": "minmax"}),
     ],
 )
 def test_what_changes_the_observations_changes_the_key(other: ClaimedJob) -> None:

@@ -1,7 +1,8 @@
 """One pass over the calibration rows: run the model, and observe every tensor that needs a range."""
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from app.errors import StepError
-from workers.quantization.calibration.statistics import Observer, Statistics
+from workers.quantization.calibration.statistics import Extremes, Observer, Statistics
 from workers.quantization.graph import save
 from workers.runtimes.session import Array, Session, load
 
@@ -20,6 +21,10 @@ Feeds = Callable[[], Iterator[tuple[Mapping[str, Array], int]]]
 
 SLICE_BYTES = 256 << 20
 """Tensors that leave the runtime at a time, at most; what needs more is observed in several passes."""
+
+ABREAST = 4
+"""Feeds that run at the same time, at most: one on each core is faster than one after the other on all of them, and
+observing one does not wait for running the next."""
 
 
 def collect(
@@ -31,33 +36,25 @@ def collect(
     external: bool = False,
     threads: int = 1,
     slice_bytes: int = SLICE_BYTES,
+    histograms: bool = True,
 ) -> Statistics:
     """Run a model over calibration rows and observe its float tensors of these names, inputs among them.
 
-    `work` is an empty folder. The next feed runs while the last one's tensors are counted. Raises StepError
+    `work` is an empty folder. Without `histograms` only extremes are observed. Raises StepError
     `calibration_not_finite`, which names the first tensor in the order of computation that is infinite or no
     number, `calibration_empty` without rows or numbers in them, or as the runtime does.
     """
     inputs = {value.name for value in model.graph.input}
     wanted = list(dict.fromkeys(tensors))
-    observers = {name: Observer() for name in wanted}
+    observers = {name: Observer(histogram=histograms) for name in wanted}
     inner = [name for name in wanted if name not in inputs]
+    abreast = min(threads, ABREAST)
     samples = 0
     for number, part in enumerate(_slices(model, inner, feeds, slice_bytes) or [[]]):
-        session = _session(model, part, work / f"observed-{number}.onnx", external=external, threads=threads)
-        samples = 0
-        with ThreadPoolExecutor(1) as counter:
-            counted = None
-            for given, rows in feeds():
-                found = dict(zip(part, session.run(given, part), strict=True)) if part else {}
-                if number == 0:
-                    found |= {name: given[name] for name in wanted if name in inputs}
-                if counted is not None:
-                    counted.result()
-                counted = counter.submit(_observe, observers, found, rows)
-                samples += rows
-            if counted is not None:
-                counted.result()
+        path = work / f"observed-{number}.onnx"
+        session = _session(model, part, path, external=external, threads=threads // abreast)
+        given = part if number else [*(name for name in wanted if name in inputs), *part]
+        samples = _observe(session, {name: observers[name] for name in given}, set(part), feeds, abreast)
     if samples == 0:
         raise StepError("The calibration dataset has no rows.", code="calibration_empty")
     if observers and not any(seen.seen for seen in observers.values()):
@@ -69,9 +66,29 @@ def collect(
     return Statistics(samples, {name: seen.statistics() for name, seen in observers.items() if seen.seen})
 
 
-def _observe(observers: Mapping[str, Observer], found: Mapping[str, Array], rows: int) -> None:
-    for name, values in found.items():
-        observers[name].add(values, rows)
+def _observe(session: Session, observers: Mapping[str, Observer], inner: set[str], feeds: Feeds, abreast: int) -> int:
+    """Show each observer its tensor of every feed, those of `inner` from the runtime; returns the number of rows."""
+    outputs = [name for name in observers if name in inner]
+
+    def look(given: Mapping[str, Array], rows: int) -> list[Extremes | None]:
+        found = dict(given) | dict(zip(outputs, session.run(given, outputs) if outputs else [], strict=True))
+        return [observer.look(found[name], rows) for name, observer in observers.items()]
+
+    def take(found: list[Extremes | None]) -> None:
+        for observer, each in zip(observers.values(), found, strict=True):
+            observer.take(each)
+
+    samples = 0
+    with ThreadPoolExecutor(abreast) as pool:
+        running: deque[Future[list[Extremes | None]]] = deque()
+        for given, rows in feeds():
+            running.append(pool.submit(look, given, rows))
+            samples += rows
+            if len(running) > abreast:  # the next one's rows are read meanwhile
+                take(running.popleft().result())
+        for each in running:
+            take(each.result())
+    return samples
 
 
 def _session(model: ModelProto, observed: Sequence[str], path: Path, *, external: bool, threads: int) -> Session:

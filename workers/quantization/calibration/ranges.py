@@ -52,9 +52,9 @@ def squared_error(found: Density, lows: Floats, highs: Floats, levels: int) -> F
     first, last = found.low[np.newaxis], found.high[np.newaxis]
     width = np.where(found.high > found.low, found.high - found.low, 1.0)[np.newaxis]
     inner_first, inner_last = np.clip(first, bottom, top), np.clip(last, bottom, top)
-    rounding = step**3 * (_rounding(inner_last / step) - _rounding(inner_first / step))
-    above = (np.maximum(last, top) - top) ** 3 - (np.maximum(first, top) - top) ** 3
-    below = (bottom - np.minimum(first, bottom)) ** 3 - (bottom - np.minimum(last, bottom)) ** 3
+    rounding = _cube(step) * (_rounding(inner_last / step) - _rounding(inner_first / step))
+    above = _cube(np.maximum(last, top) - top) - _cube(np.maximum(first, top) - top)
+    below = _cube(bottom - np.minimum(first, bottom)) - _cube(bottom - np.minimum(last, bottom))
     summed: Floats = ((rounding + (above + below) / 3) / width) @ found.counts
     return summed
 
@@ -62,8 +62,12 @@ def squared_error(found: Density, lows: Floats, highs: Floats, levels: int) -> F
 def _rounding(steps: Floats) -> Floats:
     """∫₀ᵗ (u − round(u))² du: a twelfth for each whole step, and a cube for what is left."""
     whole = np.round(steps)
-    integral: Floats = whole / 12 + (steps - whole) ** 3 / 3
+    integral: Floats = whole / 12 + _cube(steps - whole) / 3
     return integral
+
+
+def _cube(values: Floats) -> Floats:
+    return values * values * values  # a power takes twenty times as long
 
 
 def quantiles(found: Density, shares: Sequence[float]) -> list[float]:

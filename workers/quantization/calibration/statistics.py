@@ -22,8 +22,8 @@ class TensorStatistics:
     """One tensor over all rows: its extremes in four senses, and its histogram.
 
     `mean_low` and `mean_high` are means over the rows of each row's extremes, `moving_low` and `moving_high`
-    exponential averages over the feeds in their order. `counts` are those of `Histogram`. `mean_square` is over
-    all elements.
+    exponential averages over the feeds in their order. `mean_square` is over all elements. `counts` are those of
+    `Histogram`, null where only extremes were observed.
     """
 
     low: float
@@ -34,11 +34,12 @@ class TensorStatistics:
     moving_high: float
     elements: int
     mean_square: float
-    counts: Counts = field(repr=False)
+    counts: Counts | None = field(repr=False)
 
 
 def density(seen: TensorStatistics) -> Density:
     """A tensor's histogram, no bin of which reaches beyond the extremes: a bound like 6 is a value seen often."""
+    assert seen.counts is not None, "observed without its histogram"
     found = bins_of(seen.counts)
     low, high = np.maximum(found.low, seen.low), np.minimum(found.high, seen.high)
     # A bin in which only its first number was seen keeps some width, for densities are counts over widths.
@@ -46,11 +47,48 @@ def density(seen: TensorStatistics) -> Density:
     return Density(np.minimum(low, high - least), np.maximum(high, low + least), found.counts)
 
 
-class Observer:
-    """Watches one tensor; memory is one histogram, whatever passes by."""
+@dataclass(frozen=True, slots=True)
+class Extremes:
+    """What one feed made of one tensor: the extremes over all rows, the sums of each row's, and of all squares."""
 
-    def __init__(self) -> None:
-        self._histogram = Histogram()
+    low: float
+    high: float
+    lows: float
+    highs: float
+    rows: int
+    elements: int
+    squares: float
+
+
+def extremes(values: NDArray[np.float32], rows: int) -> Extremes | None:
+    """The extremes of a tensor of a feed of `rows` rows; None of an empty one.
+
+    Its first axis counts as that of the rows where it has their number; else the feed counts as one row.
+    """
+    if values.size == 0:
+        return None
+    by_row = values.reshape(rows if values.ndim and values.shape[0] == rows else 1, -1)
+    lows, highs = by_row.min(axis=1), by_row.max(axis=1)
+    flat = values.reshape(-1)
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = float(np.dot(flat, flat))
+    return Extremes(
+        low=float(lows.min()),
+        high=float(highs.max()),
+        lows=float(lows.sum(dtype=np.float64)),
+        highs=float(highs.sum(dtype=np.float64)),
+        rows=len(by_row),
+        elements=flat.size,
+        # The squares of numbers beyond 1e19 are too large for float32.
+        squares=squares if np.isfinite(squares) else float(np.square(flat, dtype=np.float64).sum()),
+    )
+
+
+class Observer:
+    """Watches one tensor; memory is one histogram, or less, whatever passes by."""
+
+    def __init__(self, *, histogram: bool = True) -> None:
+        self._histogram = Histogram() if histogram else None
         self._low, self._high = np.inf, -np.inf
         self._lows = self._highs = 0.0
         self._rows = 0
@@ -59,33 +97,32 @@ class Observer:
         self._squares = 0.0
 
     def add(self, values: Array, rows: int) -> None:
-        """Observe what one feed of `rows` rows made of the tensor.
+        """Observe what one feed of `rows` rows made of the tensor."""
+        self.take(self.look(values, rows))
 
-        Its first axis counts as that of the rows where it has their number; else the feed counts as one row.
-        """
-        if values.size == 0:
-            return
+    def look(self, values: Array, rows: int) -> Extremes | None:
+        """Count values, and return what `take` needs to know of them; from any thread, and in any order."""
         values = np.ascontiguousarray(values, dtype=np.float32)
-        by_row = values.reshape(rows if values.ndim and values.shape[0] == rows else 1, -1)
-        lows, highs = by_row.min(axis=1), by_row.max(axis=1)
-        low, high = float(lows.min()), float(highs.max())
+        if self._histogram is not None:
+            self._histogram.add(values)
+        return extremes(values, rows)
+
+    def take(self, found: Extremes | None) -> None:
+        """Add a feed's extremes, in the order of the feeds, for one average depends on it."""
+        if found is None:
+            return
         # Not min() and max(), which lose what is no number: it has to be told.
-        self._low, self._high = float(np.minimum(self._low, low)), float(np.maximum(self._high, high))
-        self._lows += float(lows.sum(dtype=np.float64))
-        self._highs += float(highs.sum(dtype=np.float64))
-        self._rows += len(by_row)
-        past = self._moving or (low, high)
+        self._low, self._high = float(np.minimum(self._low, found.low)), float(np.maximum(self._high, found.high))
+        self._lows += found.lows
+        self._highs += found.highs
+        self._rows += found.rows
+        past = self._moving or (found.low, found.high)
         self._moving = (
-            MOMENTUM * past[0] + (1 - MOMENTUM) * low,
-            MOMENTUM * past[1] + (1 - MOMENTUM) * high,
+            MOMENTUM * past[0] + (1 - MOMENTUM) * found.low,
+            MOMENTUM * past[1] + (1 - MOMENTUM) * found.high,
         )
-        flat = values.reshape(-1)
-        self._elements += flat.size
-        with np.errstate(over="ignore", invalid="ignore"):
-            squares = float(np.dot(flat, flat))
-        # The squares of numbers beyond 1e19 are too large for float32.
-        self._squares += squares if np.isfinite(squares) else float(np.square(flat, dtype=np.float64).sum())
-        self._histogram.add(flat)
+        self._elements += found.elements
+        self._squares += found.squares
 
     @property
     def seen(self) -> bool:
@@ -104,7 +141,7 @@ class Observer:
             moving_high=self._moving[1],
             elements=self._elements,
             mean_square=self._squares / self._elements,
-            counts=self._histogram.counts,
+            counts=None if self._histogram is None else self._histogram.counts,
         )
 
 
@@ -119,14 +156,15 @@ class Statistics:
         """Keep them as a compressed `.npz`, the bins that hold anything alone. The same gives the same bytes."""
         names = sorted(self.tensors)
         found = [self.tensors[name] for name in names]
-        bins = [np.flatnonzero(entry.counts) for entry in found]
+        counts = [np.zeros(0, np.int64) if entry.counts is None else entry.counts for entry in found]
+        bins = [np.flatnonzero(each) for each in counts]
         arrays: dict[str, Array] = {
             "samples": np.array(self.samples),
             "names": np.array(names, dtype=np.str_),
             "scalars": np.array([[getattr(entry, name) for name in _SCALARS] for entry in found], dtype=np.float64),
             "ends": np.cumsum([len(each) for each in bins], dtype=np.int64),
             "bins": np.concatenate([*bins, np.empty(0, np.int64)]).astype(np.uint16),
-            "counts": np.concatenate([*(e.counts[b] for e, b in zip(found, bins, strict=True)), np.empty(0, np.int64)]),
+            "counts": np.concatenate([*(c[b] for c, b in zip(counts, bins, strict=True)), np.empty(0, np.int64)]),
         }
         with path.open("wb") as file:
             np.savez_compressed(file, allow_pickle=False, **arrays)
@@ -139,8 +177,10 @@ class Statistics:
         tensors = {}
         start = 0
         for name, scalars, end in zip(arrays["names"], arrays["scalars"], arrays["ends"], strict=True):
-            counts = np.zeros(1 << 16, np.int64)
-            counts[arrays["bins"][start:end]] = arrays["counts"][start:end]
+            counts = None
+            if end > start:  # whatever was seen is in a bin, if there are any
+                counts = np.zeros(1 << 16, np.int64)
+                counts[arrays["bins"][start:end]] = arrays["counts"][start:end]
             start = end
             values = dict(zip(_SCALARS, (float(value) for value in scalars), strict=True))
             elements = int(values.pop("elements"))

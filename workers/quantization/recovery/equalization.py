@@ -15,8 +15,6 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto
 
 from app.errors import StepError
-from workers.quantization.calibration.collect import collect
-from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.graph import attribute, captured
 from workers.quantization.qdq.plan import Array, Plan, make_plan
 from workers.quantization.recovery.material import Material
@@ -52,8 +50,7 @@ def equalization(plan: Plan, material: Material) -> Plan:
     nodes = {node.name: node for node in changed.model.graph.node}
     for pair, peaks in zip(pairs, largest, strict=True):
         _even_out(changed, nodes[pair.first], nodes[pair.second], peaks)
-    seen = collect(changed.model, between, material.feeds, material.work, threads=material.threads)
-    statistics = Statistics(material.statistics.samples, {**material.statistics.tensors, **seen.tensors})
+    statistics = material.observed_anew(changed.model, between)
     return make_plan(changed.model, statistics, material.setting, plan.placement)
 
 

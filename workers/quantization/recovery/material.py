@@ -1,10 +1,12 @@
 """What every recovery step is given."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from workers.quantization.calibration.collect import Feeds
+from onnx import ModelProto
+
+from workers.quantization.calibration.collect import Feeds, collect
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.qdq.plan import Plan, Setting
 
@@ -23,6 +25,18 @@ class Material:
     setting: Setting
     work: Path
     threads: int = 1
+
+    def observed_anew(self, model: ModelProto, tensors: Sequence[str]) -> Statistics:
+        """The statistics, with those of tensors that a step has changed taken from its model."""
+        seen = collect(
+            model,
+            tensors,
+            self.feeds,
+            self.work,
+            threads=self.threads,
+            histograms=self.setting.calibration.needs_histograms,
+        )
+        return Statistics(self.statistics.samples, {**self.statistics.tensors, **seen.tensors})
 
 
 Step = Callable[[Plan, Material], Plan]

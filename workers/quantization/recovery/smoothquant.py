@@ -15,8 +15,6 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from app.errors import StepError
 from workers.quantization.affine import for_range, reach_of, symmetric
-from workers.quantization.calibration.collect import collect
-from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.graph import attribute, defined, fresh, sort_nodes
 from workers.quantization.qdq.plan import Array, Plan, Setting, make_plan
 from workers.quantization.recovery.material import Material
@@ -56,8 +54,7 @@ def smoothquant(plan: Plan, material: Material) -> Plan:
     if not smoothed:
         raise StepError("No activation's products come nearer when it is smoothed.", code="step_not_applicable")
     sort_nodes(changed.model.graph)
-    seen = collect(changed.model, smoothed, material.feeds, material.work, threads=material.threads)
-    statistics = Statistics(material.statistics.samples, {**material.statistics.tensors, **seen.tensors})
+    statistics = material.observed_anew(changed.model, smoothed)
     return make_plan(changed.model, statistics, material.setting)
 
 
