@@ -34,7 +34,7 @@ from workers.quantization.calibration.ranges import find_range
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.preparation import Prepared
 from workers.quantization.recovery.measuring import observed_session
-from workers.quantization.techniques.static_int8 import prepare_for
+from workers.quantization.static import prepare_for
 from workers.runtimes.session import available_threads, load
 
 METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)

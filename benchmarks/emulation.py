@@ -40,8 +40,8 @@ from workers.quantization.emulation.kernels import KERNELS
 from workers.quantization.emulation.lowering import key, lower
 from workers.quantization.emulation.prediction import predict
 from workers.quantization.emulation.probe import arithmetic_here
+from workers.quantization.static import prepare_for
 from workers.quantization.technique import Context, quantize
-from workers.quantization.techniques import static_int8
 
 ROOT = Path(__file__).resolve().parents[1]
 PROCESSOR = ("qemu-x86_64", "-cpu", "Haswell")
@@ -78,7 +78,7 @@ class Job:
 def by_us(workload: Workload, out: Path) -> None:
     """Unsigned activations, signed weights by channel, full range: what saturates most."""
     recipe = StaticInt8(calibration=Calibration(method="minmax"), reduce_range=False, recovery=())
-    prepared, _, placement = static_int8.prepare_for(workload.model, recipe)
+    prepared, _, placement = prepare_for(workload.model, recipe)
     rows = list(workload.calibration)[:CALIBRATION_ROWS]
     with tempfile.TemporaryDirectory() as name:
         work, statistics = Path(name, "work"), Path(name, "statistics.npz")

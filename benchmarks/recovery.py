@@ -25,7 +25,7 @@ from workers.quantization.calibration.collect import collect
 from workers.quantization.qdq.plan import make_plan
 from workers.quantization.recovery.ladder import judge_for
 from workers.quantization.recovery.material import Material
-from workers.quantization.techniques.static_int8 import prepare_for
+from workers.quantization.static import prepare_for
 from workers.runtimes.session import available_threads
 
 LEAST_DB = 0.5

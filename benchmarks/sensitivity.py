@@ -39,8 +39,8 @@ from workers.quantization.sensitivity.parts import (
     weight_kept,
 )
 from workers.quantization.sensitivity.result import Sensitivity
+from workers.quantization.static import prepare_for
 from workers.quantization.technique import resolve
-from workers.quantization.techniques.static_int8 import prepare_for
 
 WORKLOADS: dict[str, Callable[[], Workload]] = {
     "lite0": lite0.workload,

@@ -11,8 +11,8 @@ from benchmarks.models.workload import Feed
 from benchmarks.quantization.peer.making import main
 from workers.hardware.probe import probe
 from workers.quantization.calibration.collect import collect
+from workers.quantization.static import prepare_for
 from workers.quantization.technique import Context, quantize, resolve
-from workers.quantization.techniques.static_int8 import prepare_for
 
 
 def make(model: Path, feeds: Sequence[Feed], out: Path, **options: Any) -> dict[str, str]:

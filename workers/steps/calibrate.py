@@ -40,7 +40,7 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
     # Loaded only where something is to be calibrated.
     from workers.quantization.assignment import observed_for, static_recipe
     from workers.quantization.calibration.collect import collect
-    from workers.quantization.techniques.static_int8 import prepare_for
+    from workers.quantization.static import prepare_for
 
     progress(0.0, "preparing the model")
     model = scratch / request.model

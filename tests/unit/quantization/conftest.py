@@ -15,8 +15,8 @@ from tests.parts.models import Array, save
 from workers.quantization.assignment import observed_for, static_recipe
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.statistics import Statistics
+from workers.quantization.static import prepare_for
 from workers.quantization.technique import Context, Produced, quantize, resolve
-from workers.quantization.techniques import static_int8
 from workers.runtimes.session import Session, load
 
 Feeds = dict[str, Array]
@@ -77,7 +77,7 @@ def observe(path: Path, recipe: AnyRecipe, rows: list[Feeds], work: Path) -> Sta
     static = static_recipe(path, recipe)
     if static is None:
         return Statistics(0, {})
-    prepared, _, placement = static_int8.prepare_for(path, static)
+    prepared, _, placement = prepare_for(path, static)
     names = observed_for(recipe, prepared.model, placement)
     return collect(prepared.model, names, lambda: ((row, 1) for row in rows), work)
 

@@ -38,7 +38,8 @@ def observed(values: Array, *, feeds: int = 1) -> TensorStatistics:
 @given(arrays(np.float32, st.integers(1, 400), elements=numbers), st.integers(1, 7))
 def test_every_value_is_counted_in_the_bin_that_holds_it(values: Array, parts: int) -> None:
     histogram = Histogram()
-    for part in np.array_split(values, parts):
+    for number, part in enumerate(np.array_split(values, parts)):
+        part.flags.writeable = number % 2 == 0
         histogram.add(part)
     counts = histogram.counts
     expected: dict[int, int] = {}

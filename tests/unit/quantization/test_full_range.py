@@ -15,8 +15,8 @@ from workers.quantization.calibration.collect import collect
 from workers.quantization.qdq.plan import Plan, make_plan
 from workers.quantization.recovery.full_range import full_range
 from workers.quantization.recovery.material import Material
+from workers.quantization.static import prepare_for
 from workers.quantization.technique import resolve
-from workers.quantization.techniques.static_int8 import prepare_for
 
 NARROW, WIDE = 63, 127
 DEPTH = 64

@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 from app.domain.recipe import StaticInt8
 from tests.parts.models import model, tensor, value, weights
 from tests.unit.quantization.conftest import Maker
-from workers.quantization.techniques.static_int8 import OP_TYPES
+from workers.quantization.static import OP_TYPES
 
 CASES: dict[str, tuple[list[str], dict[str, object], list[TensorProto]]] = {
     "Conv": (["w"], {}, [weights("w", 4, 4, 1, 1)]),

@@ -28,7 +28,7 @@ from workers.quantization.recovery.equalization import equalization, find_pairs
 from workers.quantization.recovery.ladder import climb, divided, judge_for
 from workers.quantization.recovery.material import Material, Step
 from workers.quantization.recovery.smoothquant import smoothquant
-from workers.quantization.techniques.static_int8 import prepare_for
+from workers.quantization.static import prepare_for
 from workers.runtimes.session import load
 
 ROWS = 24

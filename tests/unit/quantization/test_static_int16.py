@@ -200,3 +200,9 @@ def test_every_method_finds_ranges_for_16_bits(make: Maker, method: str) -> None
 
     # The averages clip what most rows reach: with sixteen rows, much.
     assert made.sqnr_db > (10 if method in ("moving_average", "mean_extremes") else 38)
+
+
+def test_what_layers_cost_is_told(make: Maker) -> None:
+    sensitivity = make(models.mlp(), StaticInt16(sensitivity=True)).produced.sensitivity
+    assert sensitivity is not None
+    assert {layer.node for layer in sensitivity.layers} == {"dense/MatMul", "head/Gemm"}

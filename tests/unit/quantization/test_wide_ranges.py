@@ -18,7 +18,7 @@ from workers.quantization.affine import for_range
 from workers.quantization.calibration.collect import collect
 from workers.quantization.qdq.placement import place
 from workers.quantization.qdq.wide_ranges import LEAST_STEPS, keep_wide_ranges, probes
-from workers.quantization.techniques.static_int8 import prepare_for
+from workers.quantization.static import prepare_for
 
 PLAIN = StaticInt8(reduce_range=False, recovery=())
 

@@ -98,8 +98,9 @@ def _compiled() -> Callable[[NDArray[np.uint16], NDArray[np.uint32]], None]:
         if even < halves.size:
             lanes[0, halves[even]] += 1
 
+    read_only = numba.types.Array(numba.uint16, 1, "A", readonly=True)  # or not: either is taken
     compiled: Callable[[NDArray[np.uint16], NDArray[np.uint32]], None] = numba.njit(
-        "void(uint16[:], uint32[:, ::1])", nogil=True
+        numba.void(read_only, numba.uint32[:, ::1]), nogil=True
     )(count)
     return compiled
 

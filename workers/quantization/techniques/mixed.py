@@ -12,9 +12,9 @@ from workers.quantization.assignment import Assigned, alone, assign, with_costly
 from workers.quantization.recovery.ladder import Rung
 from workers.quantization.sensitivity.choosing import keep_precise, predicted_db
 from workers.quantization.sensitivity.result import Sensitivity
+from workers.quantization.static import planned, sensitivity_of
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 from workers.quantization.technique import quantize as quantize_alone
-from workers.quantization.techniques import static_int8
 
 
 def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context) -> Produced:
@@ -78,8 +78,8 @@ def _found(model_path: Path, options: Mixed, wanted: BySensitivity, context: Con
     static = alone(rest, model_path)
     assert isinstance(static, Static)  # as the recipe has been checked
     # Recovery comes when it is known what is quantized.
-    plain = static_int8.planned(model_path, static.model_copy(update={"recovery": ()}), context)
-    sensitivity = static_int8.sensitivity_of(plain, context)
+    plain = planned(model_path, static.model_copy(update={"recovery": ()}), context)
+    sensitivity = sensitivity_of(plain, context)
     chosen = keep_precise(sensitivity, count=wanted.layers, target_db=wanted.target_db)
     costly = [node for node in chosen if node in rest.nodes]
     told = f"{', '.join(costly[:5])}{' and others' if len(costly) > 5 else ''}" if costly else "no node"

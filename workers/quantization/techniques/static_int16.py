@@ -5,11 +5,12 @@ and multiplies floats between. What is gained is size (a quarter) and an answer 
 kernels will give; time is not.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from app.domain.recipe import StaticInt16
+from workers.quantization.static import make
 from workers.quantization.technique import Context, Produced
-from workers.quantization.techniques import static_int8
 
 _NO_FUSION = {"session.disable_quant_qdq": "1"}
 """Without it onnxruntime 1.32 makes MatMulNBits of a DequantizeLinear and a product, whatever the activation's type,
@@ -25,6 +26,6 @@ def quantize(model_path: Path, out_path: Path, options: StaticInt16, context: Co
     `op_type_not_quantizable` or `calibration_missing`.
     """
     exact = options.weights == "exact"
-    made = static_int8.make(model_path, out_path, options, context, exact=exact)
+    made = make(model_path, out_path, options, context, exact=exact)
     notes = (*made.notes, "ONNX Runtime multiplies floats between pairs of 16 bits: smaller, but not faster here.")
-    return Produced(out_path, session_options={} if exact else dict(_NO_FUSION), notes=notes, recovery=made.recovery)
+    return replace(made, session_options={} if exact else dict(_NO_FUSION), notes=notes)
