@@ -19,7 +19,7 @@ from sqlalchemy import func, literal, select, update
 from app.db.tables import Blob, Observation
 from tests.parts.service import EXAMPLES, Service, wait_until
 
-STATIC = {"technique": "static_int8", "calibration": {"method": "minmax", "samples": 64}}
+STATIC = {"technique": "static_int8", "calibration": {"method": "percentile", "samples": 64}}
 
 
 def roles(service: Service) -> dict[str, str]:
