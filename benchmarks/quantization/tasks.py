@@ -92,6 +92,7 @@ def minilm_task() -> Task:
         Row("onnxruntime", name)
         for name in (
             "static, defaults (S8S8)",
+            "static, U8S8 per channel",
             "static, U8S8 per channel, reduce_range",
             "dynamic, defaults",
             "dynamic, per channel, reduce_range",

@@ -9,10 +9,21 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 TYPES = {"s8": QuantType.QInt8, "u8": QuantType.QUInt8}
 
 
+def prepare(model, out):
+    """As its documentation advises; where symbolic shapes cannot be inferred, without them, as it says then."""
+    prepared = out.with_name("prepared.onnx")
+    try:
+        quant_pre_process(model, prepared)
+    except Exception as error:
+        print(f"quant_pre_process: {error}; again with skip_symbolic_shape")
+        quant_pre_process(model, prepared, skip_symbolic_shape=True)
+    return prepared
+
+
 def static(model, feeds, out, activations="s8", weights="s8", method="MinMax", **options):
-    quant_pre_process(model, out.with_name("prepared.onnx"))
+    prepared = prepare(model, out)
     quantize_static(
-        out.with_name("prepared.onnx"),
+        prepared,
         out,
         Rows(feeds),
         quant_format=QuantFormat.QDQ,
@@ -21,13 +32,13 @@ def static(model, feeds, out, activations="s8", weights="s8", method="MinMax", *
         calibrate_method=CalibrationMethod[method],
         **options,
     )
-    out.with_name("prepared.onnx").unlink()
+    prepared.unlink()
 
 
 def dynamic(model, feeds, out, weights="s8", **options):
-    quant_pre_process(model, out.with_name("prepared.onnx"))
-    quantize_dynamic(out.with_name("prepared.onnx"), out, weight_type=TYPES[weights], **options)
-    out.with_name("prepared.onnx").unlink()
+    prepared = prepare(model, out)
+    quantize_dynamic(prepared, out, weight_type=TYPES[weights], **options)
+    prepared.unlink()
 
 
 def weight_only(model, feeds, out, algorithm, block, symmetric=True, level=4, **options):
