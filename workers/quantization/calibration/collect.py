@@ -19,8 +19,9 @@ from workers.runtimes.session import Array, Session, load
 Feeds = Callable[[], Iterator[tuple[Mapping[str, Array], int]]]
 """Starts over the calibration rows: yields feeds, and how many rows each has."""
 
-SLICE_BYTES = 256 << 20
-"""Tensors that leave the runtime at a time, at most; what needs more is observed in several passes."""
+SLICE_BYTES = 512 << 20
+"""Tensors that leave the runtime at a time, at most, of all feeds that run then; what needs more is observed in
+several passes."""
 
 ABREAST = 4
 """Feeds that run at the same time, at most: one on each core is faster than one after the other on all of them, and
@@ -50,7 +51,7 @@ def collect(
     inner = [name for name in wanted if name not in inputs]
     abreast = min(threads, ABREAST)
     samples = 0
-    for number, part in enumerate(_slices(model, inner, feeds, slice_bytes) or [[]]):
+    for number, part in enumerate(_slices(model, inner, feeds, slice_bytes // abreast) or [[]]):
         path = work / f"observed-{number}.onnx"
         session = _session(model, part, path, external=external, threads=threads // abreast)
         given = part if number else [*(name for name in wanted if name in inputs), *part]
