@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.domain.recipe import RECIPE, StaticInt8
+from app.domain.recipe import RECIPE, StaticInt8, needs_histograms
 from benchmarks.models.workload import Feed
 from benchmarks.quantization.peer.making import main
 from workers.hardware.probe import probe
+from workers.quantization.assignment import observed_for
 from workers.quantization.calibration.collect import collect
 from workers.quantization.static import prepare_for
 from workers.quantization.technique import Context, quantize, resolve
@@ -29,11 +30,12 @@ def make(model: Path, feeds: Sequence[Feed], out: Path, **options: Any) -> dict[
             statistics = Path(name, "statistics.npz")
             collect(
                 prepared.model,
-                placement.observed(),
+                observed_for(recipe, prepared.model, placement),
                 lambda: ((dict(feed), 1) for feed in feeds),
                 folder,
                 external=prepared.external,
                 threads=threads,
+                histograms=needs_histograms(recipe),
             ).write(statistics)
         work = Path(name, "work")
         work.mkdir()

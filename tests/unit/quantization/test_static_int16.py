@@ -206,3 +206,30 @@ def test_what_layers_cost_is_told(make: Maker) -> None:
     sensitivity = make(models.mlp(), StaticInt16(sensitivity=True)).produced.sensitivity
     assert sensitivity is not None
     assert {layer.node for layer in sensitivity.layers} == {"dense/MatMul", "head/Gemm"}
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "Gemm", "MatMul"])
+def test_weights_beside_no_bias_keep_their_scales(make: Maker, op_type: str) -> None:
+    """onnxruntime would give them 8 bits and one scale for all channels, since it takes them for floats."""
+    rng = np.random.default_rng(7)
+    spread = np.exp(rng.uniform(-4, 1, 8)).astype(np.float32)  # of the channels' weights
+    if op_type == "Conv":
+        weight = rng.standard_normal((8, 8, 3, 3)).astype(np.float32) * spread.reshape(-1, 1, 1, 1)
+        shape = [1, 8, 8, 8]
+    else:
+        weight = rng.standard_normal((8, 8)).astype(np.float32) * spread
+        shape = [4, 8]
+    model = models.model(
+        [helper.make_node(op_type, ["x", "w"], ["y"], name="product")],
+        [models.value("x", shape)],
+        [models.value("y", None)],
+        [numpy_helper.from_array(weight, "w")],
+    )
+    made = make(model, StaticInt16(recovery=(), calibration=Calibration(method="minmax")))
+
+    plain = load(made.produced.file, optimization="none")
+    for feeds, (found,) in zip(made.feeds, made.artifact, strict=True):
+        (expected,) = plain.run(feeds)
+        channels = tuple(axis for axis in range(found.ndim) if axis != (1 if op_type == "Conv" else found.ndim - 1))
+        noise = ((found - expected) ** 2).mean(axis=channels)
+        assert (noise <= 1e-6 * (expected**2).mean(axis=channels)).all()

@@ -78,12 +78,6 @@ class Histogram:
         with self._lock:
             return self._sum()
 
-    @property
-    def not_finite(self) -> int:
-        """How many values were infinite or no numbers."""
-        counts = self.counts
-        return int(counts[_INFINITE:_SIGN].sum() + counts[_SIGN + _INFINITE :].sum())
-
 
 @cache
 def _compiled() -> Callable[[NDArray[np.uint16], NDArray[np.uint32]], None]:

@@ -22,7 +22,7 @@ class TensorStatistics:
     """One tensor over all rows: its extremes in four senses, and its histogram.
 
     `mean_low` and `mean_high` are means over the rows of each row's extremes, `moving_low` and `moving_high`
-    exponential averages over the feeds in their order. `mean_square` is over all elements. `counts` are those of
+    exponential averages over the feeds in their order. `counts` are those of
     `Histogram`, null where only extremes were observed.
     """
 
@@ -33,7 +33,6 @@ class TensorStatistics:
     moving_low: float
     moving_high: float
     elements: int
-    mean_square: float
     counts: Counts | None = field(repr=False)
 
 
@@ -49,7 +48,7 @@ def density(seen: TensorStatistics) -> Density:
 
 @dataclass(frozen=True, slots=True)
 class Extremes:
-    """What one feed made of one tensor: the extremes over all rows, the sums of each row's, and of all squares."""
+    """What one feed made of one tensor: the extremes over all rows, and the sums of each row's."""
 
     low: float
     high: float
@@ -57,7 +56,6 @@ class Extremes:
     highs: float
     rows: int
     elements: int
-    squares: float
 
 
 def extremes(values: NDArray[np.float32], rows: int) -> Extremes | None:
@@ -69,18 +67,13 @@ def extremes(values: NDArray[np.float32], rows: int) -> Extremes | None:
         return None
     by_row = values.reshape(rows if values.ndim and values.shape[0] == rows else 1, -1)
     lows, highs = by_row.min(axis=1), by_row.max(axis=1)
-    flat = values.reshape(-1)
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = float(np.dot(flat, flat))
     return Extremes(
         low=float(lows.min()),
         high=float(highs.max()),
         lows=float(lows.sum(dtype=np.float64)),
         highs=float(highs.sum(dtype=np.float64)),
         rows=len(by_row),
-        elements=flat.size,
-        # The squares of numbers beyond 1e19 are too large for float32.
-        squares=squares if np.isfinite(squares) else float(np.square(flat, dtype=np.float64).sum()),
+        elements=values.size,
     )
 
 
@@ -94,7 +87,6 @@ class Observer:
         self._rows = 0
         self._moving: tuple[float, float] | None = None
         self._elements = 0
-        self._squares = 0.0
 
     def add(self, values: Array, rows: int) -> None:
         """Observe what one feed of `rows` rows made of the tensor."""
@@ -122,7 +114,6 @@ class Observer:
             MOMENTUM * past[1] + (1 - MOMENTUM) * found.high,
         )
         self._elements += found.elements
-        self._squares += found.squares
 
     @property
     def seen(self) -> bool:
@@ -140,7 +131,6 @@ class Observer:
             moving_low=self._moving[0],
             moving_high=self._moving[1],
             elements=self._elements,
-            mean_square=self._squares / self._elements,
             counts=None if self._histogram is None else self._histogram.counts,
         )
 
@@ -189,5 +179,5 @@ class Statistics:
 
 
 _SCALARS = (
-    "low", "high", "mean_low", "mean_high", "moving_low", "moving_high", "elements", "mean_square",
+    "low", "high", "mean_low", "mean_high", "moving_low", "moving_high", "elements",
 )  # fmt: skip

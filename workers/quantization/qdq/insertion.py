@@ -63,6 +63,7 @@ class _Writer:
         self._nodes = {node.name: node for node in graph.node}
         self._dims = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
         self._quantized = {(weight.node, weight.index) for weight in plan.placement.weights}
+        self._biased = {bias.node for bias in plan.placement.biases}
         self._parameters: dict[tuple[str, bytes, bytes, str], tuple[str, str]] = {}
         self._stored: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
         self.values: dict[str, str] = {}
@@ -206,7 +207,7 @@ class _Writer:
         leaves them alone. 0 where there is nothing to fear.
         """
         stored = self._dims.get(node.input[1]) if len(node.input) > 1 else None
-        if index or stored is None or (node.name, 1) in self._quantized:
+        if index or stored is None or not self._has_float_weights(node):
             return 0
         if node.op_type == "Conv":
             return int(stored[1] * attribute(node, "group", 1))
@@ -215,6 +216,13 @@ class _Writer:
         if node.op_type == "Gemm" and not attribute(node, "transA", 0):
             return int(stored[1 if attribute(node, "transB", 0) else 0])
         return 0
+
+    def _has_float_weights(self, node: NodeProto) -> bool:
+        """Whether the runtime sees float weights, and no bias of 32 bits, which alone keeps it from quantizing them."""
+        if (node.name, 1) not in self._quantized:
+            return True
+        computed = self._exact and self._reads_16_bits(node.name)  # from integers, but before the first run
+        return computed and node.name not in self._biased
 
     def _dequantize_by_channel(self, whole: str, affine: Affine, name: str, channels: int) -> NodeProto:
         """The same numbers again from the same integers, the one scale written out for each channel of axis 1."""

@@ -68,7 +68,7 @@ class Judge:
         self._wanted_layers = [session.run(row) for row in rows[:LAYER_ROWS]] if self._layers else []
 
     def fidelity(self, plan: Plan) -> Fidelity:
-        """How near the quantized model is, run as the artifact will be."""
+        """How near the quantized model is, run as the artifact will be; weights beside 16 bits are read exactly."""
         made = insert(plan)
         signal, noise = self._powers(made.model, self._outputs, self._wanted)
         # A step may have put another tensor in the place of one that was quantized.
