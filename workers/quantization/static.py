@@ -142,7 +142,7 @@ def best_plan(
     if context.feeds is None or (len(methods) == 1 and not steps):  # there is nothing to judge by, or nothing to judge
         return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
     fitting, judging = divided(context.feeds)
-    material = Material(fitting, seen, _by(setting, first), context.work, threads=context.threads)
+    material = Material(fitting, context.feeds, seen, _by(setting, first), context.work, threads=context.threads)
     plans = {method: make_plan(prepared.model, seen, _by(setting, method), placement) for method in methods}
     judge = judge_for(plans[first], material, judging)
     # Methods are compared with the means of the errors taken back, where that is among the steps.

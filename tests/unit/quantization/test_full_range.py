@@ -1,5 +1,6 @@
 """Weights get their eighth bit back where 16-bit sums leave room for it, and nowhere else."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,9 +46,12 @@ def planned(folder: Path, rows: list[Array], **options: object) -> tuple[Plan, M
     prepared, setting, placement = prepare_for(path, recipe)
     work = folder / "work"
     work.mkdir()
-    feeds = [({"x": row}, len(row)) for row in rows]
-    seen = collect(prepared.model, placement.observed(), lambda: iter(feeds), work)
-    return make_plan(prepared.model, seen, setting, placement), Material(lambda: iter(feeds), seen, setting, work)
+
+    def feeds() -> Iterator[tuple[dict[str, Array], int]]:
+        return (({"x": row}, len(row)) for row in rows)
+
+    seen = collect(prepared.model, placement.observed(), feeds, work)
+    return make_plan(prepared.model, seen, setting, placement), Material(feeds, feeds, seen, setting, work)
 
 
 def rows(low: float, high: float) -> list[Array]:

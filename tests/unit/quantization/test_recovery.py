@@ -27,6 +27,7 @@ from workers.quantization.recovery.clip_search import best_shares, clip_search
 from workers.quantization.recovery.equalization import equalization, find_pairs
 from workers.quantization.recovery.ladder import climb, divided, judge_for
 from workers.quantization.recovery.material import Material, Step
+from workers.quantization.recovery.measuring import observed_session
 from workers.quantization.recovery.smoothquant import smoothquant
 from workers.quantization.static import prepare_for
 from workers.runtimes.session import load
@@ -134,7 +135,7 @@ def planned(model: ModelProto, folder: Path, **options: object) -> tuple[Plan, M
         return ((row, 1) for row in rows)
 
     seen = collect(prepared.model, placement.observed(), feeds, folder)  # type: ignore[arg-type]
-    material = Material(feeds, seen, setting, folder)  # type: ignore[arg-type]
+    material = Material(feeds, feeds, seen, setting, folder)  # type: ignore[arg-type]
     return make_plan(prepared.model, seen, setting, placement), material
 
 
@@ -201,6 +202,29 @@ def test_smoothing_is_folded_into_a_normalization_that_nothing_else_reads(tmp_pa
     model.graph.output.append(models.value("s", None))
     plan, material = planned(model, tmp_path)
     assert "Mul" in {node.op_type for node in smoothquant(plan, material).model.graph.node}
+
+
+@pytest.mark.parametrize(
+    ("name", "step"), [("dense", equalization), ("depthwise", equalization), ("outliers", smoothquant)]
+)
+def test_a_step_has_ranges_from_the_rows_that_the_others_come_from(tmp_path: Path, name: str, step: Step) -> None:
+    """From the fitting rows alone they would be narrower than those that the step is compared with."""
+    plan, material = planned(MODELS[name](), tmp_path)
+    changed = step(plan, replace(material, feeds=lambda: islice(material.feeds(), 2)))
+    anew = [
+        tensor
+        for tensor, affine in changed.activations.items()
+        if tensor not in plan.activations or affine.scale != plan.activations[tensor].scale
+    ]
+    assert anew
+    session = observed_session(changed.model, anew, tmp_path / "anew.onnx", threads=1)
+    rows = [session.run(feed) for feed, _ in material.feeds()]
+    for index, tensor in enumerate(anew):
+        affine = changed.activations[tensor]
+        reach = affine.scale * (np.array([affine.low, affine.high]) - affine.zero_point)
+        for row in rows:
+            assert reach[0] - affine.scale <= row[index].min()
+            assert row[index].max() <= reach[1] + affine.scale
 
 
 @pytest.mark.parametrize("name", ["dense", "outliers", "conv"])

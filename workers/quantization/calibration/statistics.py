@@ -22,8 +22,8 @@ class TensorStatistics:
     """One tensor over all rows: its extremes in four senses, and its histogram.
 
     `mean_low` and `mean_high` are means over the rows of each row's extremes, `moving_low` and `moving_high`
-    exponential averages over the feeds in their order. `counts` are those of
-    `Histogram`, null where only extremes were observed.
+    exponential averages over the feeds in their order. `counts` are those of `Histogram`, null where only extremes were
+    observed.
     """
 
     low: float

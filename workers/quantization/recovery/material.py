@@ -16,22 +16,26 @@ class Material:
     """The data and settings that recovery works with.
 
     `feeds` starts over the rows that steps may fit to: each yields the model's inputs by name, and their number of
-    rows. `statistics` are those of the float model's activations, `setting` what quantizes it, `work` a folder for
-    what is only needed on the way, `threads` what may be used.
+    rows. `statistics` are those of the float model's activations on the rows of `observed`, `setting` what quantizes
+    it, `work` a folder for what is only needed on the way, `threads` what may be used.
     """
 
     feeds: Feeds
+    observed: Feeds
     statistics: Statistics
     setting: Setting
     work: Path
     threads: int = 1
 
     def observed_anew(self, model: ModelProto, tensors: Sequence[str]) -> Statistics:
-        """The statistics, with those of tensors that a step has changed taken from its model."""
+        """The statistics, with those of tensors that a step has changed taken from its model.
+
+        On the rows that the others come from: ranges from fewer are narrower, and the step would be judged by that.
+        """
         seen = collect(
             model,
             tensors,
-            self.feeds,
+            self.observed,
             self.work,
             threads=self.threads,
             histograms=self.setting.calibration.needs_histograms,
