@@ -231,7 +231,8 @@ class BySensitivity(_Options):
     target_db: float | None = Field(default=None, ge=0, le=200)
     """The SQNR of the outputs, as predicted, at which to stop: those that save most noise for their work come first."""
     recipe: Annotated[DynamicInt8 | WeightOnly | Float16 | Bfloat16, Field(discriminator="technique")] | None = None
-    """What is done to them instead; null: they stay in float."""
+    """What is done to them instead; null: they stay in float. Where either makes the outputs worse than the rest's
+    technique alone, as measured, that has these nodes too."""
 
     @model_validator(mode="after")
     def _ends(self) -> "BySensitivity":
@@ -291,18 +292,37 @@ NEEDS_CALIBRATION = frozenset({"static_int8", "static_int16"})
 """Techniques that cannot work without calibration rows."""
 
 
+NEEDS_ROWS = frozenset({"gptq", "awq"})
+"""Algorithms of `weight_only` that cannot work without calibration rows either, though they find no ranges."""
+
+
+def placed_recipes(recipe: AnyRecipe) -> tuple[tuple[tuple[str | int, ...], Plain], ...]:
+    """The recipes that one is made of, each behind its place in it: itself, or those of a mixed recipe's parts."""
+    if not isinstance(recipe, Mixed):
+        return (((), recipe),)
+    found = recipe.by_sensitivity.recipe if recipe.by_sensitivity else None
+    each: list[tuple[tuple[str | int, ...], Plain | None]] = [
+        *((("parts", index, "recipe"), part.recipe) for index, part in enumerate(recipe.parts)),
+        (("by_sensitivity", "recipe"), found),
+        (("rest",), recipe.rest),
+    ]
+    return tuple((place, given) for place, given in each if given is not None)
+
+
 def recipes_of(recipe: AnyRecipe) -> tuple[Plain, ...]:
     """The recipes that one is made of: itself, or those of a mixed recipe's parts, each once and in their order."""
-    if not isinstance(recipe, Mixed):
-        return (recipe,)
-    found = recipe.by_sensitivity.recipe if recipe.by_sensitivity else None
-    each = (*(part.recipe for part in recipe.parts), found, recipe.rest)
-    return tuple(dict.fromkeys(found for found in each if found is not None))
+    return tuple(dict.fromkeys(each for _, each in placed_recipes(recipe)))
 
 
 def needs_calibration(recipe: AnyRecipe) -> bool:
-    """Whether a recipe cannot be followed without calibration rows."""
+    """Whether ranges are to be found from calibration rows before a recipe can be followed."""
     return any(each.technique in NEEDS_CALIBRATION for each in recipes_of(recipe))
+
+
+def fitted_algorithms(recipe: AnyRecipe) -> tuple[str, ...]:
+    """The algorithms among a recipe's that fit weights to calibration rows, and cannot work without."""
+    asked = [each.algorithm for each in recipes_of(recipe) if isinstance(each, WeightOnly)]
+    return tuple(dict.fromkeys(algorithm for algorithm in asked if algorithm in NEEDS_ROWS))
 
 
 def needs_histograms(recipe: AnyRecipe) -> bool:

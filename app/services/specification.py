@@ -15,7 +15,7 @@ from app.domain.job import JobSpec
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes
 from app.domain.model import Dimension, TensorSpec, shape_text
-from app.domain.recipe import needs_calibration, recipes_of
+from app.domain.recipe import WeightOnly, fitted_algorithms, needs_calibration, placed_recipes, recipes_of
 from app.domain.target import fp16_is_native, saturates_int8
 from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
@@ -73,6 +73,7 @@ def check(session: Session, body: Any) -> Checked:
     _find_inputs(session, body, checked)
     if (spec := parts.spec) is not None:
         before = list(checked.errors)
+        _check_recipe(spec, checked)
         _check_target(session, spec, checked)
         _check_goal(spec, checked)
         _check_data(spec, checked)
@@ -143,6 +144,19 @@ def _not_ready(row: Model | Dataset | None, noun: str, row_id: str, place: str) 
             )
         ]
     return []
+
+
+def _check_recipe(spec: JobSpec, checked: Checked) -> None:
+    """What the schema names but no runtime can run, which the worker would find out only after the steps before."""
+    for place, recipe in placed_recipes(spec.recipe):
+        if isinstance(recipe, WeightOnly) and recipe.bits == 3:
+            checked.errors.append(
+                FieldError(
+                    pointer(["recipe", *place, "bits"]),
+                    "bits_not_supported",
+                    "ONNX Runtime has no kernel for 3-bit weights, in either form: take 4 bits, or 2.",
+                )
+            )
 
 
 def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
@@ -289,14 +303,8 @@ def _no_metric(name: str, known: list[str]) -> str:
 
 
 def _check_data(spec: JobSpec, checked: Checked) -> None:
-    if needs_calibration(spec.recipe) and spec.datasets.calibration is None:
-        checked.errors.append(
-            FieldError(
-                "/datasets/calibration",
-                "calibration_missing",
-                f"{spec.recipe.technique} finds ranges from data: give a calibration dataset of a few hundred rows.",
-            )
-        )
+    if spec.datasets.calibration is None and (why := _why_calibrated(spec)):
+        checked.errors.append(FieldError("/datasets/calibration", "calibration_missing", why))
     if spec.datasets.evaluation is None:
         checked.doubts.append("No evaluation dataset: nothing is held out, so no accuracy constraint can be met.")
     model = checked.model
@@ -319,6 +327,18 @@ def _check_data(spec: JobSpec, checked: Checked) -> None:
         # Missing labels are said of already, at the metric that compares with them.
         checked.errors.extend(found for found in fitting.problems if found.code != "dataset_labels_missing")
         checked.doubts.extend(f"{role}: {note}" for note in fitting.notes)
+
+
+def _why_calibrated(spec: JobSpec) -> str | None:
+    """For what a recipe cannot do without calibration rows, and what to give; None where it can."""
+    if needs_calibration(spec.recipe):
+        return f"{spec.recipe.technique} finds ranges from data: give a calibration dataset of a few hundred rows."
+    if algorithms := fitted_algorithms(spec.recipe):
+        return (
+            f"weight_only with {' and '.join(algorithms)} fits weights to data: give a calibration dataset of a few "
+            "dozen rows, or take the algorithm mse, hqq or rtn."
+        )
+    return None
 
 
 def _check_shapes(spec: JobSpec, checked: Checked) -> None:

@@ -32,29 +32,32 @@ class Assigned:
     place: str
 
 
-def assign(model_path: Path, mixed: Mixed) -> list[Assigned]:
+def assign(model_path: Path, mixed: Mixed, *, found: bool = False) -> list[Assigned]:
     """Every recipe of a mixed one with its nodes, in the order in which they are followed.
 
-    A node belongs to the first part that names it; parts with equal recipes are one. Raises StepError
-    `nodes_match_nothing` and `keep_float_matches_nothing`, with near matches, or `nothing_to_quantize` for a part whose
-    nodes all belong to others.
+    A node belongs to the first part that names it; parts with equal recipes are one. With `found` the first part is
+    what sensitivity found, and no part of the recipe that was given. Raises StepError `nodes_match_nothing` and
+    `keep_float_matches_nothing`, with near matches, or `nothing_to_quantize` for a part whose nodes all belong to
+    others.
     """
     model = read(model_path, least_opset=1, keep_float=()).model
     left = {node.name for node in all_nodes(model)} - resolve_keep_float(model, mixed.keep_float)
-    found: dict[Plain, Assigned] = {}
-    for index, part in enumerate(mixed.parts):
-        place = f"parts[{index}]"
+    by_recipe: dict[Plain, Assigned] = {}
+    for index, part in enumerate(mixed.parts, start=-1 if found else 0):
+        place = f"parts[{index}]" if index >= 0 else "by_sensitivity"
         nodes = set().union(*resolve_nodes(model, part.nodes, f"{place}.nodes")) & left
         left -= nodes
+        if not nodes and found:
+            continue  # all of them, which had the rest's recipe, were found
         if not nodes:
             raise StepError(
                 f"{place} has no nodes of its own: keep_float or parts before it name them all. Leave it out, or put "
                 "it further to the front.",
                 code="nothing_to_quantize",
             )
-        _add(found, part.recipe, nodes, place, model)
-    _add(found, mixed.rest, left, "rest", model)
-    return sorted(found.values(), key=lambda each: ORDER.index(each.recipe.technique))
+        _add(by_recipe, part.recipe, nodes, place, model)
+    _add(by_recipe, mixed.rest, left, "rest", model)
+    return sorted(by_recipe.values(), key=lambda each: ORDER.index(each.recipe.technique))
 
 
 def alone(assigned: Assigned, model_path: Path) -> Plain:

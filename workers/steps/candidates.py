@@ -30,12 +30,13 @@ from workers.steps.rows import DatasetRows, rows_of
 class Candidate(BaseModel):
     """An artifact that was loaded again and run.
 
-    `recipe` holds no "auto" any more. `file`, and `outputs` with the artifact's outputs, are relative to
-    the step's folder; `files` to the folder of `file`. `bytes` are those of all files, `sha256` that of
-    `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with infinite
-    values, or values that are no numbers, by output. `recovery` is what each recovery step brought, `numerics` what
-    the artifact gives on processors with and without VNNI, `sensitivity` what each layer and tensor costs the outputs,
-    as `workers.quantization.sensitivity.result` has it.
+    In `recipe` "auto" is replaced by what it stands for on the target, but for `calibration.method` and `recovery`,
+    which only trying can tell: `notes` and `recovery` say what came of them. `file`, and `outputs` with the artifact's
+    outputs, are relative to the step's folder; `files` to the folder of `file`. `bytes` are those of all files,
+    `sha256` that of `file`. `session_options` are required wherever the artifact runs. `unusual` counts rows with
+    infinite values, or values that are no numbers, by output. `recovery` is what each recovery step brought, `numerics`
+    what the artifact gives on processors with and without VNNI, `sensitivity` what each layer and tensor costs the
+    outputs, as `workers.quantization.sensitivity.result` has it.
     """
 
     id: str

@@ -601,7 +601,10 @@ class BySensitivity(TypedDict):
     layers: NotRequired[int | None]
     """The most nodes to find: those that save most noise."""
     recipe: NotRequired[DynamicInt8 | WeightOnly | Float16 | Bfloat16 | None]
-    """What is done to them instead; null: they stay in float."""
+    """
+    What is done to them instead; null: they stay in float. Where either makes the outputs worse than the rest's
+    technique alone, as measured, that has these nodes too.
+    """
     target_db: NotRequired[float | None]
     """The SQNR of the outputs, as predicted, at which to stop: those that save most noise for their work come first."""
 

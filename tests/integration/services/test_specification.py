@@ -97,6 +97,34 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         {"recipe": {"technique": "mixed", "rest": {"technique": "static_int16"}}},
         [("/datasets/calibration", "calibration_missing")],
     ),
+    ({"recipe": {"technique": "weight_only", "algorithm": "gptq"}}, [("/datasets/calibration", "calibration_missing")]),
+    (
+        {"recipe": {"technique": "mixed", "rest": {"technique": "weight_only", "algorithm": "awq"}}},
+        [("/datasets/calibration", "calibration_missing")],
+    ),
+    ({"recipe": {"technique": "weight_only", "bits": 3}}, [("/recipe/bits", "bits_not_supported")]),
+    (
+        {
+            "recipe": {
+                "technique": "mixed",
+                "parts": [
+                    {"nodes": ["a"], "recipe": None},
+                    {"nodes": ["b"], "recipe": {"technique": "weight_only", "bits": 3, "form": "qdq"}},
+                ],
+                "rest": {"technique": "static_int8"},
+                "by_sensitivity": {"layers": 1, "recipe": {"technique": "weight_only", "bits": 3}},
+            }
+        },
+        [
+            ("/recipe/parts/1/recipe/bits", "bits_not_supported"),
+            ("/recipe/by_sensitivity/recipe/bits", "bits_not_supported"),
+            ("/datasets/calibration", "calibration_missing"),
+        ],
+    ),
+    (
+        {"recipe": {"technique": "mixed", "rest": {"technique": "weight_only", "bits": 3}}},
+        [("/recipe/rest/bits", "bits_not_supported")],
+    ),
     ({"recipe": {"technique": "mixed"}}, [("/recipe", "contradiction")]),
     (
         {"recipe": {"technique": "mixed", "parts": [{"nodes": [], "recipe": {"technique": "mixed"}}]}},
@@ -235,6 +263,24 @@ def test_all_mistakes_come_at_once(deployment: Deployment) -> None:
         ("/measure/threads", "invalid_value"),
         ("/colour", "unknown_field"),
     }
+
+
+@pytest.mark.parametrize("algorithm", ["rtn", "mse", "hqq", "gptq", "awq"])
+def test_weights_are_fitted_to_rows_only_where_the_algorithm_asks_for_them(
+    deployment: Deployment, algorithm: str
+) -> None:
+    model, rows, held_out = deployment.model(), deployment.dataset(), deployment.dataset()
+    recipe = {"technique": "weight_only", "algorithm": algorithm}
+    body = {"model": model.id, "recipe": recipe, "datasets": {"evaluation": held_out.id}}
+
+    without = wrong(deployment, body)
+
+    assert without == [("/datasets/calibration", "calibration_missing")] * (algorithm in ("gptq", "awq"))
+    if without:
+        (error,) = validate(deployment, body).errors
+        assert algorithm in error.detail
+        assert "mse" in error.detail
+    assert wrong(deployment, {**body, "datasets": {"evaluation": held_out.id, "calibration": rows.id}}) == []
 
 
 def test_missing_labels_are_said_once_where_they_are_asked_for(deployment: Deployment) -> None:

@@ -1,6 +1,8 @@
 """mixed: who gets which node, how techniques stand side by side, and what is refused."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from tests.parts.models import Array
 from tests.unit.quantization.conftest import Made, Maker
 from workers.formats.onnx.graph import all_nodes
 from workers.quantization.assignment import assign
+from workers.quantization.recovery.ladder import divided
 from workers.quantization.technique import Context, quantize, resolve
 from workers.runtimes.session import load
 
@@ -385,6 +388,113 @@ def test_nothing_is_made_finer_where_the_target_is_reached_already(make: Maker) 
     made = make(chain(), Mixed(rest=STATIC, by_sensitivity=BySensitivity(target_db=1.0)))
     assert [technique_of(made, f"w_{name}") for name in NAMES] == ["static_int8"] * 6
     assert any("Found by sensitivity: no node" in note for note in made.produced.notes)
+
+
+TWO_BITS = WeightOnly(bits=2, block_size=16, accuracy_level=0)
+TOLD = re.compile(
+    r"predicted as if in float, before recovery: (\S+) → (\S+) dB; measured, with recovery: (\S+) → (\S+) dB"
+)
+
+
+def judged_db(made: Made) -> float:
+    """SQNR of the artifact on the rows that judge."""
+    rows = [row for row, _ in divided(lambda: ((row, 1) for row in made.feeds))[1]()]
+    chosen = [number for number, row in enumerate(made.feeds) if any(row is each for each in rows)]
+    assert 0 < len(chosen) < len(made.feeds)
+    original, artifact = ([kept[number] for number in chosen] for kept in (made.original, made.artifact))
+    return replace(made, original=original, artifact=artifact).sqnr_db
+
+
+@pytest.mark.parametrize("static", [STATIC, WIDE], ids=["static_int8", "static_int16"])
+def test_what_would_make_the_model_worse_is_not_done(make: Maker, static: StaticInt8 | StaticInt16) -> None:
+    """Two bits are worse than eight, though keeping the same layer in float would be better."""
+    alone = make(chain(), Mixed(rest=static))
+
+    made = make(chain(), Mixed(rest=static, by_sensitivity=BySensitivity(layers=1, recipe=TWO_BITS)))
+
+    assert [technique_of(made, f"w_{name}") for name in NAMES] == [static.technique] * 6
+    for one, other in zip(alone.artifact, made.artifact, strict=True):
+        np.testing.assert_array_equal(one[0], other[0])
+    note = made.produced.notes[0]
+    assert "weight_only makes the outputs worse there, so the rest's technique has them too" in note
+    told = TOLD.search(note)
+    assert told is not None
+    before, predicted, unmixed, mixed = map(float, told.groups())
+    assert predicted > before + 0.5, "as if in float"
+    assert mixed < unmixed - 5
+    assert unmixed == pytest.approx(judged_db(alone), abs=0.06)
+    assert made.produced.sensitivity is not None
+    (found,) = re.findall("Found by sensitivity: (.);", note)
+    by_hand = make(chain(), Mixed(parts=(Part(nodes=(found,), recipe=TWO_BITS),), rest=static))
+    assert mixed == pytest.approx(judged_db(by_hand), abs=0.06)
+
+
+@pytest.mark.parametrize("recipe", [None, BRAIN, Float16(keep_io_types=False)], ids=["float", "bfloat16", "float16"])
+def test_what_it_gains_is_measured(make: Maker, recipe: Plain | None) -> None:
+    alone = make(chain(), Mixed(rest=STATIC))
+
+    made = make(chain(), Mixed(rest=STATIC, by_sensitivity=BySensitivity(layers=2, recipe=recipe)))
+
+    told = TOLD.search(made.produced.notes[0])
+    assert told is not None
+    _, _, unmixed, mixed = map(float, told.groups())
+    assert unmixed == pytest.approx(judged_db(alone), abs=0.06)
+    assert mixed == pytest.approx(judged_db(made), abs=0.06)
+    assert mixed > unmixed
+    assert made.produced.file.parent.name == "artifact"
+
+
+def test_without_an_output_of_floats_nothing_is_measured(make: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.model(
+        [
+            helper.make_node("MatMul", ["x", "w1"], ["h"], name="first"),
+            helper.make_node("Tanh", ["h"], ["t"], name="tanh"),
+            helper.make_node("MatMul", ["t", "w2"], ["scores"], name="second"),
+            helper.make_node("ArgMax", ["scores"], ["y"], name="class", axis=-1),
+        ],
+        [models.value("x", ["n", 16])],
+        [models.value("y", None, onnx.TensorProto.INT64), models.value("scores", None)],
+        [models.weights("w1", 16, 16), models.weights("w2", 16, 4)],
+    )
+    mixed = Mixed(rest=STATIC, by_sensitivity=BySensitivity(layers=1))
+    sensitivity = make(model, mixed).produced.sensitivity
+    monkeypatch.setattr("workers.quantization.techniques.mixed.sensitivity_of", lambda *_: sensitivity)
+    del model.graph.output[1]
+
+    made = make(model, mixed)
+
+    assert "no output of floats" in made.produced.notes[0]
+    kinds = {tensor.name: tensor.data_type for tensor in made.proto.graph.initializer}
+    assert len({"w1", "w2"} & set(kinds)) == 1, "one of them is still float"
+
+
+@pytest.mark.parametrize("wanted", [{"layers": 1000}, {"target_db": 150}], ids=["layers", "target_db"])
+@pytest.mark.parametrize("parts", [(), (Part(nodes=("a", "b"), recipe=STATIC),)], ids=["rest", "part"])
+def test_where_everything_is_found_fewer_layers_are_asked_for(
+    make: Maker, wanted: dict[str, Any], parts: tuple[Part, ...]
+) -> None:
+    with pytest.raises(StepError) as raised:
+        make(chain(), Mixed(parts=parts, rest=STATIC, by_sensitivity=BySensitivity(**wanted)))
+    assert raised.value.code == "nothing_to_quantize"
+    assert "by_sensitivity finds 6 layers, which leaves nothing to static_int8" in raised.value.detail
+    assert "fewer layers" in raised.value.detail
+    assert "target_db" in raised.value.detail
+    assert "op_types" not in raised.value.detail
+
+    made = make(chain(), Mixed(parts=parts, rest=STATIC, by_sensitivity=BySensitivity(**wanted, recipe=BRAIN)))
+    assert [technique_of(made, f"w_{name}") for name in NAMES] == ["bfloat16"] * 6
+    assert any("fewer layers" in note for note in made.produced.notes)
+
+
+def test_what_its_recipe_cannot_do_is_not_laid_to_a_part(make: Maker) -> None:
+    convolutions = Mixed(
+        parts=(Part(nodes=("/head/Gemm",), recipe=BRAIN),),
+        rest=STATIC,
+        by_sensitivity=BySensitivity(layers=1, recipe=FOUR_BITS),
+    )
+    with pytest.raises(StepError) as raised:
+        make(models.conv_net(), convolutions)
+    assert raised.value.detail.startswith("by_sensitivity of the mixed recipe: weight_only finds nothing")
 
 
 def test_what_took_its_scale_from_a_node_now_in_float_gets_a_range_of_its_own(make: Maker) -> None:

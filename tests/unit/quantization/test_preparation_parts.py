@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from app.domain.recipe import StaticInt8
+from app.domain.recipe import Calibration, Static, StaticInt8, StaticInt16
 from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.quantization.conftest import Maker
@@ -178,6 +178,128 @@ def test_what_cannot_be_folded_stays(tmp_path: Path, case: Callable[[], ModelPro
     made = prepared_norms(case(), tmp_path)
 
     assert "BatchNormalization" in {node.op_type for node in made.graph.node}
+
+
+# Biases of Gemms
+
+
+def gemms(bias: TensorProto, *, columns: int = 5) -> ModelProto:
+    """A Gemm with this bias, a Relu, and a Gemm with none: (3, 6) → (3, 4)."""
+    return models.model(
+        [
+            helper.make_node("Gemm", ["x", "w", bias.name], ["h"], name="first"),
+            helper.make_node("Relu", ["h"], ["r"], name="relu"),
+            helper.make_node("Gemm", ["r", "last"], ["y"], name="second"),
+        ],
+        [models.value("x", [3, 6])],
+        [models.value("y", None)],
+        [models.weights("w", 6, columns), models.weights("last", columns, 4), bias],
+    )
+
+
+SHAPES = [(1, 5), (1, 1), (1,), (), (3, 5), (3, 1)]
+
+
+def in_words(case: object) -> str:
+    return "x".join(map(str, case)) or "number" if isinstance(case, tuple) else str(case)
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        StaticInt8(reduce_range=True),
+        StaticInt8(reduce_range=True, recovery=(), calibration=Calibration(method="minmax")),
+        StaticInt8(reduce_range=True, per_channel=False),
+        StaticInt16(),
+        StaticInt16(weights="qdq", recovery=()),
+    ],
+    ids=["static_int8", "minmax", "per_tensor", "static_int16", "qdq"],
+)
+@pytest.mark.parametrize("shape", SHAPES, ids=in_words)
+def test_gemms_are_quantized_with_biases_of_any_shape(make: Maker, shape: tuple[int, ...], recipe: Static) -> None:
+    feeds = [{"x": np.random.default_rng(row).standard_normal((3, 6)).astype(np.float32)} for row in range(16)]
+
+    made = make(gemms(models.weights("b", *shape)), recipe, feeds=feeds)
+
+    assert made.sqnr_db > 25
+    stored = {tensor.name for tensor in made.proto.graph.initializer if tensor.data_type == TensorProto.INT8}
+    assert {"w_quantized", "last_quantized"} <= stored, "both products are quantized"
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=in_words)
+def test_a_bias_of_any_shape_goes_on_to_be_what_it_is(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """In float, and for whoever else reads the stored tensor."""
+    model = gemms(models.weights("b", *shape, spread=1.0))
+    model.graph.node.append(helper.make_node("Identity", ["b"], ["seen"], name="reader"))
+    model.graph.node.append(helper.make_node("Relu", ["h"], ["h_without_bias"], name="first_bias"))
+    model.graph.output.extend([models.value("seen", None), models.value("h_without_bias", None)])
+    path = models.save(model, tmp_path / "model.onnx")
+
+    prepared = prepare(path, least_opset=13, keep_float=(), fold=False, batch_norms=True)
+
+    onnx.checker.check_model(prepared.model, full_check=True)
+    row = {"x": np.random.default_rng(1).standard_normal((3, 6)).astype(np.float32)}
+    before, after = load(path).run(row), load(models.save(prepared.model, tmp_path / "made.onnx")).run(row)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+        assert one.shape == other.shape
+    stored = {tensor.name: list(tensor.dims) for tensor in prepared.model.graph.initializer}
+    (first,) = (node for node in prepared.model.graph.node if node.name == "first")
+    differs = shape[:1] == (3,)
+    assert [stored[name] for name in first.input[2:]] == ([] if differs else [[5]])
+    assert any("bias of 1 Gemm" in note for note in prepared.notes) == differs
+
+
+def scaled_bias() -> ModelProto:
+    model = gemms(models.weights("b", 3, 5))
+    model.graph.node[0].attribute.append(helper.make_attribute("beta", 0.5))
+    return model
+
+
+def weights_given() -> ModelProto:
+    model = gemms(models.weights("b", 3, 5))
+    del model.graph.initializer[0]
+    model.graph.input.append(models.value("w", [6, 5]))
+    return model
+
+
+def bias_given() -> ModelProto:
+    model = gemms(models.weights("b", 3, 5))
+    del model.graph.initializer[2]
+    model.graph.input.append(models.value("b", [3, 5]))
+    return model
+
+
+@pytest.mark.parametrize("case", [scaled_bias, weights_given, bias_given])
+def test_gemms_that_stay_in_float_or_work_as_they_are_keep_their_bias(
+    tmp_path: Path, case: Callable[[], ModelProto]
+) -> None:
+    path = models.save(case(), tmp_path / "model.onnx")
+    prepared = prepare(path, least_opset=13, keep_float=(), fold=True, batch_norms=True)
+    assert [list(node.input) for node in prepared.model.graph.node if node.name == "first"] == [["x", "w", "b"]]
+
+
+def test_a_gemm_kept_in_float_keeps_its_bias(tmp_path: Path) -> None:
+    path = models.save(gemms(models.weights("b", 3, 5)), tmp_path / "model.onnx")
+    prepared = prepare(path, least_opset=13, keep_float=("first",), fold=True, batch_norms=True)
+    assert [list(node.input) for node in prepared.model.graph.node if node.name == "first"] == [["x", "w", "b"]]
+
+
+@pytest.mark.parametrize("recipe", [StaticInt8(reduce_range=True), StaticInt16()], ids=lambda each: each.technique)
+def test_a_bias_that_is_computed_is_added_as_it_is(make: Maker, recipe: Static) -> None:
+    model = models.model(
+        [
+            helper.make_node("Gemm", ["x", "w", "b"], ["h"], name="first"),
+            helper.make_node("Gemm", ["x", "last", "h"], ["y"], name="second"),
+        ],
+        [models.value("x", [3, 6])],
+        [models.value("y", None)],
+        [models.weights("w", 6, 5), models.weights("last", 6, 5, seed=1), models.weights("b", 5)],
+    )
+    feeds = [{"x": np.random.default_rng(row).standard_normal((3, 6)).astype(np.float32)} for row in range(16)]
+    made = make(model, recipe, feeds=feeds)
+    assert made.sqnr_db > 30
+    assert [node.op_type for node in made.proto.graph.node if node.op_type in ("Gemm", "Add")] == ["Gemm", "Gemm"]
 
 
 def test_two_batch_norms_are_folded_one_after_the_other() -> None:

@@ -193,6 +193,45 @@ def test_pairs_are_those_with_only_a_rectifier_between(tmp_path: Path) -> None:
     assert list(find_pairs(outliers)) == []
 
 
+def test_a_gemm_that_adds_what_another_makes_is_no_pair_with_it(tmp_path: Path) -> None:
+    model = models.model(
+        [
+            helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], name="first"),
+            helper.make_node("Relu", ["h"], ["r"], name="relu"),
+            helper.make_node("Gemm", ["x", "w2", "r"], ["y"], name="second"),
+        ],
+        [models.value("x", ["batch", 8])],
+        [models.value("y", ["batch", 4])],
+        [models.weights("w1", 8, 4), models.weights("b1", 4), models.weights("w2", 8, 4, seed=1)],
+    )
+    plan, material = planned(model, tmp_path)
+    assert {weight.node for weight in plan.placement.weights} == {"first", "second"}
+    assert list(find_pairs(plan)) == []
+    with pytest.raises(StepNotApplicable):
+        taken(equalization, plan, material)
+
+
+@pytest.mark.parametrize("op_type", ["Conv", "Gemm"])
+def test_a_layer_whose_bias_is_not_stored_is_the_second_of_a_pair_alone(tmp_path: Path, op_type: str) -> None:
+    shape = (8, 8, 1, 1) if op_type == "Conv" else (8, 8)
+    model = models.model(
+        [
+            helper.make_node(op_type, ["x", "w1"], ["a"], name="first"),
+            helper.make_node(op_type, ["a", "w2", "given"], ["b"], name="biased"),
+            helper.make_node(op_type, ["b", "w3"], ["y"], name="last"),
+        ],
+        [models.value("x", ["batch", 8, 6, 6] if op_type == "Conv" else ["batch", 8]), models.value("given", [8])],
+        [models.value("y", None)],
+        [models.weights(name, *shape, seed=seed) for seed, name in enumerate(("w1", "w2", "w3"))],
+    )
+    plan, material = planned(model, tmp_path)
+    assert [(pair.first, pair.second) for pair in find_pairs(plan)] == [("first", "biased")]
+    before = run_float(plan.model, material, tmp_path)
+    after = run_float(equalization(plan, material).model, material, tmp_path)
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-4 * np.abs(one).max())
+
+
 def test_smoothing_is_folded_into_a_normalization_that_nothing_else_reads(tmp_path: Path) -> None:
     plan, material = planned(outlier_products(), tmp_path)
     changed = smoothquant(plan, material)

@@ -17,6 +17,7 @@ from workers.quantization.preparation.constants import (
 )
 from workers.quantization.preparation.dead_parts import drop_dead_parts
 from workers.quantization.preparation.finite import check_finite
+from workers.quantization.preparation.gemm_biases import make_biases_plain
 from workers.quantization.preparation.inference import infer
 from workers.quantization.preparation.naming import give_outputs_their_names, make_names_unique, name_nodes
 from workers.quantization.preparation.opsets import convert, opset_of
@@ -53,7 +54,8 @@ def prepare(
     """Read a model and bring it into the form that techniques start from, with types and shapes inferred.
 
     `fold` computes beforehand what is made of weights alone; `batch_norms` folds those too, into the products before
-    them, each of which gets weights of its own: it is for techniques that change weights. `requantize` turns a model in
+    them, each of which gets weights of its own, and Gemms biases of a number a column: it is for techniques that change
+    weights. `requantize` turns a model in
     QDQ form back into float first; with `partly` a part of the model may be quantized, and stays as it is.
     Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, `weights_not_finite`,
     or as `workers.quantization.preparation.reading.read` does.
@@ -93,6 +95,14 @@ def prepare(
             fold_stored(graph, model, kept)
     give_outputs_their_names(model.graph)
     if batch_norms:
+        # First, since a batch norm can be folded into a Gemm whose bias is a number for each column.
+        split = make_biases_plain(model.graph, kept)
+        if split:
+            notes.append(
+                f"Moved the biases of {split} Gemms, which differ from row to row, to an Add behind each."
+                if split > 1
+                else "Moved the bias of 1 Gemm, which differs from row to row, to an Add behind it."
+            )
         folded = fold_batch_norms(model.graph, kept)
         if folded:
             notes.append(

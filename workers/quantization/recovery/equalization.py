@@ -55,23 +55,33 @@ def equalization(plan: Plan, material: Material) -> Plan:
 
 
 def find_pairs(plan: Plan) -> Iterator[Pair]:
-    """Pairs of quantized convolutions, or of Gemms, in the order of computation."""
+    """Pairs of quantized convolutions, or of Gemms, in the order of computation.
+
+    The first one's bias is stored, if it has one, so that it can be scaled with the weights; and the second multiplies
+    what lies between, which a Gemm can also read to add it.
+    """
     graph = plan.model.graph
     readers = _readers(graph)
     fixed = {value.name for value in graph.output}
     for node in graph.node:
         fixed |= captured(node)
     products = {weight.node for weight in plan.placement.weights if weight.product}
+    biased = {bias.node for bias in plan.placement.biases}
     for node in graph.node:
         if node.name not in products or node.op_type not in ("Conv", "Gemm"):
+            continue
+        if any(node.input[2:]) and node.name not in biased:
             continue
         name = node.output[0]
         after = readers[name]
         if len(after) == 1 and after[0].op_type in _HOMOGENEOUS and name not in fixed:
             name = after[0].output[0]
             after = readers[name]
-        if len(after) == 1 and name not in fixed and after[0].op_type == node.op_type and after[0].name in products:
-            yield Pair(node.name, after[0].name, name)
+        if len(after) != 1 or name in fixed:
+            continue
+        second = after[0]
+        if second.op_type == node.op_type and second.name in products and second.input[0] == name:
+            yield Pair(node.name, second.name, name)
 
 
 def _readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
