@@ -52,8 +52,8 @@ BY_TENSOR = {"per_channel": False, "reduce_range": True}
 CASES = (
     Case("bias_correction", "lite0", SEVEN, "mse"),
     Case("bias_correction", "minilm", SEVEN),
-    Case("equalization", "lite0", BY_TENSOR, "mse"),
-    Case("equalization", "fashion_mobilenet", BY_TENSOR),
+    Case("equalization", "lite0", SEVEN, "mse"),
+    Case("equalization", "fashion_mobilenet", FOUR),
     Case("smoothquant", "minilm", SEVEN),
     Case("clip_search", "lite0", FOUR, "mse"),
     Case("clip_search", "minilm", FOUR),

@@ -2,14 +2,15 @@
 
 With f(s·x) = s·f(x), as rectifiers have it, channel i between two layers can be divided by any s_i > 0 in the first and
 multiplied by it in the second (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias
-Correction", §4.1). Where weights have a scale for each output channel, what is left to even out is the second layer's
-weights, and the range of what lies between, which has one scale for all channels: so s_i follows the largest activation
-of channel i instead of the first layer's weights.
+Correction", §4.1). What there is to even out is whatever has one scale for all channels: always the tensor between, so
+s_i follows the largest activation of channel i; the first layer's weights where they have one scale; and the second
+one's, but for depthwise convolutions with a scale for each channel.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto
@@ -18,11 +19,15 @@ from app.errors import StepError
 from workers.quantization.graph import attribute, captured
 from workers.quantization.qdq.plan import Array, Plan, make_plan
 from workers.quantization.recovery.material import Material
-from workers.quantization.recovery.measuring import observed_session
+from workers.quantization.recovery.measuring import Judge, observed_session
 
 _HOMOGENEOUS = frozenset({"Relu", "LeakyRelu"})
-_MOST = 1e3
-"""Channels that never fire would be scaled without end."""
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""How far channels are evened out, as exponents of their scales: the largest values are few, and wholly even ones serve
+them at the cost of the rest."""
+_ROWS = 16
+_LEAST_PEAK = 0.02
+"""Of the largest one: what hardly ever fires on the rows at hand may on others, and would be cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +40,7 @@ class Pair:
 
 
 def equalization(plan: Plan, material: Material) -> Plan:
-    """Even out every pair of layers once, in their order, and observe anew what lies between them.
+    """Even out every pair of layers once, in their order, as far as serves the outputs on the first rows.
 
     Raises StepError `step_not_applicable` where there is no such pair.
     """
@@ -44,13 +49,20 @@ def equalization(plan: Plan, material: Material) -> Plan:
         raise StepError(
             "No two quantized layers follow each other with only a Relu between them.", code="step_not_applicable"
         )
+    largest = _largest(plan.model, [pair.between for pair in pairs], material)
+    rows = [dict(feed) for feed, _ in islice(material.feeds(), _ROWS)]
+    judge = Judge(plan.model, (), rows, material.work, threads=material.threads)
+    tried = [_evened(plan, pairs, largest, share, material) for share in SHARES]
+    return max(tried, key=lambda each: judge.fidelity(each).output_db)
+
+
+def _evened(plan: Plan, pairs: list[Pair], largest: list[Array], share: float, material: Material) -> Plan:
+    """The plan with every pair evened out so far, from not at all (0) to wholly (1)."""
     changed = plan.copy()
-    between = [pair.between for pair in pairs]
-    largest = _largest(plan.model, between, material)
     nodes = {node.name: node for node in changed.model.graph.node}
     for pair, peaks in zip(pairs, largest, strict=True):
-        _even_out(changed, nodes[pair.first], nodes[pair.second], peaks)
-    statistics = material.observed_anew(changed.model, between)
+        _even_out(changed, nodes[pair.first], nodes[pair.second], peaks, share)
+    statistics = material.observed_anew(changed.model, [pair.between for pair in pairs])
     return make_plan(changed.model, statistics, material.setting, plan.placement)
 
 
@@ -105,19 +117,37 @@ def _largest(model: ModelProto, names: list[str], material: Material) -> list[Ar
     return largest
 
 
-def _even_out(plan: Plan, first: NodeProto, second: NodeProto, peaks: Array) -> None:
+def _even_out(plan: Plan, first: NodeProto, second: NodeProto, peaks: Array, share: float) -> None:
     """Scale both layers' weights, and the first one's bias, in place."""
     ahead = _Inputs.of(plan.stored(second.input[1]).astype(np.float64), second)
+    peaks = np.maximum(peaks.astype(np.float64), _LEAST_PEAK * peaks.max())
+    by_channel = plan.weights[(second.name, 1)].axis is not None
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.sqrt(peaks / ahead.reach())
+        if plan.weights[(first.name, 1)].axis is None:
+            peaks = np.sqrt(_even(peaks) * _even(_reach_of_outputs(plan.stored(first.input[1]), first)))
+        scale = peaks if by_channel and ahead.are_alone else np.sqrt(_even(peaks) / _even(ahead.reach()))
+        scale = _even(scale) ** share
     scale = np.where(np.isfinite(scale) & (scale > 0), scale, 1.0)
-    scale = np.clip(scale / np.exp(np.mean(np.log(scale))), 1 / _MOST, _MOST)
     behind = plan.stored(first.input[1]).astype(np.float64)
     outputs = 0 if first.op_type == "Conv" or attribute(first, "transB", 0) else 1
     plan.store(first.input[1], behind / scale.reshape([-1 if at == outputs else 1 for at in range(behind.ndim)]))
     if len(first.input) > 2 and first.input[2]:
         plan.store(first.input[2], plan.stored(first.input[2]) / scale)
     plan.store(second.input[1], ahead.scaled(scale))
+
+
+def _even(values: Array) -> Array:
+    """Values over their geometric mean, of those that have one."""
+    known = values[np.isfinite(values) & (values > 0)]
+    even: Array = values / np.exp(np.mean(np.log(known))) if known.size else values
+    return even
+
+
+def _reach_of_outputs(weight: Array, node: NodeProto) -> Array:
+    """The largest weight of each output channel."""
+    axis = 1 if node.op_type == "Gemm" and not attribute(node, "transB", 0) else 0
+    reach: Array = np.abs(weight).max(axis=tuple(at for at in range(weight.ndim) if at != axis)).astype(np.float64)
+    return reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +165,11 @@ class _Inputs:
         groups = int(attribute(node, "group", 1)) if node.op_type == "Conv" else 1
         parts = by_output.reshape(groups, by_output.shape[0] // groups, by_output.shape[1], -1)
         return cls(parts, by_output.shape, turned)
+
+    @property
+    def are_alone(self) -> bool:
+        """Whether every output reads a single channel, as in depthwise convolutions."""
+        return self.parts.shape[0] > 1 and self.parts.shape[2] == 1
 
     def reach(self) -> Array:
         """The largest weight that reads each input channel [groups · inputs]."""
