@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from workers.formats.onnx.graph import bodies_of, graphs, is_quantized
 from workers.quantization.graph import captured, defined, fresh, sort_nodes
@@ -48,7 +48,10 @@ class Halved:
 
 
 def convert(model: ModelProto, kept: Collection[str], *, keep_io_types: bool) -> Halved:
-    """Convert a prepared model in place; nodes in `kept` stay in float32, and all inputs and outputs if asked."""
+    """Convert a prepared model in place; nodes in `kept` stay in float32, and inputs and outputs as they are if asked.
+
+    What is of half precision already stays so.
+    """
     done = Halved()
     opsets = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}
     _Graph(model.graph, None, frozenset(kept), opsets, done, half_ends=not keep_io_types).convert()
@@ -59,7 +62,7 @@ def convert(model: ModelProto, kept: Collection[str], *, keep_io_types: bool) ->
 
 
 class _Graph:
-    """One graph on the way; bodies of control flow have it as their parent, and float32 at their own ends."""
+    """One graph on the way; bodies of control flow have it as their parent, and at their ends the types they had."""
 
     def __init__(
         self,
@@ -80,6 +83,8 @@ class _Graph:
         }
         self._stored = {tensor.name: tensor for tensor in graph.initializer}
         self._kinds = {name: _kind(tensor.data_type) for name, tensor in self._stored.items()}
+        self._as_given = {value.name: value.type.tensor_type.elem_type for value in graph.input}
+        self._as_given |= self._known | {name: tensor.data_type for name, tensor in self._stored.items()}
         self._casts: dict[tuple[str, str], str] = {}
         self._taken: set[str] = parent._taken if parent is not None else set()
         self._taken |= {name for each in graphs(graph) for name in defined(each)}
@@ -106,7 +111,7 @@ class _Graph:
         for index, (name, variable) in enumerate(self._inputs(node)):
             if not name:
                 continue
-            kind, wanted = self._kind(name), _HALF if variable in halved else _FLOAT
+            kind, wanted = self._kind(name), _HALF if variable in halved or self._was_half(name) else _FLOAT
             if kind in (_FLOAT, _HALF) and kind != wanted:
                 node.input[index] = self._cast(name, wanted)
         for body in bodies_of(node.attribute):
@@ -170,6 +175,12 @@ class _Graph:
             return self._kinds.get(name)
         return self._parent._kind(name)
 
+    def _was_half(self, name: str) -> bool:
+        """Whether a tensor is of half precision in the model as it was given: who reads it wants it so."""
+        if name in self._as_given or self._parent is None:
+            return self._as_given.get(name) == TensorProto.FLOAT16
+        return self._parent._was_half(name)
+
     def _cast(self, name: str, kind: str) -> str:
         """A tensor of that kind, made in the graph that the name is of."""
         if name not in self._kinds and self._parent is not None:
@@ -182,22 +193,22 @@ class _Graph:
         return self._casts[name, kind]
 
     def _set_outputs(self) -> None:
-        """Let each output have the type of the graph's ends, under its own name."""
+        """Let each output have its declared type, or half precision where the graph's ends have it, by its own name."""
         renamed: dict[str, str] = {}
-        wanted = _HALF if self._half_ends else _FLOAT
         for value in self._graph.output:
             kind = self._kinds.get(value.name)
             if kind not in (_FLOAT, _HALF) or value.name in renamed:
                 continue
             if self._half_ends:
                 value.type.tensor_type.elem_type = TensorProto.FLOAT16
-            if kind != wanted:
+            if kind != _end_kind(value):
                 renamed[value.name] = fresh(f"{value.name}_{'float16' if kind == _HALF else 'float32'}", self._taken)
+        ends = {value.name: _end_kind(value) for value in self._graph.output}
         _rename_inside(self._graph, renamed)
         for name, inner in renamed.items():
             if name in self._stored:
                 self._stored[name].name = inner
-            self._graph.node.append(_cast_node(inner, name, wanted))
+            self._graph.node.append(_cast_node(inner, name, ends[name]))
 
     def _store_weights(self) -> None:
         """Store in float16 what only half-precision nodes read; what others read too is cast for those."""
@@ -239,6 +250,11 @@ def _rename_inside(graph: GraphProto, renamed: Mapping[str, str]) -> None:
             _rename_inside(body, inner)
             for value in body.output:
                 value.name = inner.get(value.name, value.name)
+
+
+def _end_kind(value: ValueInfoProto) -> str:
+    """What a floating output is declared as; float32 where nothing is said."""
+    return _HALF if value.type.tensor_type.elem_type == TensorProto.FLOAT16 else _FLOAT
 
 
 def _kind(data_type: int) -> str:

@@ -50,7 +50,7 @@ def numerics_of(produced: Produced, original: Path, rows: Rows) -> tuple[Numeric
         outputs=tuple(asdict(output) for output in found.outputs),
         layers=tuple(asdict(layer) for layer in found.layers[:WORST_LAYERS] if layer.saturated),
     )
-    return numerics, _note(found)
+    return numerics, note_of(found)
 
 
 class _Feeds:
@@ -70,13 +70,19 @@ class _Feeds:
             yield feed
 
 
-def _note(found: Prediction) -> str:
+def note_of(found: Prediction) -> str:
+    """What comes of a prediction, in a sentence."""
     if not any(layer.saturated for layer in found.layers):
         return "Gives the same on processors with and without VNNI: nothing saturates."
-    worst: OutputPrediction = min(found.outputs, key=lambda output: output.saturating_sqnr_db)
     layer = found.layers[0]
+    share = f"{100 * layer.saturated:.2g} % of its pairs"
+    if not found.outputs:
+        return (
+            f"Without VNNI sums saturate, by emulation, most of all in {layer.name!r} ({share}); what that does to the "
+            "outputs is not known, for none of them is of a floating type."
+        )
+    worst: OutputPrediction = min(found.outputs, key=lambda output: output.saturating_sqnr_db)
     return (
         f"With VNNI the SQNR of {worst.name!r} is {worst.exact_sqnr_db:.1f} dB, without {worst.saturating_sqnr_db:.1f} "
-        f"dB, by emulation; the rest is saturation, most of it in {layer.name!r} "
-        f"({100 * layer.saturated:.2g} % of its pairs)."
+        f"dB, by emulation; the rest is saturation, most of it in {layer.name!r} ({share})."
     )

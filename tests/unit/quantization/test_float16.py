@@ -222,6 +222,81 @@ def test_ends_of_every_kind(make: Maker, recipe: Float16, keep: tuple[str, ...])
     assert made.sqnr_db > 50
 
 
+FLOATS = {"float16": TensorProto.FLOAT16, "float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+
+
+@pytest.mark.parametrize("recipe", [Float16(), THROUGHOUT], ids=["ends kept", "throughout"])
+@pytest.mark.parametrize("given", FLOATS)
+@pytest.mark.parametrize("wanted", FLOATS)
+def test_ends_of_other_float_types_keep_them(tmp_path: Path, recipe: Float16, given: str, wanted: str) -> None:
+    model = models.model(
+        [
+            helper.make_node("Cast", ["x"], ["a"], name="a", to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["a", "w"], ["h"], name="h"),
+            helper.make_node("Cast", ["h"], ["y"], name="y", to=FLOATS[wanted]),
+            helper.make_node("Identity", ["x"], ["same"], name="same"),
+        ],
+        [models.value("x", ["n", 4], FLOATS[given])],
+        [models.value("y", ["n", 4], FLOATS[wanted]), models.value("same", ["n", 4], FLOATS[given])],
+        [models.weights("w", 4, 4)],
+    )
+    path = models.save(model, tmp_path / "m.onnx")
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(given)
+
+    made = quantize(path, tmp_path / "o.onnx", recipe, Context(work=tmp_path))
+
+    session = load(made.file)
+    halved = {"float32": "float32" if recipe.keep_io_types else "float16"}
+    ports = [port.dtype for port in (*session.inputs, *session.outputs)]
+    assert ports == [halved.get(kind, kind) for kind in (given, wanted, given)]
+    found = session.run({"x": x.astype(ports[0])})
+    for one, other in zip(found, load(path).run({"x": x}), strict=True):
+        assert np.allclose(one.astype(np.float64), other.astype(np.float64), atol=5e-3)
+
+
+def test_bodies_whose_ends_are_of_half_precision_keep_them(tmp_path: Path) -> None:
+    half = TensorProto.FLOAT16
+    body = helper.make_graph(
+        [helper.make_node("Add", ["s", "s"], ["s2"]), helper.make_node("Identity", ["c"], ["c2"])],
+        "body",
+        [
+            models.value("i", [], TensorProto.INT64),
+            models.value("c", [], TensorProto.BOOL),
+            models.value("s", None, half),
+        ],
+        [models.value("c2", [], TensorProto.BOOL), models.value("s2", None, half)],
+    )
+    branches = {
+        "then_branch": helper.make_graph(
+            [helper.make_node("Cast", ["h"], ["t"], to=half)], "then", [], [models.value("t", None, half)]
+        ),
+        "else_branch": helper.make_graph(
+            [helper.make_node("Identity", ["d"], ["e"])], "else", [], [models.value("e", None, half)]
+        ),
+    }
+    model = models.model(
+        [
+            helper.make_node("Loop", ["times", "", "x"], ["d"], name="loop", body=body),
+            helper.make_node("Cast", ["d"], ["a"], name="a", to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["a", "w"], ["h"], name="h"),
+            helper.make_node("If", ["yes"], ["y"], name="if", **branches),
+        ],
+        [models.value("x", ["n", 4], half), models.value("yes", [], TensorProto.BOOL)],
+        [models.value("y", None, half)],
+        [models.weights("w", 4, 4), models.tensor("times", 2, np.int64)],
+    )
+    path = models.save(model, tmp_path / "m.onnx")
+
+    made = quantize(path, tmp_path / "o.onnx", Float16(), Context(work=tmp_path))
+
+    x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float16)
+    for yes in (True, False):
+        feed = {"x": x, "yes": np.asarray(yes)}
+        (found,), (wanted,) = load(made.file).run(feed), load(path).run(feed)
+        assert found.dtype == np.float16
+        assert np.allclose(found.astype(np.float64), wanted.astype(np.float64), atol=1e-2)
+
+
 def test_operator_types_are_kept(make: Maker) -> None:
     made = make(models.transformer(), Float16(keep_float=(OperatorType(op_type="LayerNormalization"),)))
 

@@ -19,6 +19,7 @@ from tests.parts import models
 from tests.unit.quantization.conftest import Made, Maker
 from workers.formats.onnx.graph import all_nodes
 from workers.quantization.technique import Context, quantize, resolve
+from workers.quantization.weight_only import statistics
 from workers.quantization.weight_only.choices import storage_grid
 from workers.runtimes.session import load
 
@@ -325,6 +326,59 @@ def test_rows_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     error = refused(models.mlp(), WeightOnly(algorithm="gptq"), tmp_path, feeds=lambda: iter(rows))
 
     assert error.code == "calibration_failed"
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
+@pytest.mark.parametrize("share", [1, statistics.MOST_BYTES], ids=["each by itself", "together"])
+def test_of_tensors_that_are_not_finite_the_first_computed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, algorithm: Any, share: int
+) -> None:
+    monkeypatch.setattr(statistics, "MOST_BYTES", share)
+    rows = [({"x": np.full((1, 32), value, dtype=np.float32)}, 1) for value in (1.0, np.nan)]
+
+    error = refused(models.mlp(), WeightOnly(algorithm=algorithm), tmp_path, feeds=lambda: iter(rows))
+
+    assert error.code == "calibration_failed"
+    assert "the tensor 'x' is not finite on row 2" in error.detail
+
+
+def test_numbers_without_a_square_are_told_from_those_that_are_none(tmp_path: Path) -> None:
+    rows = [({"x": np.full((1, 32), 1e25, dtype=np.float32)}, 1)]
+
+    error = refused(models.mlp(), WeightOnly(algorithm="gptq"), tmp_path, feeds=lambda: iter(rows))
+
+    assert "too large to be squared on row 1" in error.detail
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
+def test_rows_without_elements_are_refused(tmp_path: Path, algorithm: Any) -> None:
+    rows = [({"x": np.zeros((0, 32), dtype=np.float32)}, 1)] * 2
+
+    error = refused(models.mlp(), WeightOnly(algorithm=algorithm), tmp_path, feeds=lambda: iter(rows))
+
+    assert error.code == "calibration_empty"
+
+
+def test_a_row_without_elements_among_others_is_no_matter(tmp_path: Path) -> None:
+    full = [({"x": np.random.default_rng(row).standard_normal((2, 32)).astype(np.float32)}, 1) for row in range(3)]
+    path = models.save(models.mlp(), tmp_path / "model.onnx")
+    recipe = resolve(WeightOnly(algorithm="gptq"), VNNI)
+
+    def made(rows: list[Any], name: str) -> bytes:
+        context = Context(work=tmp_path, feeds=lambda: iter(rows))
+        return quantize(path, tmp_path / name, recipe, context).file.read_bytes()
+
+    assert made([({"x": np.zeros((0, 32), np.float32)}, 1), *full], "a.onnx") == made(full, "b.onnx")
+
+
+def test_what_the_runtime_misreads_is_said_where_nothing_else_is_left(tmp_path: Path) -> None:
+    model = models.gemm(outputs=10)
+
+    error = refused(model, WeightOnly(bits=2, form="qdq"), tmp_path)
+
+    assert error.code == "nothing_to_quantize"
+    assert "misreads 2-bit weights of 10 outputs. Choose" in error.detail
+    assert "not kept in float" not in error.detail
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

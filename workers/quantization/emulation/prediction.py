@@ -13,6 +13,8 @@ from workers.quantization.emulation.kernels import Tally
 from workers.quantization.emulation.lowering import lower
 from workers.runtimes.session import load
 
+FLOATING_DTYPES = frozenset({"float16", "float32", "float64"})
+
 
 @dataclass(frozen=True, slots=True)
 class OutputPrediction:
@@ -47,7 +49,7 @@ class LayerPrediction:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What to expect of an artifact; layers with the lowest SQNR come first."""
+    """What to expect of an artifact: of its floating outputs, and of layers, those with the lowest SQNR first."""
 
     outputs: tuple[OutputPrediction, ...]
     layers: tuple[LayerPrediction, ...]
@@ -63,17 +65,22 @@ def predict(
 ) -> Prediction:
     """Run an artifact's emulations and its float model over feeds, and compare.
 
-    Both models have the same inputs and outputs; `session_options` are those that the artifact requires. Raises
-    StepError as the emulator does.
+    Both models have the same inputs and outputs, of which the floating ones are compared: labels, text and sequences
+    have no noise. `session_options` are those that the artifact requires. Raises StepError as the emulator does.
     """
     original = load(float_path, threads=threads)
-    names = [port.name for port in original.outputs]
+    names = [port.name for port in original.outputs if port.dtype in FLOATING_DTYPES]
+    # Where nothing can be compared, the layers still tell what saturates.
+    wanted = names or [port.name for port in original.outputs]
     lowered = lower(path, session_options)
-    exact = Emulator(lowered, "exact", names, threads=threads)
-    saturating = Emulator(lowered, "saturating", names, threads=threads)
+    exact = Emulator(lowered, "exact", wanted, threads=threads)
+    saturating = Emulator(lowered, "saturating", wanted, threads=threads)
     seen = {name: _Comparison() for name in names}
     for feed in feeds:
-        one, other = exact.run(feed), saturating.run(feed)
+        other = saturating.run(feed)
+        if not names:
+            continue
+        one = exact.run(feed)
         for name, reference in zip(names, original.run(feed, names), strict=True):
             seen[name].add(reference, one[name], other[name])
     layers = [_layer(name, tally) for name, tally in saturating.tallies.items()]

@@ -130,7 +130,7 @@ class _Placing:
                 found.readers[node.name] = read
                 quantized.update(dict.fromkeys(node.input[index] for index in read))
             if self._needs_quantized_output(node):
-                for name in node.output:
+                for name in self._float_outputs(node):
                     quantized[absorbed[name].output[0] if name in absorbed else name] = None
         for name, node in absorbed.items():
             if absorb and node.output[0] in quantized:
@@ -163,7 +163,11 @@ class _Placing:
 
     def _join(self, chosen: set[str]) -> None:
         """Add what stands between chosen nodes: its operands are made in integers, and some reader wants integers."""
-        candidates = [node for node in self._graph.node if node.op_type in JOINS | MOVES and self._allowed(node)]
+        candidates = [
+            node
+            for node in self._graph.node
+            if node.op_type in JOINS | MOVES and self._allowed(node) and not self._gives_indices(node)
+        ]
         fed: set[str] = set()
         for node in candidates:  # in the order of computation, so that chains are followed
             operands = list(self._activation_inputs(node))
@@ -176,6 +180,12 @@ class _Placing:
             ):
                 wanted.add(node.name)
         chosen |= wanted
+
+    def _gives_indices(self, node: NodeProto) -> bool:
+        """Whether somebody wants a pooling's second output: onnxruntime 1.32 has no integer kernel that makes it."""
+        return node.op_type == "MaxPool" and any(
+            name and (name in self._fixed or self._readers[name]) for name in node.output[1:]
+        )
 
     def _made_in_integers(self, name: str, chosen: set[str]) -> bool:
         node = self._producers.get(name)
@@ -229,6 +239,12 @@ class _Placing:
 
     def _is_float(self, name: str) -> bool:
         return self._types.get(name) == TensorProto.FLOAT
+
+    def _float_outputs(self, node: NodeProto) -> Iterator[str]:
+        """The outputs that are not known to be of another type, such as a pooling's indices."""
+        for name in node.output:
+            if name and self._types.get(name, TensorProto.FLOAT) in (TensorProto.FLOAT, TensorProto.UNDEFINED):
+                yield name
 
     def _activation_inputs(self, node: NodeProto) -> Iterator[int]:
         """Places of the operands that are no stored numbers and of a float type."""

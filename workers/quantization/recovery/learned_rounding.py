@@ -104,13 +104,13 @@ def _learn(
         parts = torch.stack([rounding.penalty(way) for rounding in roundings.values()])
         return settings.regularization * parts.sum() / count
 
-    before = error(simulation, block, samples, {})
+    before = error(simulation, samples, {})
     if before == 0.0:
         return {}
     optimizer = torch.optim.Adam([rounding.choice for rounding in roundings.values()], lr=settings.rate)
     fitting = Fitting(settings.iterations, settings.batch)
-    fit(simulation, block, samples, fitting, weights, penalty, optimizer, seed, before)
-    return roundings if error(simulation, block, samples, _hard(simulation, roundings)) < before else {}
+    fit(simulation, samples, fitting, weights, penalty, optimizer, seed, before)
+    return roundings if error(simulation, samples, _hard(simulation, roundings)) < before else {}
 
 
 def _hard(simulation: "Simulation", roundings: "dict[Place, SoftRounding]") -> "Values":

@@ -9,6 +9,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from workers.evaluation.metrics.sqnr_db import CAP, decibel
 from workers.quantization.graph import save
+from workers.quantization.judged import judged_tensors, names_within
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.plan import Array, Plan
 from workers.runtimes.session import Optimization, Session, load
@@ -50,7 +51,8 @@ def observed_session(
 class Judge:
     """Compares plans with the model that they come from, on the same rows.
 
-    `layers` are the tensors of the model to compare besides its outputs. Numbers that the model itself leaves infinite
+    Outputs are its floating ones, or what `judged_tensors` has for them. `layers` are the tensors of the model to
+    compare besides. Numbers that the model itself leaves infinite
     or undefined are left out.
     """
 
@@ -58,19 +60,16 @@ class Judge:
         self._rows = rows
         self._work = work
         self._threads = threads
-        self._outputs = [
-            value.name for value in model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT
-        ]
-        self._layers = [name for name in layers if name not in self._outputs]
-        session = self._session(model, self._outputs)
-        self._wanted = [session.run(row) for row in rows]
-        session = self._session(model, self._layers)
-        self._wanted_layers = [session.run(row) for row in rows[:LAYER_ROWS]] if self._layers else []
+        self._judged = judged_tensors(model)
+        outputs = [each.name for each in self._judged if each.reader is None]
+        self._layers = [name for name in layers if name not in outputs]
+        self._wanted = self._runs(model, names_within(model, self._judged), rows)
+        self._wanted_layers = self._runs(model, self._layers, rows[:LAYER_ROWS])
 
     def fidelity(self, plan: Plan) -> Fidelity:
         """How near the quantized model is, run as the artifact will be; weights beside 16 bits are read exactly."""
         made = insert(plan)
-        signal, noise = self._powers(made.model, self._outputs, self._wanted)
+        signal, noise = self._powers(made.model, names_within(made.model, self._judged), self._wanted)
         # A step may have put another tensor in the place of one that was quantized.
         places = [place for place, name in enumerate(self._layers) if name in made.values]
         layers = self._powers(
@@ -86,6 +85,12 @@ class Judge:
 
     def _session(self, model: ModelProto, names: Sequence[str]) -> Session:
         return observed_session(model, names, self._work / "judged.onnx", threads=self._threads)
+
+    def _runs(self, model: ModelProto, names: Sequence[str], rows: Feeds) -> list[list[Array]]:
+        if not names:
+            return []
+        session = self._session(model, names)
+        return [session.run(row) for row in rows]
 
     def _powers(self, model: ModelProto, names: Sequence[str], wanted: Sequence[Sequence[Array]]) -> Array:
         """Power of the signal and of the noise of each of these tensors, float64 [2, names], on the first rows."""

@@ -80,7 +80,7 @@ def _tuned(plan: Plan, material: Material, settings: Settings) -> Plan:
     for seed, block in enumerate(blocks):
         scales = _scales_of(plan, block)
         if block.outputs and (scales.activations or scales.weights):
-            moved = _tune(plan, simulation, block, passage.samples(block, seed), scales, settled, settings, seed)
+            moved = _tune(plan, simulation, passage.samples(block, seed), scales, settled, settings, seed)
             if moved is not settled:
                 settled = moved
                 activations.update((name, scale.affine()) for name, scale in scales.activations.items())
@@ -95,7 +95,6 @@ def _tuned(plan: Plan, material: Material, settings: Settings) -> Plan:
 def _tune(
     plan: Plan,
     simulation: "Simulation",
-    block: Block,
     samples: "list[Samples]",
     scales: _Scales,
     settled: "Values",
@@ -110,15 +109,15 @@ def _tune(
     def values() -> "Values":
         return settled | scales.values(plan, simulation)
 
-    before = error(simulation, block, samples, settled)
+    before = error(simulation, samples, settled)
     if before == 0.0:
         return settled
     moving = [*scales.activations.values(), *scales.weights.values()]
     optimizer = torch.optim.Adam([scale.exponent for scale in moving], lr=settings.rate)
     fitting = Fitting(settings.iterations, settings.batch)
-    fit(simulation, block, samples, fitting, values, None, optimizer, seed, before)
+    fit(simulation, samples, fitting, values, None, optimizer, seed, before)
     moved = {name: tensor.detach() for name, tensor in values().items()}
-    return moved if error(simulation, block, samples, moved) < before else settled
+    return moved if error(simulation, samples, moved) < before else settled
 
 
 def _scales_of(plan: Plan, block: Block) -> _Scales:

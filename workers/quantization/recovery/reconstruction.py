@@ -4,6 +4,7 @@ A block is fitted to the float model's outputs, while it reads what the blocks b
 so each makes up for errors before it too (the asymmetric form of Nagel et al. 2020, "Up or Down?", eq. 25).
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -50,7 +51,8 @@ _LOCAL = frozenset(
 class Samples:
     """Inputs of a block in the quantized model, and its outputs in the float one; rows along the first axis.
 
-    `shared` are inputs that are the same for all rows, such as shapes.
+    `targets` are the floating outputs that hold numbers: indices and empty tensors have no distance. `shared` are
+    inputs that are the same for all rows, such as shapes.
     """
 
     rows: int
@@ -81,7 +83,10 @@ class Passage:
         self._rough: list[Values] = [dict(given) for given in self._exact]
 
     def samples(self, block: Block, seed: int) -> list[Samples]:
-        """What a block is fitted to: groups of rows of the same shapes, windows of large images."""
+        """What a block is fitted to: groups of rows of the same shapes, windows of large images.
+
+        Empty where no output holds floating numbers.
+        """
         generator = torch.Generator().manual_seed(seed)
         found: dict[Any, list[tuple[Values, Values, Values]]] = {}
         side = SIDE if self._is_local(block) else None
@@ -91,11 +96,14 @@ class Passage:
                 for window in _windows(inputs, side, generator):
                     cut = {name: (window(one), window(other)) for name, (one, other) in inputs.items()}
                     truth = {name: one for name, (one, _) in cut.items()}
-                    targets = dict(zip(block.outputs, self._exact_graph.run(truth, block.outputs), strict=True))
+                    made = zip(block.outputs, self._exact_graph.run(truth, block.outputs), strict=True)
+                    targets = {name: one for name, one in made if one.is_floating_point() and one.numel()}
+                    if not targets:
+                        continue
                     seen = {name: other for name, (_, other) in cut.items()}
-                    shapes = tuple(tuple(values.shape) for values in (*seen.values(), *targets.values()))
+                    shapes = tuple((name, tuple(one.shape)) for name, one in (*seen.items(), *targets.items()))
                     found.setdefault(shapes, []).append((truth, seen, targets))
-            return [samples for entries in found.values() for samples in self._stacked(block, entries)]
+            return [samples for entries in found.values() for samples in self._stacked(entries)]
 
     def advance(self, block: Block, simulation: Simulation, values: Mapping[str, Tensor]) -> None:
         """Go past a block, the quantized model with `values` in place of its own tensors."""
@@ -107,10 +115,10 @@ class Passage:
                     for name in block.dropped:
                         del state[name]
 
-    def _stacked(self, block: Block, entries: list[tuple[Values, Values, Values]]) -> list[Samples]:
+    def _stacked(self, entries: list[tuple[Values, Values, Values]]) -> list[Samples]:
         """One group of rows, or one a feed where the block does not compute rows independently."""
         truths, seen, targets = ([entry[place] for entry in entries] for place in range(3))
-        if len(entries) > 1 and self._rows_are_independent(block, truths[:2], targets[:2]):
+        if len(entries) > 1 and self._rows_are_independent(truths[:2], targets[:2]):
             inputs, shared = _stack(seen)
             wanted, _ = _stack(targets, share=False)
             return [Samples(next(iter(wanted.values())).shape[0], inputs, shared, wanted)]
@@ -119,12 +127,12 @@ class Passage:
             for given, wanted in zip(seen, targets, strict=True)
         ]
 
-    def _rows_are_independent(self, block: Block, truths: list[Values], targets: list[Values]) -> bool:
+    def _rows_are_independent(self, truths: list[Values], targets: list[Values]) -> bool:
         """Whether two feeds together give what they give one by one; a batch may be written into a Reshape."""
         given, shared = _stack(truths)
         expected, _ = _stack(targets, share=False)
         try:
-            found = self._exact_graph.run(given | shared, block.outputs)
+            found = self._exact_graph.run(given | shared, list(expected))
         except (RuntimeError, ValueError):
             return False
         return all(
@@ -145,7 +153,6 @@ class Passage:
 
 def fit(
     simulation: Simulation,
-    block: Block,
     samples: Sequence[Samples],
     settings: "Fitting",
     values: Callable[[], Values],
@@ -159,7 +166,6 @@ def fit(
     `values` gives the tensors that take the place of the graph's own, `penalty` a further loss at each part, 0 to 1,
     of the way. `unit` is the error that counts as a loss of 1, so that penalties weigh the same in every block.
     """
-    wanted = [simulation.compared(name) for name in block.outputs]
     powers = _powers(samples)
     generator = torch.Generator().manual_seed(seed)
     chances = torch.tensor([float(group.rows) for group in samples])
@@ -167,10 +173,12 @@ def fit(
         group = samples[int(torch.multinomial(chances, 1, generator=generator))]
         places = torch.randint(group.rows, (min(settings.batch, group.rows),), generator=generator)
         given, targets = group.take(places)
-        found = simulation.graph.run(given | values(), wanted)
-        loss = _squared(found, targets, powers) / unit
+        found = simulation.graph.run(given | values(), [simulation.compared(name) for name in group.targets])
+        loss = _squared(found, targets, [powers[name] for name in group.targets]) / unit
         if penalty is not None:
             loss = loss + penalty(iteration / settings.iterations)
+        if not loss.requires_grad:  # only indices, say, come of what could be moved
+            continue
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         optimizer.step()
@@ -184,19 +192,21 @@ class Fitting:
     batch: int
 
 
-def error(simulation: Simulation, block: Block, samples: Sequence[Samples], values: Values) -> float:
-    """The squared error of a block's outputs over all samples, as a share of the outputs' power, summed over them."""
-    wanted = [simulation.compared(name) for name in block.outputs]
+def error(simulation: Simulation, samples: Sequence[Samples], values: Values) -> float:
+    """The squared error of a block's outputs over all samples, as a share of the outputs' power, summed over them.
+
+    None without samples.
+    """
     powers = _powers(samples)
     total, rows = 0.0, 0
     with torch.no_grad():
         for group in samples:
             for places in torch.split(torch.arange(group.rows), 32):
                 given, targets = group.take(places)
-                found = simulation.graph.run(given | values, wanted)
-                total += float(_squared(found, targets, powers)) * len(places)
+                found = simulation.graph.run(given | values, [simulation.compared(name) for name in group.targets])
+                total += float(_squared(found, targets, [powers[name] for name in group.targets])) * len(places)
             rows += group.rows
-    return total / rows
+    return total / max(rows, 1)
 
 
 def checked_graph(plan: Plan, material: Material) -> Graph:
@@ -223,13 +233,15 @@ def _squared(found: Sequence[Tensor], targets: Sequence[Tensor], powers: Sequenc
     return torch.stack(parts).sum()
 
 
-def _powers(samples: Sequence[Samples]) -> list[float]:
-    names = list(samples[0].targets)
-    powers = []
-    for name in names:
-        squares = sum(float(group.targets[name].square().sum()) for group in samples)
-        powers.append(max(squares / sum(group.targets[name].numel() for group in samples), 1e-12))
-    return powers
+def _powers(samples: Sequence[Samples]) -> dict[str, float]:
+    """The mean square of each target over all rows."""
+    squares: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    for group in samples:
+        for name, values in group.targets.items():
+            squares[name] += float(values.square().sum())
+            counts[name] += values.numel()
+    return {name: max(square / counts[name], 1e-12) for name, square in squares.items()}
 
 
 def _stack(entries: Sequence[Values], *, share: bool = True) -> tuple[Values, Values]:

@@ -58,7 +58,7 @@ def analyse(
     Parts are probed on `probed` of the feeds, evenly chosen; everything together and the checks are run on all.
     `seen` is what calibration observed, for the statistics of activations; else they are of the probed feeds. `work`
     is a folder for what is only needed on the way. Raises StepError `model_not_repeatable` where the float model does
-    not give the same outputs in parts as whole.
+    not give the same outputs in parts as whole, and as `Network`.
     """
     return _Analysis(plan, feeds, work, threads, probed).result(seen)
 
@@ -115,13 +115,10 @@ class _Analysis:
     def _measured(self, plan: Plan) -> list[Score]:
         """What a plan does to the outputs, feed by feed, run as the artifact will be."""
         network = self._network
-        session = self._meter.observe(
-            insert(plan).model, network.outputs, self._folder / "quantized.onnx", network.work.total
-        )
-        return [
-            score(exact, session.run(feed, network.outputs))
-            for feed, exact in zip(self._feeds, self._exact, strict=True)
-        ]
+        model = insert(plan).model
+        outputs = network.outputs_of(model)
+        session = self._meter.observe(model, outputs, self._folder / "quantized.onnx", network.work.total)
+        return [score(exact, session.run(feed, outputs)) for feed, exact in zip(self._feeds, self._exact, strict=True)]
 
     def _floor(self, together: Sequence[Score]) -> float:
         """SQNR of the float model in parts, on one feed."""

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from onnx import ModelProto, TensorProto, helper
+from onnx import ModelProto, helper
 
+from app.errors import StepError
 from workers.quantization.graph import captured, sort_nodes
+from workers.quantization.judged import judged_tensors, names_within
 from workers.quantization.qdq.plan import Array, Plan
 from workers.quantization.sensitivity.metering import Meter, Metered, Work, measured_work
 from workers.quantization.sensitivity.outputs import Score, same, score
@@ -19,7 +21,8 @@ class Network:
     """A plan's float model, and what it makes of some feeds.
 
     `base` is that model, and `model` the same with `entries`: by quantized activation, the tensor that those of its
-    readers read which read it quantized.
+    readers read which read it quantized. `outputs` are the floating ones, or what `judged_tensors` has for them.
+    Raises StepError `outputs_not_floating` where there is nothing to compare.
     """
 
     def __init__(self, plan: Plan, layers: Sequence[Layer], feed: Values, folder: Path, meter: Meter) -> None:
@@ -27,9 +30,13 @@ class Network:
         self.model = ModelProto()
         self.model.CopyFrom(self.base)
         self.entries = _give_entries(self.model, plan)
-        self.outputs = [
-            value.name for value in self.model.graph.output if value.type.tensor_type.elem_type == TensorProto.FLOAT
-        ]
+        self._judged = judged_tensors(self.base)
+        self.outputs = names_within(self.model, self._judged)
+        if not self.outputs:
+            raise StepError(
+                "No output hangs on floating numbers, so quantizing costs the outputs nothing.",
+                code="outputs_not_floating",
+            )
         self._folder = folder
         self._meter = meter
         self.work: Work = measured_work(self.model, feed, folder / "work.onnx", meter=meter)
@@ -38,6 +45,10 @@ class Network:
         names = [name for region in self._regions for name in region.outputs]
         self._crossing = list(dict.fromkeys([*self.outputs, *names]))
         self._whole = meter.observe(self.model, self._crossing, folder / "whole.onnx", self.work.total)
+
+    def outputs_of(self, model: ModelProto) -> list[str]:
+        """The names that the outputs have in a model that was made of the float one."""
+        return names_within(model, self._judged)
 
     def run(self, feed: Values) -> list[Array]:
         """The outputs of the float model."""
@@ -75,11 +86,17 @@ class Network:
         return score(exact, [found.get(name, value) for name, value in zip(self.outputs, exact, strict=True)])
 
     def _ends(self, plan: Plan, layers: Sequence[Layer]) -> list[str]:
-        """Tensors that something is changed at or that a layer reads."""
+        """Tensors that something is changed at, that a layer reads or that outputs are judged by."""
         stored = {tensor.name for tensor in self.model.graph.initializer}
         nodes = {node.name: node for node in self.model.graph.node}
         read = [name for layer in layers for name in nodes[layer.node].input if name and name not in stored]
-        return [*read, *(layer.output for layer in layers), *plan.placement.activations, *self.entries.values()]
+        return [
+            *self.outputs,
+            *read,
+            *(layer.output for layer in layers),
+            *plan.placement.activations,
+            *self.entries.values(),
+        ]
 
 
 def _give_entries(model: ModelProto, plan: Plan) -> dict[str, str]:

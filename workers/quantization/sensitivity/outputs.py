@@ -64,6 +64,8 @@ def same(exact: Sequence[Array]) -> Score:
 
 def power(exact: Array, found: Array) -> tuple[float, float]:
     """Sums of squares of the finite numbers of a tensor, and of how far another one is from them."""
+    if exact.dtype.itemsize < 4:  # sums of squares soon outgrow half precision
+        exact, found = exact.astype(np.float32), found.astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         difference = (found - exact).reshape(-1)
         flat = np.ascontiguousarray(exact).reshape(-1)

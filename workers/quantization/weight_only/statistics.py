@@ -23,6 +23,9 @@ lengths beyond all others, which the next norm takes back: one of 512 had 99.8 %
 and the other tokens hardly counted."""
 
 
+_PRODUCTS = frozenset({"Gemm", "MatMul"})
+
+
 def shares(inputs: Mapping[str, int]) -> Iterator[list[str]]:
     """Group tensors, in order, so that each group's moments fit `MOST_BYTES`; sizes are of their last axis."""
     share: list[str] = []
@@ -43,8 +46,9 @@ def second_moments(
     """The mean of xᵀx over all tokens of each named tensor, none of which counts beyond `_LOUDEST`: float32
     [inputs, inputs] by name.
 
-    `model` may refer to external data in `folder`. Raises StepError `calibration_missing` without rows, and
-    `calibration_failed` where the model does not run or a tensor is not finite.
+    `model` may refer to external data in `folder`. Raises StepError `calibration_missing` without rows,
+    `calibration_empty` without tokens in them, and `calibration_failed` where the model does not run or a tensor is not
+    finite: of those that products read, the first in the order of computation is named.
     """
     session = _session(_up_to(model, names), folder, threads)
     wanted = {port.name for port in session.get_inputs()}
@@ -65,11 +69,18 @@ def second_moments(
             with np.errstate(over="ignore", invalid="ignore"):  # told below
                 product = flat.T @ flat
             if not np.isfinite(product).all():
-                raise _failed(f"the tensor {name!r} is not finite on row {rows}")
+                first = _first_not_finite(model, folder, feed, threads)
+                why = "holds numbers too large to be squared" if first is None else "is not finite"
+                raise _failed(f"the tensor {first or name!r} {why} on row {rows}")
             sums[name] = sums[name] + product if name in sums else product
             counts[name] = counts.get(name, 0) + len(flat)
     if not rows:
         raise missing()
+    if not any(counts.values()):
+        raise StepError(
+            "The calibration rows are empty arrays: no product read a number. Give rows with elements.",
+            code="calibration_empty",
+        )
     return {
         name: np.asarray(total / np.float32(max(counts[name], 1)), dtype=np.float32) for name, total in sums.items()
     }
@@ -86,6 +97,20 @@ def quieted(tokens: Floats) -> Floats:
     factors: Floats = np.sqrt(most / np.maximum(squares, most)).astype(np.float32)
     quiet: Floats = tokens * factors[:, None]
     return quiet
+
+
+def _first_not_finite(model: ModelProto, folder: Path, feed: Mapping[str, Floats], threads: int) -> str | None:
+    """Of the tensors that products read, the first in the order of computation that is not finite on these rows."""
+    read = {node.input[0] for node in model.graph.node if node.op_type in _PRODUCTS}
+    made = [name for node in model.graph.node for name in node.output if name in read]
+    inputs = [value.name for value in model.graph.input if value.name in read and value.name in feed]
+    found = {name: feed[name] for name in inputs}
+    if made:
+        session = _session(_up_to(model, made), folder, threads)
+        wanted = {port.name for port in session.get_inputs()}
+        given = {name: value for name, value in feed.items() if name in wanted}
+        found |= dict(zip(made, session.run(made, given), strict=True))
+    return next((name for name, values in found.items() if not np.isfinite(values).all()), None)
 
 
 def missing() -> StepError:
