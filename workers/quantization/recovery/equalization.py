@@ -169,7 +169,7 @@ class _Inputs:
     @property
     def are_alone(self) -> bool:
         """Whether every output reads a single channel, as in depthwise convolutions."""
-        return self.parts.shape[0] > 1 and self.parts.shape[2] == 1
+        return bool(self.parts.shape[0] > 1 and self.parts.shape[2] == 1)
 
     def reach(self) -> Array:
         """The largest weight that reads each input channel [groups · inputs]."""
