@@ -6,6 +6,7 @@ from pathlib import Path
 
 from onnx import ModelProto
 
+from app.errors import StepError
 from workers.quantization.calibration.collect import Feeds, collect
 from workers.quantization.calibration.statistics import Statistics
 from workers.quantization.qdq.plan import Plan, Setting
@@ -31,15 +32,23 @@ class Material:
         """The statistics, with those of tensors that a step has changed taken from its model.
 
         On the rows that the others come from: ranges from fewer are narrower, and the step would be judged by that.
+        Raises StepError `step_not_applicable` where the step makes numbers too large for float32.
         """
-        seen = collect(
-            model,
-            tensors,
-            self.observed,
-            self.work,
-            threads=self.threads,
-            histograms=self.setting.calibration.needs_histograms,
-        )
+        try:
+            seen = collect(
+                model,
+                tensors,
+                self.observed,
+                self.work,
+                threads=self.threads,
+                histograms=self.setting.calibration.needs_histograms,
+            )
+        except StepError as error:
+            if error.code != "calibration_not_finite":
+                raise
+            raise StepError(
+                "Scaled as the step would have it, activations are too large for float32.", code="step_not_applicable"
+            ) from error
         return Statistics(self.statistics.samples, {**self.statistics.tensors, **seen.tensors})
 
 
