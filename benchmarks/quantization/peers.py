@@ -47,7 +47,7 @@ class Made:
     def log(self, lines: int = 12) -> str:
         """The last lines that the maker printed, without colours and what progress bars wrote over."""
         text = re.sub(r"\x1b\[[0-9;]*m", "", (self.folder / "log.txt").read_text(errors="replace"))
-        text = text.replace(f"{ROOT}/", "")
+        text = _without_places(text)
         shown = [line.rstrip().rpartition("\r")[2][:160] for line in text.split("\n")]
         return "\n".join([line for line in shown if line.strip()][-lines:])
 
@@ -100,9 +100,14 @@ def make(peer: str, configuration: str, model: Path, feeds: Sequence[Feed], name
         except (subprocess.SubprocessError, OSError) as error:
             ended = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         if not record.exists():  # it could not even import, or was ended
-            record.write_text(json.dumps({"error": ended or "ended without a record"}))
+            record.write_text(json.dumps({"error": _without_places(ended) or "ended without a record"}))
         calibration.unlink()
     return Made(folder, json.loads(record.read_text()))
+
+
+def _without_places(text: str) -> str:
+    """Text that says nothing of where this checkout lies."""
+    return text.replace(f"{ROOT}/", "")
 
 
 def _run(peer: str, arguments: Sequence[str], log: Path) -> str:
