@@ -100,7 +100,10 @@ def minilm_task() -> Task:
     ]
     rows += [Row("nncf", "int8, transformer"), Row("nncf", "int8, transformer, full bias correction")]
     rows += [Row("quark", "A8W8"), Row("quark", "uint8 × int8 per channel, CLE")]
-    rows += [Row("neural_compressor", "SmoothQuant, U8S8 per channel, reduce_range")]
+    rows += [
+        Row("neural_compressor", name)
+        for name in ("static, U8S8 per channel, reduce_range", "SmoothQuant, U8S8 per channel, reduce_range")
+    ]
     rows += [Row(OURS, "static_int8"), Row(OURS, "dynamic_int8")]
     rows += _four_bits(BLOCKS)
     return Task(
