@@ -117,7 +117,11 @@ def _run(peer: str, arguments: Sequence[str], log: Path) -> str:
             command = [sys.executable, "-m", "benchmarks.quantization.ours"]
         else:
             command = [str(interpreter(peer)), str(SCRIPTS / f"by_{peer}.py")]
-        done = subprocess.run([*command, *arguments], stdout=written, stderr=subprocess.STDOUT, timeout=SECONDS)
+        # Some makers leave files where they are run.
+        place = ROOT if peer == OURS else log.parent
+        done = subprocess.run(
+            [*command, *arguments], stdout=written, stderr=subprocess.STDOUT, timeout=SECONDS, cwd=place
+        )
     if not done.returncode:
         return ""
     last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
