@@ -1,15 +1,23 @@
-"""By which tensors a quantized model is compared with its original: its floating outputs, or what stands for them."""
+"""How a quantized model is compared with its original: by its floating outputs, or by what stands for them."""
 
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
+from workers.quantization.affine import Array
 from workers.quantization.graph import captured
 
 FLOATING = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE})
 """Floating types that the runtime gives as arrays: onnxruntime 1.32 hands no bfloat16 to NumPy."""
+
+FLOATING_DTYPES = frozenset({"float16", "float32", "float64"})
+"""The same by NumPy's names."""
+
+_LEAST_POWER = 1e-20
+"""Sums of squares below it are not taken in float32, whose squares of small numbers vanish."""
 
 _OF_SHAPES = frozenset({"Shape", "Size"})
 
@@ -44,6 +52,22 @@ def names_within(model: ModelProto, judged: list[Judged]) -> list[str]:
     """The names of these tensors in a model that was made of theirs."""
     nodes = {node.name: node for node in model.graph.node}
     return [each.within(nodes) for each in judged]
+
+
+def power(exact: Array, found: Array) -> tuple[float, float]:
+    """Sums of squares of the finite numbers of a tensor, and of how far another one is from them."""
+    if exact.dtype.itemsize < 4:  # sums of squares soon outgrow half precision
+        exact, found = exact.astype(np.float32), found.astype(np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = (found - exact).reshape(-1)
+        flat = np.ascontiguousarray(exact).reshape(-1)
+        signal, noise = float(np.dot(flat, flat)), float(np.dot(difference, difference))
+    if _LEAST_POWER < signal < np.inf and noise < np.inf:
+        return signal, noise
+    # Too large or too small for float32, or not finite.
+    defined = np.isfinite(flat)
+    wide, difference = flat[defined].astype(np.float64), difference[defined].astype(np.float64)
+    return float(np.dot(wide, wide)), float(np.dot(difference, difference))
 
 
 def _in_front_of_outputs(graph: GraphProto) -> Iterator[Judged]:

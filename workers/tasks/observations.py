@@ -8,6 +8,8 @@ from app.domain.recipe import Static, calibration_samples, needs_calibration, ne
 from app.services.work import ClaimedJob
 
 _VERSIONS = ("bitpress", "onnxruntime", "onnx", "numpy")
+_FORM = 2
+"""Of the file that observations are kept in: another one wherever what it holds changes."""
 
 
 def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
@@ -25,6 +27,7 @@ def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
     decides = None if whole else {"technique", "op_types", "keep_float", "activation_type", "requantize"}
     versions = fingerprint.get("versions", {})
     known_by = {
+        "form": _FORM,
         "model": [job.model.sha256, job.model.file_name],
         "data": [rows.sha256, rows.file_name, rows.preprocess],
         "recipe": recipe.model_dump(mode="json", include=decides),

@@ -21,6 +21,7 @@ from tests.parts.models import Array
 from tests.unit.quantization.conftest import random_feeds
 from tests.unit.quantization.plans import Feeds, images, inverted_residuals, planned
 from workers.quantization.graph import save
+from workers.quantization.judged import power
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.plan import Plan
 from workers.quantization.recovery.bias_correction import bias_correction
@@ -30,7 +31,6 @@ from workers.quantization.sensitivity.analysis import analyse
 from workers.quantization.sensitivity.choosing import keep_precise, predicted_db
 from workers.quantization.sensitivity.origins import weight_key
 from workers.quantization.sensitivity.outliers import outliers_in
-from workers.quantization.sensitivity.outputs import power
 from workers.quantization.sensitivity.parts import (
     activation_alone,
     float_model,

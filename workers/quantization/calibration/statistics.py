@@ -32,7 +32,6 @@ class TensorStatistics:
     mean_high: float
     moving_low: float
     moving_high: float
-    elements: int
     counts: Counts | None = field(repr=False)
 
 
@@ -55,7 +54,6 @@ class Extremes:
     lows: float
     highs: float
     rows: int
-    elements: int
 
 
 def extremes(values: NDArray[np.float32], rows: int) -> Extremes | None:
@@ -73,7 +71,6 @@ def extremes(values: NDArray[np.float32], rows: int) -> Extremes | None:
         lows=float(lows.sum(dtype=np.float64)),
         highs=float(highs.sum(dtype=np.float64)),
         rows=len(by_row),
-        elements=values.size,
     )
 
 
@@ -86,7 +83,6 @@ class Observer:
         self._lows = self._highs = 0.0
         self._rows = 0
         self._moving: tuple[float, float] | None = None
-        self._elements = 0
 
     def add(self, values: Array, rows: int) -> None:
         """Observe what one feed of `rows` rows made of the tensor."""
@@ -113,7 +109,6 @@ class Observer:
             MOMENTUM * past[0] + (1 - MOMENTUM) * found.low,
             MOMENTUM * past[1] + (1 - MOMENTUM) * found.high,
         )
-        self._elements += found.elements
 
     @property
     def seen(self) -> bool:
@@ -130,7 +125,6 @@ class Observer:
             mean_high=self._highs / self._rows,
             moving_low=self._moving[0],
             moving_high=self._moving[1],
-            elements=self._elements,
             counts=None if self._histogram is None else self._histogram.counts,
         )
 
@@ -173,11 +167,8 @@ class Statistics:
                 counts[arrays["bins"][start:end]] = arrays["counts"][start:end]
             start = end
             values = dict(zip(_SCALARS, (float(value) for value in scalars), strict=True))
-            elements = int(values.pop("elements"))
-            tensors[str(name)] = TensorStatistics(**values, elements=elements, counts=counts)
+            tensors[str(name)] = TensorStatistics(**values, counts=counts)
         return cls(samples=int(arrays["samples"]), tensors=tensors)
 
 
-_SCALARS = (
-    "low", "high", "mean_low", "mean_high", "moving_low", "moving_high", "elements",
-)  # fmt: skip
+_SCALARS = ("low", "high", "mean_low", "mean_high", "moving_low", "moving_high")

@@ -11,9 +11,8 @@ from workers.quantization.emulation.arithmetic import Array
 from workers.quantization.emulation.emulator import Emulator
 from workers.quantization.emulation.kernels import Tally
 from workers.quantization.emulation.lowering import lower
+from workers.quantization.judged import FLOATING_DTYPES
 from workers.runtimes.session import load
-
-FLOATING_DTYPES = frozenset({"float16", "float32", "float64"})
 
 
 @dataclass(frozen=True, slots=True)

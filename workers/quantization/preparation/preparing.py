@@ -55,8 +55,8 @@ def prepare(
 
     `fold` computes beforehand what is made of weights alone; `batch_norms` folds those too, into the products before
     them, each of which gets weights of its own, and Gemms biases of a number a column: it is for techniques that change
-    weights. `requantize` turns a model in
-    QDQ form back into float first; with `partly` a part of the model may be quantized, and stays as it is.
+    weights. `requantize` turns a model in QDQ form back into float first; with `partly` a part of the model may be
+    quantized, and stays as it is.
     Raises StepError `already_quantized`, `keep_float_matches_nothing`, `opset_conversion_failed`, `weights_not_finite`,
     or as `workers.quantization.preparation.reading.read` does.
     """

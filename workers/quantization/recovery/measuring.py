@@ -9,7 +9,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from workers.evaluation.metrics.sqnr_db import CAP, decibel
 from workers.quantization.graph import save
-from workers.quantization.judged import judged_tensors, names_within
+from workers.quantization.judged import judged_tensors, names_within, power
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.plan import Array, Plan
 from workers.runtimes.session import Optimization, Session, load
@@ -52,8 +52,7 @@ class Judge:
     """Compares plans with the model that they come from, on the same rows.
 
     Outputs are its floating ones, or what `judged_tensors` has for them. `layers` are the tensors of the model to
-    compare besides. Numbers that the model itself leaves infinite
-    or undefined are left out.
+    compare besides. Numbers that the model itself leaves infinite or undefined are left out.
     """
 
     def __init__(self, model: ModelProto, layers: Sequence[str], rows: Feeds, work: Path, *, threads: int = 1) -> None:
@@ -94,18 +93,12 @@ class Judge:
 
     def _powers(self, model: ModelProto, names: Sequence[str], wanted: Sequence[Sequence[Array]]) -> Array:
         """Power of the signal and of the noise of each of these tensors, float64 [2, names], on the first rows."""
-        signal, noise = powers = np.zeros((2, len(names)))
-        if not names:
-            return powers
-        session = self._session(model, names)
-        for feed, expected in zip(self._rows, wanted, strict=False):
-            for index, (got, exact) in enumerate(zip(session.run(feed), expected, strict=True)):
-                known = np.isfinite(exact)
-                right = exact[known].astype(np.float64)
-                signal[index] += np.sum(right**2)
-                with np.errstate(invalid="ignore"):
-                    noise[index] += np.sum((right - got[known]) ** 2)
-        return powers
+        powers = np.zeros((len(names), 2))
+        if names:
+            session = self._session(model, names)
+            for feed, expected in zip(self._rows, wanted, strict=False):
+                powers += [power(*pair) for pair in zip(expected, session.run(feed), strict=True)]
+        return powers.T
 
 
 def channel_means(session: Session, feeds: Iterable[Mapping[str, Array]], axes: Sequence[int]) -> list[Array]:

@@ -8,10 +8,8 @@ import numpy as np
 from workers.evaluation.metrics import agreement, kl
 from workers.evaluation.metrics.definition import Rows, no_class_axis
 from workers.evaluation.metrics.sqnr_db import decibel
+from workers.quantization.judged import power
 from workers.quantization.qdq.plan import Array
-
-_LEAST_POWER = 1e-20
-"""Sums of squares below it are not taken in float32, whose squares of small numbers vanish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,22 +58,6 @@ def same(exact: Sequence[Array]) -> Score:
     signal = sum(power(one, one)[0] for one in exact)
     rows = next((len(one) for one in exact if one.size and no_class_axis(one) is None), 0)
     return Score(signal, 0.0, rows, 0.0, float(rows))
-
-
-def power(exact: Array, found: Array) -> tuple[float, float]:
-    """Sums of squares of the finite numbers of a tensor, and of how far another one is from them."""
-    if exact.dtype.itemsize < 4:  # sums of squares soon outgrow half precision
-        exact, found = exact.astype(np.float32), found.astype(np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        difference = (found - exact).reshape(-1)
-        flat = np.ascontiguousarray(exact).reshape(-1)
-        signal, noise = float(np.dot(flat, flat)), float(np.dot(difference, difference))
-    if _LEAST_POWER < signal < np.inf and noise < np.inf:
-        return signal, noise
-    # Too large or too small for float32, or not finite.
-    defined = np.isfinite(flat)
-    wide, difference = flat[defined].astype(np.float64), difference[defined].astype(np.float64)
-    return float(np.dot(wide, wide)), float(np.dot(difference, difference))
 
 
 def total(scores: Iterable[Score]) -> Score:

@@ -5,10 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from workers.quantization.judged import power
 from workers.quantization.qdq.plan import Array, Plan
 from workers.quantization.sensitivity.metering import Meter
 from workers.quantization.sensitivity.network import Network, Values
-from workers.quantization.sensitivity.outputs import Score, power, same, total
+from workers.quantization.sensitivity.outputs import Score, same, total
 from workers.quantization.sensitivity.parts import Layer
 from workers.quantization.sensitivity.twins import Twins, make_twins, rounding_of
 

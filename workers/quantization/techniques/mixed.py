@@ -14,6 +14,7 @@ from app.domain.recipe import BySensitivity, Mixed, Static
 from app.errors import StepError
 from workers.evaluation.metrics.sqnr_db import decibel
 from workers.quantization.assignment import Assigned, alone, assign, with_costly
+from workers.quantization.judged import FLOATING_DTYPES, power
 from workers.quantization.recovery.ladder import JUDGING_FEEDS, Rung, divided
 from workers.quantization.sensitivity.choosing import keep_precise, predicted_db
 from workers.quantization.sensitivity.result import Sensitivity
@@ -160,7 +161,7 @@ def _measured(model_path: Path, artifacts: Sequence[Produced], context: Context)
     assert context.feeds is not None  # as sensitivities have been found on them
     rows = [feed for feed, _ in islice(divided(context.feeds)[1](), JUDGING_FEEDS)]
     original = load(model_path, threads=context.threads)
-    names = [port.name for port in original.outputs if port.dtype.startswith("float")]
+    names = [port.name for port in original.outputs if port.dtype in FLOATING_DTYPES]
     if not names:
         return None
     wanted = [original.run(row, names) for row in rows]
@@ -168,15 +169,11 @@ def _measured(model_path: Path, artifacts: Sequence[Produced], context: Context)
     for artifact in artifacts:
         session = load(artifact.file, threads=context.threads, session_options=artifact.session_options)
         dtypes = {port.name: numpy_dtype(port) for port in session.inputs}  # float16 may have changed them
-        signal, noise = np.zeros((2, len(names)))
+        powers = np.zeros((len(names), 2))
         for row, exact in zip(rows, wanted, strict=True):
             given = {name: np.asarray(row[name]).astype(dtype, copy=False) for name, dtype in dtypes.items()}
-            for index, (right, got) in enumerate(zip(exact, session.run(given, names), strict=True)):
-                known = np.isfinite(right)
-                signal[index] += np.sum(right[known].astype(np.float64) ** 2)
-                with np.errstate(invalid="ignore"):
-                    noise[index] += np.sum((right[known].astype(np.float64) - got[known]) ** 2)
-        found.append(float(np.mean([*map(decibel, signal, noise)])))
+            powers += [power(*pair) for pair in zip(exact, session.run(given, names), strict=True)]
+        found.append(float(np.mean([decibel(*each) for each in powers])))
     return found
 
 
