@@ -4,7 +4,7 @@ The nodes are those that onnxruntime 1.32 fuses into DynamicQuantizeMatMul: Dyna
 readers of an activation; MatMulInteger or ConvInteger; a Cast; and products with both scales.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +18,20 @@ PRODUCTS = ("MatMul", "Gemm", "Conv")
 
 
 @dataclass(frozen=True, slots=True)
+class WeightType:
+    """How stored weights become integers: symmetric, in `bits` of int8 or of uint8 about 128."""
+
+    dtype: str
+    bits: int
+    per_channel: bool
+
+    def affine(self, values: Array, axis: int) -> Affine:
+        """How a weight whose output channels lie along an axis is quantized."""
+        along = axis if self.per_channel else None
+        return symmetric(reach_of(values, along), self.dtype, bits=self.bits, axis=along)
+
+
+@dataclass(frozen=True, slots=True)
 class _Weight:
     """Names of a quantized weight's parts: integers, scale and zero point."""
 
@@ -26,14 +40,12 @@ class _Weight:
     zero_point: str
 
 
-def quantize_products(
-    model: ModelProto, op_types: Sequence[str], kept: Collection[str], *, dtype: str, bits: int, per_channel: bool
-) -> int:
+def quantize_products(model: ModelProto, op_types: Sequence[str], kept: Collection[str], weights: WeightType) -> int:
     """Rewrite products of these types in a prepared model, nested bodies too, but not nodes in `kept`.
 
-    Returns how many. Weights are symmetric, in `bits` of int8 or of uint8 about 128.
+    Returns how many.
     """
-    writer = _Writer(model, dtype, bits, per_channel=per_channel)
+    writer = _Writer(model, weights)
     wanted = frozenset(op_types)
     done = sum(writer.rewrite(graph, wanted, frozenset(kept)) for graph in list(graphs(model.graph)))
     for graph in graphs(model.graph):
@@ -41,9 +53,36 @@ def quantize_products(
     return done
 
 
+def products_by_activation(
+    graph: GraphProto, op_types: Collection[str], kept: Collection[str]
+) -> dict[str, list[NodeProto]]:
+    """The nodes of a model's main graph that `quantize_products` would rewrite, by the activation that they read."""
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    found: dict[str, list[NodeProto]] = {}
+    for node in graph.node:
+        if node.op_type in op_types and node.name not in kept and _can(node, stored):
+            found.setdefault(node.input[0], []).append(node)
+    return found
+
+
+def _can(node: NodeProto, stored: Mapping[str, TensorProto]) -> bool:
+    tensor = stored.get(node.input[1])
+    return (
+        not node.domain
+        and tensor is not None
+        and tensor.data_type == TensorProto.FLOAT
+        and len(tensor.dims) >= 2
+        and all(tensor.dims)
+        and node.input[0] not in stored
+        and attribute(node, "transA", 0) == 0
+        and attribute(node, "beta", 1.0) == 1.0
+        and (node.op_type != "Conv" or len(node.input) < 3 or node.input[2] in stored)
+    )
+
+
 class _Writer:
-    def __init__(self, model: ModelProto, dtype: str, bits: int, *, per_channel: bool) -> None:
-        self._dtype, self._bits, self._per_channel = dtype, bits, per_channel
+    def __init__(self, model: ModelProto, weights: WeightType) -> None:
+        self._weights = weights
         self._homes = {tensor.name: graph for graph in graphs(model.graph) for tensor in graph.initializer}
         self._stored = {tensor.name: tensor for graph in graphs(model.graph) for tensor in graph.initializer}
         self._taken = {name for graph in graphs(model.graph) for name in defined(graph)}
@@ -55,31 +94,37 @@ class _Writer:
         """Rewrite the products of one graph; how many there were."""
         activations: dict[str, list[str]] = {}
         nodes: list[NodeProto] = []
-        done = 0
+        done: set[str] = set()
         for node in graph.node:
-            if node.op_type in op_types and node.name not in kept and self._can(node):
+            if node.op_type in op_types and node.name not in kept and _can(node, self._stored):
                 nodes.extend(self._product(node, activations))
-                done += 1
+                done.add(node.output[0])
             else:
                 nodes.append(NodeProto.FromString(node.SerializeToString()))
+        for node in nodes:
+            if node.op_type == "Add" and done.intersection(node.input):
+                self._keep_axes(node, graph)
         if done:
             del graph.node[:]
             graph.node.extend(nodes)
-        return done
+        return len(done)
 
-    def _can(self, node: NodeProto) -> bool:
-        tensor = self._stored.get(node.input[1])
-        return (
-            not node.domain
-            and tensor is not None
-            and tensor.data_type == TensorProto.FLOAT
-            and len(tensor.dims) >= 2
-            and all(tensor.dims)
-            and node.input[0] not in self._stored
-            and attribute(node, "transA", 0) == 0
-            and attribute(node, "beta", 1.0) == 1.0
-            and (node.op_type != "Conv" or len(node.input) < 3 or node.input[2] in self._stored)
-        )
+    def _keep_axes(self, node: NodeProto, graph: GraphProto) -> None:
+        """Subtract what is added to a product if it might have more axes than that.
+
+        Where onnxruntime 1.32 makes one node of a product and an Add behind it, the result lacks those axes.
+        """
+        known = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
+        for product, other in (tuple(node.input), tuple(reversed(node.input))):
+            if other in self._stored:
+                axes = len(known[product].shape.dim) if product in known and known[product].HasField("shape") else 2
+                if len(self._stored[other].dims) > axes:
+                    negative = fresh(f"{other}_negative", self._taken)
+                    values = -numpy_helper.to_array(self._stored[other])
+                    graph.initializer.append(numpy_helper.from_array(values, negative))
+                    node.op_type = "Sub"
+                    node.input[:] = [product, negative]
+                    return
 
     def _product(self, node: NodeProto, activations: dict[str, list[str]]) -> Iterator[NodeProto]:
         given, name, last = node.input[0], node.name, node.output[0]
@@ -118,8 +163,7 @@ class _Writer:
         if key not in self._made:
             values = numpy_helper.to_array(self._stored[name])
             values = (values.T if flipped else values) * np.float32(factor)
-            axis = (0 if node.op_type == "Conv" else values.ndim - 1) if self._per_channel else None
-            affine = symmetric(reach_of(values, axis), self._dtype, bits=self._bits, axis=axis)
+            affine = self._weights.affine(values, 0 if node.op_type == "Conv" else values.ndim - 1)
             self._made[key] = self._store(name, values, affine, convolution=node.op_type == "Conv")
         return self._made[key]
 

@@ -3,8 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.formats.onnx.graph import all_tensors, bodies_of
@@ -54,6 +57,24 @@ def fresh(name: str, taken: set[str]) -> str:
         free, number = f"{name}_{number}", number + 1
     taken.add(free)
     return free
+
+
+def stored(model: ModelProto, name: str) -> NDArray[Any]:
+    """The numbers of an initializer. Raises KeyError."""
+    return numpy_helper.to_array(_initializer(model, name))
+
+
+def store(model: ModelProto, name: str, values: NDArray[Any]) -> None:
+    """Replace the numbers of an initializer, as float32. Raises KeyError."""
+    _initializer(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+
+
+def _initializer(model: ModelProto, name: str) -> TensorProto:
+    found: TensorProto
+    for found in model.graph.initializer:
+        if found.name == name:
+            return found
+    raise KeyError(name)
 
 
 def drop_nodes(graph: GraphProto, indexes: Iterable[int]) -> None:

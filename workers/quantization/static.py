@@ -18,7 +18,7 @@ from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.placement import BOUNDS, JOINS, MOVES, PRODUCTS, Placement
 from workers.quantization.qdq.plan import Plan, Setting, make_plan, place_for
 from workers.quantization.qdq.wide_ranges import keep_wide_ranges
-from workers.quantization.recovery.ladder import JUDGING_FEEDS, Climbed, Rung, climb, divided, judge_for
+from workers.quantization.recovery.ladder import JUDGING_FEEDS, Climbed, Rung, climb, divided, judge_for, told
 from workers.quantization.recovery.material import Material
 from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.sensitivity.analysis import analyse
@@ -114,7 +114,7 @@ def planned(model_path: Path, options: Static, context: Context) -> Planned:
         *prepared.notes,
         *found.notes,
         f"Ranges by {method}, from {seen.samples} rows.",
-        *(_told(rung) for rung in rungs),
+        *(told(rung) for rung in rungs),
     )
     return Planned(plan, seen, tuple(rungs), notes, prepared.external)
 
@@ -204,10 +204,3 @@ def _setting(options: Static, kept: frozenset[str]) -> Setting:
 
 def _by(setting: Setting, method: CalibrationMethod) -> Setting:
     return replace(setting, calibration=setting.calibration.model_copy(update={"method": method}))
-
-
-def _told(rung: Rung) -> str:
-    name = rung.step.replace("_", " ").capitalize()
-    if rung.kept:
-        return f"{name}: SQNR of the outputs {rung.before_db:.1f} → {rung.after_db:.1f} dB."
-    return f"{name}: {rung.reason}"

@@ -486,6 +486,13 @@ class DynamicInt8(TypedDict):
     """
     requantize: NotRequired[bool]
     """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
+    samples: NotRequired[int]
+    """Calibration rows used at most, by `smoothing`."""
+    smoothing: NotRequired[bool]
+    """
+    Where there are calibration rows: smooth activations, and compute their few largest channels apart in float, if
+    that brings the outputs nearer (those of a sentence embedding by 8 dB).
+    """
     technique: Literal["dynamic_int8"]
     weight_type: NotRequired[Literal["int8", "uint8"]]
     """Type of the stored weights."""

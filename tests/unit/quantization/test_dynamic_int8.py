@@ -145,13 +145,15 @@ def fused(made: Made, folder: Path) -> list[str]:
 def test_the_runtime_fuses_products_with_their_biases(
     make: Maker, tmp_path: Path, weight_type: str, per_channel: bool
 ) -> None:
-    recipe = DynamicInt8.model_validate({"weight_type": weight_type, "per_channel": per_channel, "reduce_range": True})
+    recipe = DynamicInt8.model_validate(
+        {"weight_type": weight_type, "per_channel": per_channel, "reduce_range": True, "smoothing": False}
+    )
 
     assert fused(make(models.mlp(), recipe), tmp_path) == ["DynamicQuantizeMatMul", "Relu", "DynamicQuantizeMatMul"]
 
 
 def test_queries_keys_and_values_read_one_quantized_activation(make: Maker) -> None:
-    made = make(models.transformer(), DynamicInt8(reduce_range=True))
+    made = make(models.transformer(), DynamicInt8(reduce_range=True, smoothing=False))
 
     quantized = [node for node in made.proto.graph.node if node.op_type == "DynamicQuantizeLinear"]
     assert sorted(node.input[0] for node in quantized) == ["mixed", "x"]
@@ -174,7 +176,7 @@ def test_a_weight_that_a_kept_node_reads_is_there_for_it(make: Maker) -> None:
         nodes, [models.value("x", ["n", 8])], [models.value("y", ["n", 8])], [models.weights("w", 8, 8)]
     )
 
-    made = make(model, DynamicInt8(reduce_range=True, keep_float=("second",)))
+    made = make(model, DynamicInt8(reduce_range=True, keep_float=("second",), smoothing=False))
 
     tensors = stored(made.proto)
     assert {name for name in tensors if name.endswith("quantized")} == {"w_quantized"}
@@ -188,3 +190,26 @@ def test_tables_and_recurrences_are_left_to_the_runtimes_own_quantizer(make: Mak
     assert stored(made.proto)["table_quantized"].dtype in (np.int8, np.uint8)
     assert "MatMulInteger" in made.op_types
     assert made.sqnr_db > 20
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize(
+    ("axes", "rows"), [((6,), (3,)), ((1, 6), (3,)), ((1, 1, 6), (3,)), ((1, 1, 6), (3, 5)), ((1, 1, 1, 6), (3, 5))]
+)
+def test_an_addend_gives_the_result_its_axes_after_fusion_too(
+    tmp_path: Path, axes: tuple[int, ...], rows: tuple[int, ...], known: bool
+) -> None:
+    model = models.model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+            helper.make_node("Add", ["a", "b"], ["y"], name="sum"),
+        ],
+        [models.value("x", [*["n"] * len(rows), 8] if known else None)],
+        [models.value("y", None)],
+        [models.weights("w", 8, 6), models.tensor("b", np.ones(axes))],
+    )
+    path = models.save(model, tmp_path / "model.onnx")
+    made = quantize(path, tmp_path / "out.onnx", DynamicInt8(reduce_range=True), Context(work=tmp_path))
+    x = np.random.default_rng(0).standard_normal((*rows, 8)).astype(np.float32)
+    (exact,), (found,) = (load(file).run({"x": x}) for file in (path, made.file))
+    assert found.shape == exact.shape

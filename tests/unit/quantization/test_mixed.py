@@ -44,7 +44,7 @@ from workers.runtimes.session import load
 AVX2 = frozenset({"avx2", "fma"})
 STATIC = StaticInt8(reduce_range=True, recovery=(), calibration=Calibration(method="minmax"))
 WIDE = StaticInt16(recovery=(), calibration=Calibration(method="minmax"))
-DYNAMIC = DynamicInt8(reduce_range=True)
+DYNAMIC = DynamicInt8(reduce_range=True, smoothing=False)
 FOUR_BITS = WeightOnly(bits=4, block_size=16, accuracy_level=0)
 HALF = Float16()
 BRAIN = Bfloat16(least_elements=1)

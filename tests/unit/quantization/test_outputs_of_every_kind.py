@@ -293,7 +293,8 @@ def pooled(*, indices: str) -> ModelProto:
     return made
 
 
-@pytest.mark.parametrize("recipe", [StaticInt8(), StaticInt16()], ids=["8 bits", "16 bits"])
+# Seven bits, so that no processor saturates.
+@pytest.mark.parametrize("recipe", [StaticInt8(reduce_range=True), StaticInt16()], ids=["7 bits", "16 bits"])
 @pytest.mark.parametrize("indices", ["read by nobody", "unpooled by", "put out"])
 def test_a_pooling_whose_indices_are_wanted_stays_in_float(make: Maker, indices: str, recipe: Any) -> None:
     made = make(pooled(indices=indices), recipe, feeds=pictures())
@@ -306,4 +307,4 @@ def test_a_pooling_whose_indices_are_wanted_stays_in_float(make: Maker, indices:
     assert nodes[second.input[0]].op_type == "DequantizeLinear"
     results = [[row[0] for row in rows] for rows in (made.artifact, made.original)]
     if indices != "unpooled by":  # where two neighbours round to the same, another place may be taken
-        assert relative([results[0]], [results[1]]) < 1e-3
+        assert relative([results[0]], [results[1]]) < 2e-3

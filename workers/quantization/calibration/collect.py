@@ -51,7 +51,7 @@ def collect(
     inner = [name for name in wanted if name not in inputs]
     abreast = min(threads, ABREAST)
     samples = 0
-    for number, part in enumerate(_slices(model, inner, feeds, slice_bytes // abreast) or [[]]):
+    for number, part in enumerate(slices(model, inner, feeds, slice_bytes // abreast) or [[]]):
         path = work / f"observed-{number}.onnx"
         session = _session(model, part, path, external=external, threads=threads // abreast)
         given = part if number else [*(name for name in wanted if name in inputs), *part]
@@ -114,7 +114,7 @@ def _type_outputs(model: ModelProto) -> None:
             value.type.tensor_type.elem_type = kind
 
 
-def _slices(model: ModelProto, tensors: Sequence[str], feeds: Feeds, most: int) -> list[list[str]]:
+def slices(model: ModelProto, tensors: Sequence[str], feeds: Feeds, most: int) -> list[list[str]]:
     """The tensors in parts of at most so many bytes, judged by shapes inferred for the first feed."""
     first = next(islice(feeds(), 1), None)
     sizes = _sizes(model, {} if first is None else first[0])

@@ -64,6 +64,9 @@ def extremes(values: NDArray[np.float32], rows: int) -> Extremes | None:
     if values.size == 0:
         return None
     by_row = values.reshape(rows if values.ndim and values.shape[0] == rows else 1, -1)
+    if len(by_row) == 1:  # NumPy is faster without an axis
+        low, high = float(values.min()), float(values.max())
+        return Extremes(low, high, low, high, 1)
     lows, highs = by_row.min(axis=1), by_row.max(axis=1)
     return Extremes(
         low=float(lows.min()),

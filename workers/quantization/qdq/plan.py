@@ -13,6 +13,7 @@ from app.domain.recipe import Calibration
 from workers.quantization.affine import Affine, for_activation, reach_of, symmetric
 from workers.quantization.calibration.ranges import find_range
 from workers.quantization.calibration.statistics import Statistics
+from workers.quantization.graph import store, stored
 from workers.quantization.qdq.placement import Bias, Placement, place
 
 Array = NDArray[Any]
@@ -52,18 +53,11 @@ class Plan:
 
     def stored(self, name: str) -> Array:
         """The float numbers of an initializer."""
-        for tensor in self.model.graph.initializer:
-            if tensor.name == name:
-                return numpy_helper.to_array(tensor)
-        raise KeyError(name)
+        return stored(self.model, name)
 
     def store(self, name: str, values: Array) -> None:
         """Replace the numbers of an initializer."""
-        for tensor in self.model.graph.initializer:
-            if tensor.name == name:
-                tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
-                return
-        raise KeyError(name)
+        store(self.model, name, values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from itertools import islice
 
@@ -110,9 +110,9 @@ def climb(
             rungs.append(Rung(name, kept=False, before_db=round(best.output_db, 3), reason=error.detail))
             continue
         changed, after = max(tried, key=lambda each: each[1].output_db + CORRECTED_DB * bool(each[0].shifts))
-        kept = after.output_db >= best.output_db + LEAST_GAIN_DB
-        rungs.append(_rung(name, best, after, kept=kept))
-        if kept:
+        rung = rung_of(name, best.output_db, after.output_db)
+        rungs.append(replace(rung, layers_db=_layers(best, after)))
+        if rung.kept:
             plan, best = changed, after
     return Climbed(plan, best, rungs)
 
@@ -138,17 +138,29 @@ def _step(name: str) -> Step:
     return step
 
 
-def _rung(name: str, before: Fidelity, after: Fidelity, *, kept: bool) -> Rung:
-    gain = after.output_db - before.output_db
+def rung_of(name: str, before_db: float, after_db: float) -> Rung:
+    """What became of a step that brought the outputs' SQNR from one figure to another: kept if it is worth it."""
+    kept = after_db >= before_db + LEAST_GAIN_DB
     return Rung(
         step=name,
         kept=kept,
-        before_db=round(before.output_db, 3),
-        after_db=round(after.output_db, 3),
-        reason=None if kept else f"undone: the outputs' SQNR changed by {gain:+.2f} dB",
-        layers_db={
-            tensor: (round(before.layers_db[tensor], 2), round(value, 2))
-            for tensor, value in after.layers_db.items()
-            if tensor in before.layers_db
-        },
+        before_db=round(before_db, 3),
+        after_db=round(after_db, 3),
+        reason=None if kept else f"undone: the outputs' SQNR changed by {after_db - before_db:+.2f} dB",
     )
+
+
+def told(rung: Rung) -> str:
+    """What the report says of a step."""
+    name = rung.step.replace("_", " ").capitalize()
+    if rung.kept:
+        return f"{name}: SQNR of the outputs {rung.before_db:.1f} → {rung.after_db:.1f} dB."
+    return f"{name}: {rung.reason}"
+
+
+def _layers(before: Fidelity, after: Fidelity) -> dict[str, tuple[float, float]]:
+    return {
+        tensor: (round(before.layers_db[tensor], 2), round(value, 2))
+        for tensor, value in after.layers_db.items()
+        if tensor in before.layers_db
+    }

@@ -12,7 +12,7 @@ from workers.quantization.graph import save
 from workers.quantization.judged import judged_tensors, names_within, power
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.plan import Array, Plan
-from workers.runtimes.session import Optimization, Session, load
+from workers.runtimes.session import Optimization, Session, load, numpy_dtype
 
 Feeds = Sequence[Mapping[str, Array]]
 
@@ -46,6 +46,23 @@ def observed_session(
     source.graph.output.extend(copies)
     save(source, path)
     return load(path, threads=threads, optimization=optimization)
+
+
+def outputs_db(
+    original: Session, others: Sequence[Session], names: Sequence[str], rows: Iterable[Mapping[str, Array]]
+) -> list[float]:
+    """SQNR of each session's outputs of these names against the original's, in dB: the mean over them.
+
+    Rows pass one by one, so that nothing but sums is kept. Inputs are cast to the types that each session takes.
+    """
+    powers = np.zeros((len(others), len(names), 2))
+    dtypes = [{port.name: numpy_dtype(port) for port in session.inputs} for session in others]
+    for row in rows:
+        exact = original.run(row, names)
+        for place, (session, types) in enumerate(zip(others, dtypes, strict=True)):
+            given = {name: np.asarray(row[name]).astype(dtype, copy=False) for name, dtype in types.items()}
+            powers[place] += [power(*pair) for pair in zip(exact, session.run(given, names), strict=True)]
+    return [float(np.mean([decibel(*each) for each in of])) for of in powers]
 
 
 class Judge:

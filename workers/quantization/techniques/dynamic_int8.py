@@ -6,6 +6,7 @@ convolution one scale a tensor and takes a Gemm apart that is kept in float. Wha
 """
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from onnx import ModelProto, TensorProto
@@ -14,11 +15,15 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType, ad
 
 from app.domain.recipe import DynamicInt8
 from workers.formats.onnx.graph import all_nodes, bodies_of
-from workers.quantization.dynamic_products import PRODUCTS, quantize_products
+from workers.quantization.dynamic_products import PRODUCTS, WeightType, quantize_products
+from workers.quantization.dynamic_smoothing import smooth
 from workers.quantization.finishing import finish
 from workers.quantization.graph import save
+from workers.quantization.judged import judged_tensors
 from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.preparation.naming import rename_inner
+from workers.quantization.recovery.ladder import JUDGING_FEEDS, Rung, divided, rung_of, told
+from workers.quantization.recovery.measuring import observed_session, outputs_db
 from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
 
@@ -30,12 +35,15 @@ _ADDED = ("_quantized", "_scale", "_zero_point", "_scales_mul", "_scale_mul", "_
 
 _LEAST_OPSET = 11  # DynamicQuantizeLinear
 
+_NO_ROWS = "Smoothing: there are no calibration rows, by which activations may be smoothed; give some to have it tried."
+
 
 def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Context) -> Produced:
     """Quantize the weights of the chosen operators; what they multiply is quantized at run time.
 
-    `options.reduce_range` is resolved. Raises StepError `nothing_to_quantize`, `already_quantized`,
-    `keep_float_matches_nothing`, `op_type_not_quantizable` or `quantization_failed`.
+    `options.reduce_range` is resolved. With `context.feeds`, activations are smoothed where that brings the outputs
+    nearer. Raises StepError `nothing_to_quantize`, `already_quantized`, `keep_float_matches_nothing`,
+    `op_type_not_quantizable` or `quantization_failed`.
     """
     op_types = select_op_types(options.op_types, OP_TYPES, "dynamic_int8")
     prepared = prepare(
@@ -48,30 +56,70 @@ def quantize(model_path: Path, out_path: Path, options: DynamicInt8, context: Co
         requantize=options.requantize,
     )
     rename_inner(prepared.model, _ADDED)
-    model, others = _quantize_others(prepared, [name for name in op_types if name not in PRODUCTS], options)
-    products = quantize_products(
-        model,
-        [name for name in op_types if name in PRODUCTS],
-        prepared.kept,
-        dtype=options.weight_type,
-        bits=7 if options.reduce_range is True else 8,
-        per_channel=options.per_channel,
+    made, rungs, note = _made(prepared, op_types, options, context)
+    finish(made)
+    save(made, out_path, external=prepared.external)
+    return Produced(out_path, notes=(*prepared.notes, *filter(None, [note])), recovery=rungs)
+
+
+def _made(
+    prepared: Prepared, op_types: Sequence[str], options: DynamicInt8, context: Context
+) -> tuple[ModelProto, tuple[Rung, ...], str]:
+    """The model in integers, what smoothing brought, and what the report says of it.
+
+    Smoothed or not, whichever is nearer on rows that smoothing was not fitted to.
+    """
+    products = [name for name in op_types if name in PRODUCTS]
+    judged = [each.name for each in judged_tensors(prepared.model)]
+    if not options.smoothing or not judged or not products:
+        return _in_integers(prepared.model, prepared.kept, op_types, options), (), ""
+    if context.feeds is None:
+        return _in_integers(prepared.model, prepared.kept, op_types, options), (), _NO_ROWS
+    fitting, judging = divided(context.feeds)
+    smoothed = _copy(prepared.model)
+    apart = smooth(smoothed, products, prepared.kept, _weights(options), fitting, context.work, threads=context.threads)
+    plain = _in_integers(_copy(prepared.model), prepared.kept, op_types, options)
+    if apart is None:
+        return plain, (), "Smoothing: no activation's products come nearer for it."
+    made = (plain, _in_integers(smoothed, prepared.kept | apart, op_types, options))
+    original, *sessions = (
+        observed_session(model, judged, context.work / f"judged-{number}.onnx", threads=context.threads)
+        for number, model in enumerate((prepared.model, *made))
     )
+    rows = (feed for feed, _ in islice(judging(), JUDGING_FEEDS))
+    before, after = outputs_db(original, sessions, judged, rows)
+    rung = rung_of("smoothing", before, after)
+    return made[rung.kept], (rung,), told(rung)
+
+
+def _in_integers(model: ModelProto, kept: frozenset[str], op_types: Sequence[str], options: DynamicInt8) -> ModelProto:
+    """Rewrite nodes of these types that are not in `kept`; the model that was given is used up."""
+    types = about_types(model)
+    model, others = _quantize_others(model, kept, [name for name in op_types if name not in PRODUCTS], options)
+    products = quantize_products(model, [name for name in op_types if name in PRODUCTS], kept, _weights(options))
     if not products and not others:
         raise nothing_to_quantize(
             "dynamic_int8",
-            f"the model has no {' or '.join(op_types)} with a stored float32 matrix that is not kept in float"
-            f"{about_types(prepared.model)}",
+            f"the model has no {' or '.join(op_types)} with a stored float32 matrix that is not kept in float{types}",
         )
-    finish(model)
-    save(model, out_path, external=prepared.external)
-    return Produced(out_path, notes=prepared.notes)
+    return model
 
 
-def _quantize_others(prepared: Prepared, op_types: Sequence[str], options: DynamicInt8) -> tuple[ModelProto, bool]:
+def _weights(options: DynamicInt8) -> WeightType:
+    return WeightType(options.weight_type, 7 if options.reduce_range is True else 8, options.per_channel)
+
+
+def _copy(model: ModelProto) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _quantize_others(
+    model: ModelProto, kept: frozenset[str], op_types: Sequence[str], options: DynamicInt8
+) -> tuple[ModelProto, bool]:
     """Let onnxruntime's quantizer rewrite nodes of these types; returns the model, and whether it has such nodes."""
-    model = prepared.model
-    chosen = [node.name for node in all_nodes(model) if node.op_type in op_types and node.name not in prepared.kept]
+    chosen = [node.name for node in all_nodes(model) if node.op_type in op_types and node.name not in kept]
     if not chosen:
         return model, False
     add_infer_metadata(model)

@@ -8,20 +8,18 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
-
 from app.domain.recipe import BySensitivity, Mixed, Static
 from app.errors import StepError
-from workers.evaluation.metrics.sqnr_db import decibel
 from workers.quantization.assignment import Assigned, alone, assign, with_costly
-from workers.quantization.judged import FLOATING_DTYPES, power
+from workers.quantization.judged import FLOATING_DTYPES
 from workers.quantization.recovery.ladder import JUDGING_FEEDS, Rung, divided
+from workers.quantization.recovery.measuring import outputs_db
 from workers.quantization.sensitivity.choosing import keep_precise, predicted_db
 from workers.quantization.sensitivity.result import Sensitivity
 from workers.quantization.static import planned, sensitivity_of
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 from workers.quantization.technique import quantize as quantize_alone
-from workers.runtimes.session import load, numpy_dtype
+from workers.runtimes.session import load
 
 
 def quantize(model_path: Path, out_path: Path, options: Mixed, context: Context) -> Produced:
@@ -159,22 +157,13 @@ def _measured(model_path: Path, artifacts: Sequence[Produced], context: Context)
     The rows are those that judge recovery steps, as none was fitted to them.
     """
     assert context.feeds is not None  # as sensitivities have been found on them
-    rows = [feed for feed, _ in islice(divided(context.feeds)[1](), JUDGING_FEEDS)]
+    rows = (feed for feed, _ in islice(divided(context.feeds)[1](), JUDGING_FEEDS))
     original = load(model_path, threads=context.threads)
     names = [port.name for port in original.outputs if port.dtype in FLOATING_DTYPES]
     if not names:
         return None
-    wanted = [original.run(row, names) for row in rows]
-    found = []
-    for artifact in artifacts:
-        session = load(artifact.file, threads=context.threads, session_options=artifact.session_options)
-        dtypes = {port.name: numpy_dtype(port) for port in session.inputs}  # float16 may have changed them
-        powers = np.zeros((len(names), 2))
-        for row, exact in zip(rows, wanted, strict=True):
-            given = {name: np.asarray(row[name]).astype(dtype, copy=False) for name, dtype in dtypes.items()}
-            powers += [power(*pair) for pair in zip(exact, session.run(given, names), strict=True)]
-        found.append(float(np.mean([decibel(*each) for each in powers])))
-    return found
+    made = [load(each.file, threads=context.threads, session_options=each.session_options) for each in artifacts]
+    return outputs_db(original, made, names, rows)
 
 
 def _follow(assigned: Assigned, model_path: Path, out_path: Path, context: Context) -> Produced:

@@ -1,0 +1,312 @@
+"""Smoothing of what is quantized at run time: the same in float, nearer in integers, or undone."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import ModelProto, helper, numpy_helper
+
+from app.domain.recipe import DynamicInt8, Mixed, Part, StaticInt8, calibration_samples
+from tests.parts import models
+from tests.parts.models import Array
+from tests.unit.quantization.conftest import Feeds, Maker
+from workers.quantization.affine import for_range, symmetric
+from workers.quantization.calibration.collect import Feeds as Starts
+from workers.quantization.dynamic_products import WeightType
+from workers.quantization.dynamic_smoothing import smooth
+from workers.quantization.recovery.ladder import divided
+from workers.quantization.recovery.measuring import outputs_db
+from workers.quantization.technique import Context, quantize
+from workers.runtimes.session import Port, load
+
+WIDE = 64
+SEVEN = WeightType("int8", 7, per_channel=True)
+RECIPE = DynamicInt8(reduce_range=True)
+TYPES = ("MatMul", "Gemm")
+
+
+def product(op_type: str = "MatMul", *, flipped: bool = False, alpha: float = 1.0, readers: int = 1) -> ModelProto:
+    """Products of one activation, behind a Relu whose output another node reads too."""
+    attributes = {"transB": int(flipped), "alpha": alpha} if op_type == "Gemm" else {}
+    weight = np.random.default_rng(1).normal(0, 0.2, (WIDE, 6)).astype(np.float32)
+    nodes = [helper.make_node("Relu", ["x"], ["r"], name="relu"), helper.make_node("Neg", ["r"], ["n"], name="neg")]
+    nodes += [
+        helper.make_node(op_type, ["r", f"w{number}"], [f"y{number}"], name=f"product{number}", **attributes)
+        for number in range(readers)
+    ]
+    outputs = [models.value(f"y{number}", ["rows", 6]) for number in range(readers)]
+    return models.model(
+        nodes,
+        [models.value("x", ["rows", WIDE])],
+        [*outputs, models.value("n", ["rows", WIDE])],
+        [models.tensor(f"w{number}", weight.T if flipped else weight) for number in range(readers)],
+    )
+
+
+def rows_of(count: int, outliers: tuple[int, ...] = (), by: float = 60.0, seed: int = 0) -> list[Feeds]:
+    rng = np.random.default_rng(seed)
+    rows = []
+    for _ in range(count):
+        x = rng.standard_normal((5, WIDE)).astype(np.float32)
+        x[:, list(outliers)] *= by
+        rows.append({"x": x})
+    return rows
+
+
+def starts(rows: list[Feeds]) -> Starts:
+    return lambda: ((row, 1) for row in rows)
+
+
+def nodes_of(model: ModelProto, op_type: str) -> list[onnx.NodeProto]:
+    return [node for node in model.graph.node if node.op_type == op_type]
+
+
+def stored(model: ModelProto, name: str) -> Array:
+    return next(numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == name)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    form=st.sampled_from(["MatMul", "Gemm", "Gemm, transB", "Gemm, alpha"]),
+    readers=st.integers(1, 2),
+    outliers=st.sampled_from([(), (3,), (3, 50), (0, 1, 2, 63)]),
+    by=st.floats(5, 500),
+)
+def test_a_smoothed_model_is_the_same_in_float(
+    tmp_path_factory: pytest.TempPathFactory, form: str, readers: int, outliers: tuple[int, ...], by: float
+) -> None:
+    folder = tmp_path_factory.mktemp("smooth")
+    model = product(
+        form.split(",")[0], flipped="transB" in form, alpha=0.3 if "alpha" in form else 1.0, readers=readers
+    )
+    rows = rows_of(8, outliers, by)
+    before = load(models.save(model, folder / "before.onnx"))
+    smooth(model, TYPES, frozenset(), SEVEN, starts(rows), folder)
+    onnx.checker.check_model(model, full_check=True)
+    after = load(models.save(model, folder / "after.onnx"))
+    for row in rows_of(4, outliers, by, seed=9):
+        for one, other in zip(before.run(row), after.run(row), strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(one).max())
+
+
+def plain_error(rows: list[Array], weight: Array, divisor: Array, apart: list[int]) -> float:
+    """The relative squared error of one product, row after row: each feed quantized by its own range."""
+    inside = np.array([channel not in apart for channel in range(len(divisor))])
+    harder = np.where(inside[:, np.newaxis], weight * divisor[:, np.newaxis], 0).astype(np.float32)
+    columns = [symmetric(np.abs(column).max(), "int8", bits=7).rounded(column) for column in harder.T]
+    total, exact = 0.0, [feed @ weight for feed in rows]
+    power = float(np.mean([np.square(row).sum() for wanted in exact for row in wanted]))
+    for feed, wanted in zip(rows, exact, strict=True):
+        smoothed = np.where(inside, feed / divisor, 0).astype(np.float32)
+        whole = for_range(float(smoothed.min()), float(smoothed.max()), "uint8").rounded(smoothed)
+        found = whole @ np.stack(columns, axis=1) + feed[:, apart] @ weight[apart]
+        for one, other in zip(found, wanted, strict=True):
+            total += np.square(one - other).sum() / max(np.square(other).sum(), 1e-4 * power)
+    return float(total)
+
+
+@pytest.mark.parametrize("outliers", [(3,), (3, 50), (5, 6, 7)])
+def test_the_choice_is_the_one_that_trying_all_would_make(tmp_path: Path, outliers: tuple[int, ...]) -> None:
+    model, rows = product(), rows_of(6, outliers)
+    weight = stored(model, "w0")
+    feeds = [np.maximum(row["x"], 0) for row in rows]
+    peaks = np.sqrt(np.mean([np.square(feed.max(axis=0)) for feed in feeds], axis=0))
+    needed = np.abs(weight).max(axis=1)
+    order = sorted(range(WIDE), key=lambda channel: -peaks[channel] * needed[channel])
+    least, choice = plain_error(feeds, weight, np.ones(WIDE), []), (np.ones(WIDE), [])
+    for count in (0, 1, 2, 4, 8):
+        tried = []
+        for alpha in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
+            divisor = np.maximum(peaks, 0.02 * np.median(peaks)) ** alpha / needed ** (1 - alpha)
+            divisor = divisor / np.exp(np.mean(np.log(divisor)))
+            tried.append((plain_error(feeds, weight, divisor, order[:count]), divisor))
+        error, divisor = min(tried, key=lambda each: each[0])
+        if error < 0.7 * least:
+            least, choice = error, (divisor, order[:count])
+
+    smooth(model, TYPES, frozenset(), SEVEN, starts(rows), tmp_path)
+
+    divisor, apart = choice
+    assert set(outliers) <= set(apart), "the case has something to find"
+    expected = np.array([0.0 if channel in apart else 1 / divisor[channel] for channel in range(WIDE)])
+    (factor,) = (node.input[1] for node in nodes_of(model, "Mul"))
+    np.testing.assert_allclose(stored(model, factor), expected, rtol=1e-5)
+    (places,) = (node.input[1] for node in nodes_of(model, "Gather"))
+    assert list(stored(model, places)) == apart
+
+
+def test_a_normalization_divides_by_itself_and_is_computed_whole(tmp_path: Path) -> None:
+    gain = np.ones(WIDE)
+    gain[[3, 50]] = 80.0
+    model = models.model(
+        [
+            helper.make_node("LayerNormalization", ["x", "gain", "shift"], ["n"], name="norm", axis=-1),
+            helper.make_node("MatMul", ["n", "w"], ["y"], name="product"),
+        ],
+        [models.value("x", ["rows", WIDE])],
+        [models.value("y", ["rows", 6])],
+        [models.tensor("gain", gain), models.tensor("shift", np.zeros(WIDE)), models.weights("w", WIDE, 6)],
+    )
+    assert smooth(model, TYPES, frozenset(), SEVEN, starts(rows_of(6)), tmp_path) == frozenset()
+    assert [node.op_type for node in model.graph.node] == ["LayerNormalization", "MatMul"]
+    assert not np.allclose(stored(model, "gain"), gain)
+
+
+@pytest.mark.parametrize("outliers", [(), (3,), (3, 50)])
+def test_what_is_kept_is_nearer_as_measured_on_rows_that_nothing_was_fitted_to(
+    make: Maker, tmp_path: Path, outliers: tuple[int, ...]
+) -> None:
+    rows = rows_of(32, outliers)
+    plain = make(product(), RECIPE.model_copy(update={"smoothing": False}), feeds=rows)
+    assert plain.produced.recovery == ()
+    made = make(product(), RECIPE, feeds=rows)
+    if not made.produced.recovery:
+        assert not outliers
+        assert made.produced.notes == ("Smoothing: no activation's products come nearer for it.",)
+        return
+    (rung,) = made.produced.recovery
+    judging = [row for row, _ in divided(starts(rows))[1]()]
+    found = []
+    for artifact in (plain, made):
+        noise, signal = np.zeros(2), np.zeros(2)
+        for row in judging:
+            exact = np.maximum(row["x"], 0) @ stored(product(), "w0"), -np.maximum(row["x"], 0)
+            # Of the smaller one's own file, run by onnxruntime alone.
+            for place, (wanted, output) in enumerate(zip(exact, artifact.session.run(row), strict=True)):
+                noise[place] += np.square(wanted - output).sum()
+                signal[place] += np.square(wanted).sum()
+        found.append(np.mean(10 * np.log10(signal / np.maximum(noise, signal * 1e-20))))
+    assert rung.step == "smoothing"
+    if rung.kept:
+        assert found[1] > found[0]
+        assert rung.after_db - rung.before_db == pytest.approx(found[1] - found[0], abs=0.01)
+    if outliers:
+        assert rung.kept
+        assert found[1] > found[0] + 3
+        assert len(nodes_of(made.proto, "MatMulInteger")) == 1
+        assert len(nodes_of(made.proto, "MatMul")) == 1, "the few channels apart, in float"
+
+
+def test_smoothing_that_makes_the_outputs_worse_is_undone_and_says_so(make: Maker) -> None:
+    """Fitted to rows in which one half of the channels is large, judged by rows in which it is the other half."""
+    rows = rows_of(40)
+    judging = {id(row) for row, _ in divided(starts(rows))[1]()}
+    for row in rows:
+        row["x"][:, slice(32, None) if id(row) in judging else slice(32)] *= 50.0
+    plain = make(product(), RECIPE.model_copy(update={"smoothing": False}), feeds=rows)
+    made = make(product(), RECIPE, feeds=rows)
+    (rung,) = made.produced.recovery
+    assert not rung.kept
+    assert rung.after_db is not None
+    assert rung.after_db < rung.before_db
+    assert any("undone" in note for note in made.produced.notes)
+    assert made.proto.graph.SerializeToString() == plain.proto.graph.SerializeToString()
+
+
+def test_without_rows_nothing_is_smoothed_and_the_report_says_what_to_give(tmp_path: Path) -> None:
+    path = models.save(product(), tmp_path / "model.onnx")
+    made = quantize(path, tmp_path / "out.onnx", RECIPE, Context(work=tmp_path))
+    assert made.recovery == ()
+    assert any("calibration rows" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        pytest.param(rows_of(1, (3,)), id="one row"),
+        pytest.param([{"x": np.full((5, WIDE), np.nan, np.float32)}] * 4, id="no numbers"),
+        pytest.param([{"x": np.full((5, WIDE), 3e38, np.float32)}] * 4, id="huge"),
+        pytest.param([{"x": np.zeros((5, WIDE), np.float32)}] * 4, id="zeros"),
+        pytest.param([{"x": np.zeros((0, WIDE), np.float32)}] * 4, id="empty"),
+    ],
+)
+def test_rows_that_tell_nothing_leave_the_artifact_as_it_is_without_them(tmp_path: Path, rows: list[Feeds]) -> None:
+    path = models.save(product(), tmp_path / "model.onnx")
+    without, made = (
+        quantize(path, tmp_path / f"{name}.onnx", RECIPE, Context(work=tmp_path, feeds=feeds))
+        for name, feeds in (("without", None), ("with", starts(rows)))
+    )
+    assert made.file.read_bytes() == without.file.read_bytes()
+    assert not any(rung.kept for rung in made.recovery)
+
+
+def test_weights_that_other_nodes_read_are_not_doubled(tmp_path: Path) -> None:
+    model = product(readers=2)
+    for node in nodes_of(model, "MatMul"):
+        node.input[1] = "w0"
+    together, apart = ModelProto.FromString(model.SerializeToString()), model
+    assert smooth(together, TYPES, frozenset(), SEVEN, starts(rows_of(6, (3,))), tmp_path) is not None
+    assert len({node.input[1] for node in nodes_of(together, "MatMul")}) == 1
+    assert smooth(apart, TYPES, frozenset({"product1"}), SEVEN, starts(rows_of(6, (3,))), tmp_path) is None
+
+
+def test_nodes_kept_in_float_keep_their_weights(make: Maker) -> None:
+    recipe = RECIPE.model_copy(update={"keep_float": ("product1",)})
+    made = make(product(readers=2), recipe, feeds=rows_of(32, (3,)))
+    kept = next(node for node in made.proto.graph.node if node.name == "product1")
+    assert kept.op_type == "MatMul"
+    np.testing.assert_array_equal(stored(made.proto, kept.input[1]), stored(product(), "w0"))
+
+
+def test_a_dynamic_part_of_a_mixed_recipe_is_smoothed_too(make: Maker) -> None:
+    model = product(readers=2)
+    recipe = Mixed(
+        parts=(Part(nodes=("product0",), recipe=RECIPE),),
+        rest=StaticInt8(reduce_range=True, op_types=("MatMul",), recovery=()),
+    )
+    assert calibration_samples(Mixed(rest=RECIPE)) == RECIPE.samples
+    made = make(model, recipe, feeds=rows_of(32, (3,)))
+    assert [rung.step for rung in made.produced.recovery if rung.kept] == ["smoothing"]
+    assert len(nodes_of(made.proto, "MatMulInteger")) == 1
+    assert nodes_of(made.proto, "QuantizeLinear")
+
+
+class Fixed:
+    """A session whose answers are known."""
+
+    def __init__(self, given: list[list[Array]], dtype: str = "float32") -> None:
+        self._given = iter(given)
+        self.inputs, self.outputs = (Port("x", dtype, ()),), ()
+        self.load_ms, self.conditions = 0.0, dict[str, Any]()
+        self.fed: list[str] = []
+
+    def run(self, feeds: Any, wanted: Any = None) -> list[Array]:
+        self.fed.append(str(feeds["x"].dtype))
+        return next(self._given)
+
+
+def test_distances_are_sums_over_rows_and_the_mean_over_outputs() -> None:
+    rng = np.random.default_rng(0)
+    exact, found = rng.standard_normal((2, 3, 2, 4))
+    half = Fixed([list(row) for row in found], "float16")
+    rows = [{"x": np.ones(3, np.float32)}] * 3
+    (value,) = outputs_db(Fixed([list(row) for row in exact]), [half], ["a", "b"], rows)
+    by_output = [
+        10 * np.log10(np.square(exact[:, place]).sum() / np.square(exact[:, place] - found[:, place]).sum())
+        for place in range(2)
+    ]
+    assert value == pytest.approx(np.mean(by_output))
+    assert half.fed == ["float16"] * 3
+
+
+@given(
+    ends=st.lists(st.tuples(st.floats(-1e5, 1e5), st.floats(0, 1e5)), min_size=1, max_size=6),
+    dtype=st.sampled_from(["uint8", "int8", "uint16"]),
+    seed=st.integers(0, 99),
+)
+def test_ranges_along_an_axis_are_those_of_each_alone_and_rounding_is_there_and_back(
+    ends: list[tuple[float, float]], dtype: str, seed: int
+) -> None:
+    low = np.array([start for start, _ in ends])
+    high = np.array([start + width for start, width in ends])
+    values = (np.random.default_rng(seed).standard_normal((len(ends), 9)) * 2e4).astype(np.float32)
+    along = for_range(low, high, dtype, axis=0)
+    np.testing.assert_array_equal(along.rounded(values), along.dequantize(along.quantize(values)))
+    for place, row in enumerate(values):
+        alone = for_range(float(low[place]), float(high[place]), dtype)
+        np.testing.assert_array_equal(along.rounded(values)[place], alone.rounded(row))
+        np.testing.assert_array_equal(along.quantize(values)[place], alone.quantize(row))
