@@ -38,6 +38,8 @@ _LEAST_GAIN_OF_NODES = 0.7
 _LEAST_CHANNELS = 64
 """Of an activation, for some to be computed apart: of fewer, they would be no small part of the work."""
 _ROWS_A_FEED = 8
+_MOST_OUTPUTS = 512
+"""Of a product, that its error is taken from: they are alike, and a language model's head has fifty thousand."""
 _HUGE, _TINY = 1e30, 1e-30
 _LEAST_POWER = 1e-4
 """Of the mean: rows of a product count alike, but for those that are next to nothing."""
@@ -142,7 +144,8 @@ def _search(each: Shared, seen: _Seen, weights: WeightType, *, folded: bool) -> 
     hardest = np.argsort(
         -peaks * np.max([np.abs(weight).max(axis=1) for weight in each.weights], axis=0), kind="stable"
     )
-    exact = [seen.rows @ weight for weight in each.weights]
+    some = [weight[:, :: -(-weight.shape[1] // _MOST_OUTPUTS)] for weight in each.weights]
+    exact = [seen.rows @ weight for weight in some]
     powers = [np.square(wanted, dtype=np.float64).sum(axis=1, keepdims=True) for wanted in exact]
     shares = [1 / np.maximum(power, max(_LEAST_POWER * float(power.mean()), _TINY)) for power in powers]
 
@@ -152,7 +155,7 @@ def _search(each: Shared, seen: _Seen, weights: WeightType, *, folded: bool) -> 
         whole, few, total = seen.rounded(factors), seen.rows[:, choice.apart], 0.0
         # Huge numbers make an infinite error, or none at all; no divisor is chosen for that.
         with np.errstate(over="ignore", invalid="ignore"):
-            for weight, wanted, share in zip(each.weights, exact, shares, strict=True):
+            for weight, wanted, share in zip(some, exact, shares, strict=True):
                 harder = (weight * inverse[:, np.newaxis]).astype(np.float32)
                 found = whole @ weights.affine(harder, axis=1).rounded(harder) + few @ weight[choice.apart]
                 total += float(np.sum(np.square(found - wanted, dtype=np.float64) * share))
