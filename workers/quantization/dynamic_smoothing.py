@@ -7,7 +7,7 @@ dB at the second product of MiniLM's first four feed-forward blocks.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,42 +91,47 @@ def smooth(
     Products are those of these types that are not in `kept`, as `quantize_products` will find them. Returns the names
     of products that were added and have to stay in float; None where nothing was smoothed.
     """
-    found = list(_smoothable(model, op_types, kept))
+    found = _smoothable(model, op_types, kept)
     made: list[list[str]] = []
-    for each, seen in zip(found, _seen(model, [each.tensor for each in found], feeds, work, threads), strict=True):
-        choice = _search(each, seen, weights, folded=folding(model.graph, each) is not None) if seen else None
+    seen_of = _observed(model, list(found), feeds, work, threads)  # of all, before any is changed
+    for name, nodes in found.items():
+        seen = seen_of.get(name)
+        each = shared(name, nodes, [stored(model, node.input[1]) for node in nodes])
+        if each is None or seen is None:
+            continue
+        choice = _search(each, seen, weights, folded=folding(model.graph, each) is not None)
         if choice is not None:
             made.append(_apply(model, each, choice))
     sort_nodes(model.graph)
     return frozenset(name for names in made for name in names) if made else None
 
 
-def _smoothable(model: ModelProto, op_types: Sequence[str], kept: frozenset[str]) -> Iterator[Shared]:
+def _smoothable(model: ModelProto, op_types: Sequence[str], kept: frozenset[str]) -> dict[str, list[NodeProto]]:
     """Activations of matrix products alone, whose weights no other node reads: a copy for each would cost its bytes."""
-    for name, nodes in products_by_activation(model.graph, op_types, kept).items():
-        own = Counter(node.input[1] for node in nodes)
-        if all(node.op_type in ("MatMul", "Gemm") for node in nodes) and all(
-            uses(model.graph, weight) == count for weight, count in own.items()
-        ):
-            found = shared(name, nodes, [stored(model, node.input[1]) for node in nodes])
-            if found is not None:
-                yield found
+    found = products_by_activation(model.graph, op_types, kept)
+    return {
+        name: nodes
+        for name, nodes in found.items()
+        if all(node.op_type in ("MatMul", "Gemm") for node in nodes)
+        and all(
+            uses(model.graph, weight) == count for weight, count in Counter(node.input[1] for node in nodes).items()
+        )
+    }
 
 
-def _seen(model: ModelProto, names: Sequence[str], feeds: Feeds, work: Path, threads: int) -> Iterator[_Seen | None]:
-    """What these tensors are on the feeds, in their order; None for one that is never more than empty."""
-    rng = np.random.default_rng(0)
+def _observed(model: ModelProto, names: Sequence[str], feeds: Feeds, work: Path, threads: int) -> dict[str, _Seen]:
+    """What these tensors are on the feeds, without those that are never more than empty."""
+    found: dict[str, list[tuple[Array, Array, Array]]] = {name: [] for name in names}
+    chances = {name: np.random.default_rng(0) for name in names}
     for part in slices(model, names, feeds, SLICE_BYTES):
         session = observed_session(model, part, work / "smoothed.onnx", threads=threads)
-        found: list[list[tuple[Array, Array, Array]]] = [[] for _ in part]
         for given, _ in feeds():
-            for parts, values in zip(found, session.run(given), strict=True):
+            for name, values in zip(part, session.run(given), strict=True):
                 if values.size and np.abs(values).max() < _HUGE:  # else there is nothing that could be scaled
                     flat = values.reshape(-1, values.shape[-1])
-                    some = flat[rng.choice(len(flat), min(_ROWS_A_FEED, len(flat)), replace=False)]
-                    parts.append((some, flat.min(axis=0), flat.max(axis=0)))
-        for parts in found:
-            yield _joined(parts) if parts else None
+                    some = flat[chances[name].choice(len(flat), min(_ROWS_A_FEED, len(flat)), replace=False)]
+                    found[name].append((some, flat.min(axis=0), flat.max(axis=0)))
+    return {name: _joined(parts) for name, parts in found.items() if parts}
 
 
 def _joined(parts: Sequence[tuple[Array, Array, Array]]) -> _Seen:

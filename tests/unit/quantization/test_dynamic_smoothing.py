@@ -234,6 +234,25 @@ def test_rows_that_tell_nothing_leave_the_artifact_as_it_is_without_them(tmp_pat
     assert not any(rung.kept for rung in made.recovery)
 
 
+def test_what_is_observed_in_several_passes_is_what_one_sees(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = models.model(
+        [
+            helper.make_node("MatMul", ["x", "w0"], ["a"], name="first"),
+            helper.make_node("Relu", ["a"], ["r"], name="relu"),
+            helper.make_node("MatMul", ["r", "w1"], ["y"], name="second"),
+        ],
+        [models.value("x", ["rows", WIDE])],
+        [models.value("y", ["rows", 6])],
+        [models.weights("w0", WIDE, 80), models.weights("w1", 80, 6, seed=1)],
+    )
+    made = []
+    for size in (1 << 30, 1):
+        monkeypatch.setattr("workers.quantization.dynamic_smoothing.SLICE_BYTES", size)
+        made.append(ModelProto.FromString(chain.SerializeToString()))
+        assert smooth(made[-1], TYPES, frozenset(), SEVEN, starts(rows_of(6, (3,))), tmp_path) is not None
+    assert made[0].SerializeToString() == made[1].SerializeToString()
+
+
 def test_weights_that_other_nodes_read_are_not_doubled(tmp_path: Path) -> None:
     model = product(readers=2)
     for node in nodes_of(model, "MatMul"):
