@@ -134,7 +134,7 @@ def smollm2_task() -> Task:
 def _four_bits(blocks: Sequence[int]) -> list[Row]:
     rows = []
     for block in blocks:
-        for algorithm in ("default", "RTN", "k-quant", "GPTQ", "GPTQ with actorder and mse"):
+        for algorithm in ("default", "RTN", "k-quant", "GPTQ"):
             rows += [
                 Row("onnxruntime", f"4 bits, {algorithm}, {kind}, block {block}")
                 for kind in ("symmetric", "asymmetric")
