@@ -46,7 +46,8 @@ class Made:
 
     def log(self, lines: int = 12) -> str:
         """The last lines that the maker printed, without colours and what progress bars wrote over."""
-        text = re.sub(r"\x1b\[[0-9;]*m", "", (self.folder / "log.txt").read_text(errors="replace"))
+        text = (self.folder / "log.txt").read_bytes().decode(errors="replace")  # read_text would lose the \r
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text)
         text = _without_places(text)
         shown = [line.rstrip().rpartition("\r")[2][:160] for line in text.split("\n")]
         return "\n".join([line for line in shown if line.strip()][-lines:])
