@@ -309,16 +309,23 @@ def test_an_environment_that_cannot_be_made_is_a_failure_too(
 def test_the_table_lists_what_was_made_and_what_failed(
     maker: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows = [Row("fake", "copy"), Row("fake", "fail"), Row("fake", "copy", {"session.intra_op.allow_spinning": "0"})]
+    rows = [
+        Row("fake", "copy"),
+        Row("fake", "fail"),
+        Row("fake", "copy", {"session.intra_op.allow_spinning": "0"}),
+        Row("fake", "copy", samples=1),
+    ]
     task = product_task(tmp_path / "model", rows)
     command.table(task, rows, timed=False)
     lines = {line[: command.WIDTH].strip(): line[command.WIDTH :] for line in capsys.readouterr().out.splitlines()}
     assert "1.0000 [1, 1]" in lines["fp32"]
     assert "1.0000 [1, 1]" in lines["fake: copy"]
     assert "1.0000 [1, 1]" in lines["fake: copy, session.intra_op.allow_spinning=0"]
+    assert "1.0000 [1, 1]" in lines["fake: copy, calibration rows: 1"]
+    assert (maker / "ran.txt").read_text() == "3\n3\n1\n"
     assert lines["fake: fail"].strip() == "fails: ValueError: these rows are too few"
     told = (tmp_path / "logs" / "product-fake.txt").read_text()
-    assert told.count("== copy\n") == 1
+    assert told.count("== copy\n") == 2
     assert "error: ValueError: these rows are too few" in told
 
 
