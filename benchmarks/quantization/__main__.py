@@ -17,7 +17,7 @@ from benchmarks.quantization.tasks import TASKS, Row, Task
 from workers.hardware.probe import probe
 
 LOGS = Path(__file__).with_name("logs")
-WIDTH = 72
+WIDTH = 78
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -40,7 +40,12 @@ def main(arguments: Sequence[str]) -> None:
 
 def _is_made(task: Task, row: Row) -> bool:
     of = task.workload
-    return (peers.place(row.peer, row.configuration, of.model, of.calibration, of.name) / "made.json").exists()
+    return (peers.place(row.peer, row.configuration, of.model, task.calibration(row), of.name) / "made.json").exists()
+
+
+def _make(task: Task, row: Row) -> Made:
+    of = task.workload
+    return peers.make(row.peer, row.configuration, of.model, task.calibration(row), of.name)
 
 
 def table(task: Task, rows: Sequence[Row], *, timed: bool) -> None:
@@ -58,11 +63,7 @@ def table(task: Task, rows: Sequence[Row], *, timed: bool) -> None:
         + "      ms  × fp32      MB     made in  processor   peak GB"
     )
     for row in (None, *rows):
-        made = (
-            peers.make(row.peer, row.configuration, workload.model, workload.calibration, workload.name)
-            if row
-            else None
-        )
+        made = _make(task, row) if row else None
         if row and made and made.error:
             print(f"{row.name:{WIDTH}}  fails: {made.error[:150]}", flush=True)
             continue
@@ -109,16 +110,13 @@ def _cost(made: Made | None) -> str:
 def write_logs(task: Task, rows: Sequence[Row]) -> None:
     """One file a task and maker: versions, settings, costs, errors, and the last lines that were printed."""
     LOGS.mkdir(exist_ok=True)
-    workload = task.workload
     parts: dict[str, list[str]] = {}
-    for configuration in dict.fromkeys((row.peer, row.configuration) for row in rows):
-        made = peers.make(*configuration, workload.model, workload.calibration, workload.name)
+    for row in {(row.peer, row.configuration, row.samples): row for row in rows}.values():
+        made = _make(task, row)
         facts = "\n".join(f"{key}: {value}" for key, value in made.record.items())
-        parts.setdefault(configuration[0], []).append(
-            f"== {configuration[1]}\n{facts}\n-- printed last\n{made.log()}\n"
-        )
+        parts.setdefault(row.peer, []).append(f"== {row.configuration}\n{facts}\n-- printed last\n{made.log()}\n")
     for peer, texts in parts.items():
-        (LOGS / f"{workload.name}-{peer}.txt").write_text("\n".join(texts))
+        (LOGS / f"{task.workload.name}-{peer}.txt").write_text("\n".join(texts))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ def judge(task: Task, model: Path, entries: Mapping[str, str]) -> Judged:
             return outputs
 
         found = task.workload.evaluation.judge(run)
-        items = {f"items/{name}": of for name, of in found.items.items()}
+        items: dict[str, Any] = {f"items/{name}": of for name, of in found.items.items()}
         np.savez(
             kept,
             picks=np.concatenate(picks),

@@ -23,8 +23,8 @@ from benchmarks.models.workload import ROOT, Feed
 
 HOME = ROOT / ".bench-peers"
 SCRIPTS = Path(__file__).with_name("peer")
-SECONDS = 3600
-"""After which a maker is ended, and listed as failed."""
+SECONDS = 3 * 3600
+"""After which a maker is ended, and listed as failed. It is there for one that hangs, not for a slow one."""
 
 OURS = "ours"
 
@@ -46,7 +46,8 @@ class Made:
 
     def log(self, lines: int = 12) -> str:
         """The last lines that the maker printed, without colours and what progress bars wrote over."""
-        text = re.sub(r"\x1b\[[0-9;]*m", "", (self.folder / "log.txt").read_text(errors="replace"))
+        text = (self.folder / "log.txt").read_bytes().decode(errors="replace")  # read_text would lose the \r
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text)
         text = _without_places(text)
         shown = [line.rstrip().rpartition("\r")[2][:160] for line in text.split("\n")]
         return "\n".join([line for line in shown if line.strip()][-lines:])
@@ -77,7 +78,8 @@ def interpreter(peer: str) -> Path:
 
 def write_calibration(feeds: Sequence[Feed], path: Path) -> None:
     """Store feeds as peer/making.py reads them."""
-    np.savez(path, **{f"{row}/{name}": value for row, feed in enumerate(feeds) for name, value in feed.items()})
+    arrays: dict[str, Any] = {f"{row}/{name}": of for row, feed in enumerate(feeds) for name, of in feed.items()}
+    np.savez(path, **arrays)
 
 
 def place(peer: str, configuration: str, model: Path, feeds: Sequence[Feed], name: str) -> Path:

@@ -16,16 +16,23 @@ BLOCKS = (64, 128)
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration of one maker; `entries` are session options that it is run with besides its own."""
+    """One configuration of one maker.
+
+    entries: session options that it is run with besides its own.
+    samples: how many of the calibration rows its maker is given; None: all.
+    """
 
     peer: str
     configuration: str
     entries: Mapping[str, str] = field(default_factory=dict)
+    samples: int | None = None
 
     @property
     def name(self) -> str:
         shown = self.peer.replace("_", " ")
-        return f"{shown}: {self.configuration}" + "".join(f", {key}={value}" for key, value in self.entries.items())
+        given = "" if self.samples is None else f", calibration rows: {self.samples}"
+        entries = "".join(f", {key}={value}" for key, value in self.entries.items())
+        return f"{shown}: {self.configuration}{given}{entries}"
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class Task:
     agreement: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
     clusters: NDArray[np.int64]
     rows: Sequence[Row]
+
+    def calibration(self, row: Row) -> Sequence[Feed]:
+        return self.workload.calibration[: row.samples]
 
 
 def _same(one: NDArray[Any], other: NDArray[Any]) -> NDArray[np.float64]:
@@ -69,11 +79,19 @@ def lite0_task() -> Task:
     ]
     rows = [Row("onnxruntime", name) for name in scored]
     rows.insert(2, Row("onnxruntime", "static, U8S8 per channel", {"session.x64quantprecision": "1"}))
-    rows += [Row("nncf", "int8, defaults"), Row("nncf", "int8, mixed, full bias correction")]
+    rows += [
+        Row("nncf", f"int8, {name}")
+        for name in (
+            "defaults",
+            "folded, mixed, full bias correction",
+            "folded, mixed, full bias correction, overflow fix",
+        )
+    ]
     rows += [
         Row("quark", name) for name in ("A8W8", "A8W8, CLE and AdaRound", "uint8 × int8 per channel, CLE", "XINT8")
     ]
-    rows += [Row("neural_compressor", "static, U8S8 per channel, reduce_range"), Row(OURS, "static_int8")]
+    rows += [Row("neural_compressor", f"static, {types} per channel") for types in ("U8S8", "U8U8")]
+    rows.append(Row(OURS, "static_int8"))
     photographs = np.repeat(np.arange(len(workload.evaluation.feeds) // 4), 4)
     return Task(
         workload=workload,
@@ -102,7 +120,7 @@ def minilm_task() -> Task:
     rows += [Row("quark", "A8W8"), Row("quark", "uint8 × int8 per channel, CLE")]
     rows += [
         Row("neural_compressor", name)
-        for name in ("static, U8S8 per channel, reduce_range", "SmoothQuant, U8S8 per channel, reduce_range")
+        for name in ("static, U8S8 per channel", "static, U8U8 per channel", "SmoothQuant, U8S8 per channel")
     ]
     rows += [Row(OURS, "static_int8"), Row(OURS, "dynamic_int8")]
     rows += _four_bits(BLOCKS)
@@ -132,15 +150,23 @@ def smollm2_task() -> Task:
 
 
 def _four_bits(blocks: Sequence[int]) -> list[Row]:
+    """GPTQ of onnxruntime with one calibration row, for it makes the same file of any (see peer/by_onnxruntime.py).
+
+    Asymmetric, its codes are RTN's; k-quant knows no symmetric blocks. Neither is listed twice.
+    """
     rows = []
     for block in blocks:
-        for algorithm in ("default", "RTN", "k-quant", "GPTQ", "GPTQ with actorder and mse"):
-            rows += [
-                Row("onnxruntime", f"4 bits, {algorithm}, {kind}, block {block}")
-                for kind in ("symmetric", "asymmetric")
-            ]
-        rows.append(Row("onnxruntime", f"4 bits, HQQ, block {block}"))
-        rows.append(Row("nncf", f"4 bits, INT4_ASYM, awq and scale estimation, block {block}"))
+        rows += [
+            Row("onnxruntime", f"4 bits, {algorithm}, {kind}, block {block}")
+            for algorithm in ("default", "RTN")
+            for kind in ("symmetric", "asymmetric")
+        ]
+        rows += [
+            Row("onnxruntime", f"4 bits, k-quant, asymmetric, block {block}"),
+            Row("onnxruntime", f"4 bits, GPTQ, symmetric, block {block}", samples=1),
+            Row("onnxruntime", f"4 bits, HQQ, block {block}"),
+            Row("nncf", f"4 bits, INT4_ASYM, awq and scale estimation, block {block} where it divides"),
+        ]
         rows += [Row(OURS, f"weight_only, {algorithm}, block {block}") for algorithm in ("mse", "gptq", "awq")]
     return rows
 
