@@ -84,7 +84,7 @@ class DynamicInt8(_Options):
     smoothing: bool = True
     """Where there are calibration rows: smooth activations, and compute their few largest channels apart in float, if
     that brings the outputs nearer (those of a sentence embedding by 8 dB)."""
-    samples: int = Field(default=64, ge=1, le=10_000)
+    samples: int = Field(default=200, ge=1, le=10_000)
     """Calibration rows used at most, by `smoothing`."""
     keep_float: KeepFloat = ()
     requantize: Requantize = False

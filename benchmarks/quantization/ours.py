@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.domain.recipe import RECIPE, StaticInt8, needs_histograms
+from app.domain.recipe import RECIPE, StaticInt8, calibration_samples, needs_histograms
 from benchmarks.models.workload import Feed
 from benchmarks.quantization.peer.making import main
 from workers.hardware.probe import probe
@@ -21,6 +21,7 @@ def make(model: Path, feeds: Sequence[Feed], out: Path, **options: Any) -> dict[
     features = frozenset(probe().features)
     recipe = resolve(RECIPE.validate_python(options), features)
     threads = os.cpu_count() or 1
+    feeds = feeds[: calibration_samples(recipe)]
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         statistics = None
         if isinstance(recipe, StaticInt8):

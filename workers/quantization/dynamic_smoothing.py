@@ -37,7 +37,7 @@ _LEAST_GAIN_OF_NODES = 0.7
 """A share of the error that has to be left at most, where nodes are added for it, or more channels are kept."""
 _LEAST_CHANNELS = 64
 """Of an activation, for some to be computed apart: of fewer, they would be no small part of the work."""
-_ROWS_A_FEED = 8
+_ROWS_A_FEED, _MOST_ROWS = 8, 512
 _MOST_OUTPUTS = 512
 """Of a product, that its error is taken from: they are alike, and a language model's head has fifty thousand."""
 _HUGE, _TINY = 1e30, 1e-30
@@ -137,7 +137,8 @@ def _observed(model: ModelProto, names: Sequence[str], feeds: Feeds, work: Path,
 def _joined(parts: Sequence[tuple[Array, Array, Array]]) -> _Seen:
     rows, lows, highs = zip(*parts, strict=True)
     feeds = np.repeat(np.arange(len(rows)), [len(some) for some in rows])
-    return _Seen(np.concatenate(rows), feeds, np.stack(lows), np.stack(highs))
+    some = np.random.default_rng(0).permutation(len(feeds))[:_MOST_ROWS]
+    return _Seen(np.concatenate(rows)[some], feeds[some], np.stack(lows), np.stack(highs))
 
 
 def _search(each: Shared, seen: _Seen, weights: WeightType, *, folded: bool) -> _Choice | None:
