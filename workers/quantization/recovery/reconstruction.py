@@ -62,8 +62,9 @@ class Samples:
 
     def take(self, places: Tensor) -> tuple[Values, list[Tensor]]:
         """Some of the rows: what to give the graph, and what should come out."""
-        given = {name: values.index_select(0, places) for name, values in self.inputs.items()}
-        return given | self.shared, [values.index_select(0, places) for values in self.targets.values()]
+        # By index, which keeps channels together; index_select does not.
+        given = {name: values[places] for name, values in self.inputs.items()}
+        return given | self.shared, [values[places] for values in self.targets.values()]
 
 
 class Passage:
