@@ -19,13 +19,13 @@ from workers.autodiff import extra
 from workers.quantization.affine import reach_of, symmetric
 from workers.quantization.qdq.plan import Plan
 from workers.quantization.recovery.blocks import blocks_of
-from workers.quantization.recovery.learned_rounding import Settings, learned_rounding
+from workers.quantization.recovery.learned_rounding import Settings, _with_searched_scales, learned_rounding
 
 pytest.importorskip("torch")
 
 import torch
 
-from workers.quantization.recovery.reconstruction import Passage
+from workers.quantization.recovery.reconstruction import Passage, Samples
 from workers.quantization.recovery.simulation import Simulation
 from workers.quantization.recovery.soft_rounding import SoftRounding
 
@@ -115,6 +115,14 @@ def test_feeds_of_several_lengths_make_groups(tmp_path):
         passage.advance(block, Simulation(plan), {})
 
 
+def test_batches_keep_channels_together():
+    images = torch.rand(6, 8, 5, 5).contiguous(memory_format=torch.channels_last)
+    given, targets = Samples(6, {"x": images}, {}, {"y": images}).take(torch.tensor([4, 1]))
+    for found in (given["x"], *targets):
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(found, images[[4, 1]])
+
+
 # The rounding
 
 
@@ -154,6 +162,18 @@ def test_the_penalty_is_gone_when_every_choice_is_made():
     with torch.no_grad():
         rounding.choice.copy_(torch.tensor([[9.0, -9.0], [9.0, -9.0]]))
     assert float(rounding.penalty(1.0).detach()) == 0.0
+
+
+def test_the_penalty_pushes_away_from_the_middle():
+    """As the derivative of the formula does, which is written out for its one power."""
+    values = np.random.default_rng(2).standard_normal((4, 3)).astype(np.float32)
+    rounding = SoftRounding(values, symmetric(reach_of(values, 0), "int8", bits=4, axis=0))
+    rounding.penalty(0.5).backward()
+    choice = rounding.choice.detach().double().requires_grad_()
+    beta = 20 - 18 * (0.5 - 0.2) / 0.8
+    up = torch.clamp(torch.sigmoid(choice) * 1.2 - 0.1, 0, 1)
+    (1 - (2 * up - 1).abs().pow(beta)).sum().backward()
+    torch.testing.assert_close(rounding.choice.grad.double(), choice.grad, rtol=1e-4, atol=1e-5)
 
 
 def test_a_tiny_layer_comes_near_the_best_of_all_roundings(tmp_path):
@@ -196,10 +216,12 @@ def test_it_brings_back_what_four_bits_lose(small, tmp_path):
     exact = run_float(plan, rows, tmp_path)
     before, after = (relative(run_plan(each, rows, tmp_path), exact) for each in (plan, learned))
     assert after < 0.25 * before  # 6 dB
+    assert learned.shifts
     assert not plan.integers
+    searched = _with_searched_scales(plan, material)
     assert set(learned.integers) <= {(weight.node, weight.index) for weight in plan.placement.weights}
     for (node, index), whole in learned.integers.items():
-        affine = learned.weights[(node, index)]
+        affine = searched.weights[(node, index)]  # what it begins with: the scale stretches what was chosen
         weight = next(entry for entry in plan.placement.weights if (entry.node, entry.index) == (node, index))
         shape = (-1, *[1] * (whole.ndim - 1)) if affine.axis == 0 else (1, -1)
         steps = np.floor(plan.stored(weight.tensor) / affine.scale.reshape(shape))

@@ -11,15 +11,17 @@ from tests.unit.quantization.plans import images, inverted_residuals, planned, r
 from workers.autodiff import extra
 from workers.quantization.affine import reach_of, symmetric
 from workers.quantization.qdq.plan import Plan
+from workers.quantization.recovery.bias_correction import uncorrected
+from workers.quantization.recovery.ladder import _taken
 from workers.quantization.recovery.range_tuning import Settings, range_tuning
 
 pytest.importorskip("torch")
 
 import torch
 
-from workers.quantization.recovery.learned_scales import LearnedScale, ScaledWeight
+from workers.quantization.recovery.learned_scales import LearnedBias, LearnedScale, ScaledWeight
 
-SHORT = Settings(iterations=120, rate=5e-3)
+SHORT = Settings(iterations=120, rate=5e-3, whole_iterations=60)
 
 
 @pytest.fixture
@@ -76,9 +78,32 @@ def test_integers_that_were_chosen_stay(small, tmp_path):
     assert relative(run_plan(tuned, rows, tmp_path), exact) < relative(run_plan(plan, rows, tmp_path), exact)
 
 
+def test_what_biases_move_by_is_a_correction(small):
+    plan, material, _ = small
+    tuned = range_tuning(plan, material, SHORT)
+    assert tuned.shifts
+    restored = uncorrected(tuned)
+    for name, shift in tuned.shifts.items():
+        assert np.any(shift)
+        np.testing.assert_allclose(restored.stored(name), plan.stored(name), rtol=0, atol=1e-5)
+
+
+def test_the_ladder_lets_it_begin_from_corrected_biases(small, monkeypatch):
+    plan, material, _ = small
+    bias = plan.placement.biases[0].tensor
+    corrected = plan.copy()
+    corrected.shifts[bias] = np.ones_like(plan.stored(bias))
+    corrected.store(bias, plan.stored(bias) + 1)
+    monkeypatch.setattr(range_tuning, "__defaults__", (replace(SHORT, iterations=1, whole_iterations=1),))
+    tuned = next(_taken("range_tuning", corrected, material, correcting=False))
+    assert abs(tuned.shifts.get(bias, 0.0).mean() - 1) < 0.1
+
+
 def test_the_same_comes_out_twice(small):
     plan, material, _ = small
-    one, other = (range_tuning(plan, material, replace(SHORT, iterations=15)).activations for _ in range(2))
+    one, other = (
+        range_tuning(plan, material, replace(SHORT, iterations=15, whole_iterations=5)).activations for _ in range(2)
+    )
     assert all(np.array_equal(one[name].scale, other[name].scale) for name in one)
 
 
@@ -104,6 +129,15 @@ def test_a_scale_keeps_its_sign_and_type():
     affine = scale.affine()
     assert 0 < affine.scale < 1e-10
     assert (affine.dtype, affine.zero_point, affine.low, affine.high) == ("uint8", 128, 1, 255)
+
+
+def test_a_bias_moves_by_shares_of_its_size():
+    values = np.array([3.0, -4.0, 0.0, 0.0], np.float32)
+    bias = LearnedBias(values)
+    np.testing.assert_array_equal(bias().detach().numpy(), values)
+    with torch.no_grad():
+        bias.shift.fill_(0.1)
+    np.testing.assert_allclose(bias().detach().numpy(), values + 0.25, rtol=1e-6)
 
 
 def test_nothing_to_tune_is_told(small):

@@ -12,6 +12,7 @@ from workers.quantization.qdq.plan import Array, Plan
 from workers.quantization.recovery.bias_correction import bias_correction, correctable, uncorrected
 from workers.quantization.recovery.material import Material, Step
 from workers.quantization.recovery.measuring import Fidelity, Judge
+from workers.quantization.recovery.range_tuning import range_tuning
 
 LEAST_GAIN_DB = 0.05
 """Less than this is no gain: the rows that judge are few."""
@@ -121,13 +122,14 @@ def _taken(name: str, plan: Plan, material: Material, correcting: bool) -> Itera
     """What a step makes of a plan.
 
     Where biases have been corrected, the step is taken as if they were not, since the correction makes up for what it
-    changes; then its result is given without a correction, and with one of its own.
+    changes; then its result is given without a correction, and with one of its own. Range tuning begins from corrected
+    biases, for it moves them itself.
     """
     step = _step(name)
     if step is bias_correction:
         yield step(plan, material)
         return
-    changed = step(uncorrected(plan), material)
+    changed = step(plan if step is range_tuning else uncorrected(plan), material)
     yield changed
     if plan.shifts or (correcting and any(True for _ in correctable(changed))):
         yield bias_correction(changed, material)

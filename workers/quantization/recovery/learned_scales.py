@@ -1,4 +1,4 @@
-"""Scales that gradients move: of activations, of weights that are rounded, and of weights whose integers stay.
+"""Scales that gradients move: of activations, of weights that are rounded, and of weights whose integers stay; biases.
 
 Esser et al. 2020, "Learned Step Size Quantization": the gradient passes straight through the rounding, so that a scale
 feels how far each number lies from its neighbour, and what is clipped. Scales move as powers of e, by shares of
@@ -60,3 +60,18 @@ class ScaledWeight(LearnedScale):
         rounded = steps + (torch.round(steps) - steps).detach()
         low, high = self._affine.low - self._zero, self._affine.high - self._zero
         return torch.clamp(rounded, low, high) * scale
+
+
+class LearnedBias(nn.Module):
+    """A bias, float32 [channels], that moves in units of the tensor's root mean square; so one rate suits them all."""
+
+    def __init__(self, values: Array) -> None:
+        super().__init__()
+        self._start = torch.from_numpy(np.array(values, dtype=np.float32))
+        self._unit = self._start.square().mean().sqrt()
+        self.shift = nn.Parameter(torch.zeros_like(self._start))
+
+    def forward(self) -> Tensor:
+        """The bias as it is now."""
+        moved: Tensor = torch.addcmul(self._start, self._unit, self.shift)
+        return moved

@@ -1,5 +1,8 @@
-"""Range fine-tuning: scales of activations and weights are moved by gradients, block by block (LSQ)."""
+"""Range fine-tuning: scales of activations and weights, and biases, are moved by gradients (LSQ): block by block, then
+all together."""
 
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -8,6 +11,7 @@ import numpy as np
 from app.errors import StepError
 from workers.autodiff.extra import require_torch
 from workers.quantization.affine import Affine
+from workers.quantization.qdq.placement import Bias
 from workers.quantization.qdq.plan import Array, Place, Plan, weight_types
 from workers.quantization.recovery.blocks import MOST_PRODUCTS, Block, blocks_of
 from workers.quantization.recovery.material import Material
@@ -15,25 +19,33 @@ from workers.quantization.recovery.material import Material
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workers.quantization.recovery.learned_scales import LearnedScale, ScaledWeight
+    from workers.quantization.recovery.learned_scales import LearnedBias, LearnedScale, ScaledWeight
     from workers.quantization.recovery.reconstruction import Samples, Values
     from workers.quantization.recovery.simulation import Simulation
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`rate` is Adam's, for natural logarithms of scales."""
+    """`rate` is Adam's, for natural logarithms of scales and for biases; it falls to nothing. Those of `whole` are for
+    the end, when all of the model is one block."""
 
     iterations: int = 400
     batch: int = 8
     rate: float = 1e-3
     most_products: int = MOST_PRODUCTS
+    whole_iterations: int = 400
+    whole_batch: int = 4
+
+    def of_the_whole(self) -> "Settings":
+        """The same for all of the model as one block."""
+        return replace(self, iterations=self.whole_iterations, batch=self.whole_batch, most_products=sys.maxsize)
 
 
 def range_tuning(plan: Plan, material: Material, settings: Settings | None = None) -> Plan:
-    """Move the scales of each block's activations and weights to where its outputs are nearest to the float model's.
+    """Move scales of activations and weights, and biases, to where outputs are nearest to the float model's.
 
-    Weights whose integers were chosen (learned rounding) keep them and are only stretched; others are rounded anew.
+    First those of one block after the other, then all at once. Weights whose integers were chosen (learned rounding)
+    keep them and are only stretched; others are rounded anew.
     Zero points stay. A block whose error does not fall keeps what it had. Raises StepError `needs_torch`,
     `operator_not_differentiable`, `graph_parity` or `step_not_applicable`.
     """
@@ -44,21 +56,23 @@ def range_tuning(plan: Plan, material: Material, settings: Settings | None = Non
     from workers.quantization.recovery.simulation import torch_threads
 
     with torch_threads(material.threads):
-        return _tuned(plan.copy(), material, settings or Settings())
+        chosen = settings or Settings()
+        by_blocks = _tuned(plan.copy(), material, chosen)
+        return _tuned(by_blocks, material, chosen.of_the_whole())
 
 
 @dataclass(slots=True)
 class _Scales:
-    """The scales that move together in one block: of activations by name, of weights by place."""
+    """What moves together in one block: scales of activations by name, of weights by place, and biases."""
 
     activations: "dict[str, LearnedScale]" = field(default_factory=dict)
     weights: "dict[Place, ScaledWeight]" = field(default_factory=dict)
-    biases: "dict[Place, Tensor]" = field(default_factory=dict)
+    biases: "dict[Place, LearnedBias]" = field(default_factory=dict)
 
     def values(self, plan: Plan, simulation: "Simulation") -> "dict[str, Tensor]":
         """What takes the place of the simulation's own tensors; biases in float, for their steps depend on scales."""
         found = {simulation.weights[place]: weight.weight() for place, weight in self.weights.items()}
-        found |= {simulation.biases[place]: bias for place, bias in self.biases.items()}
+        found |= {simulation.biases[place]: bias() for place, bias in self.biases.items()}
         moved = {name: scale() for name, scale in self.activations.items()}
         for name, tensor in simulation.scales.items():
             owner = plan.placement.shares.get(name, name)
@@ -76,6 +90,7 @@ def _tuned(plan: Plan, material: Material, settings: Settings) -> Plan:
     passage = Passage(plan, material, blocks)
     activations = dict(plan.activations)
     weights: dict[Place, Affine] = {}
+    biases: dict[Place, Array] = {}
     settled: Values = {}
     for seed, block in enumerate(blocks):
         scales = _scales_of(plan, block)
@@ -85,11 +100,13 @@ def _tuned(plan: Plan, material: Material, settings: Settings) -> Plan:
                 settled = moved
                 activations.update((name, scale.affine()) for name, scale in scales.activations.items())
                 weights.update((place, weight.affine()) for place, weight in scales.weights.items())
+                biases.update((place, bias().detach().numpy()) for place, bias in scales.biases.items())
         passage.advance(block, simulation, settled)
     for name, owner in plan.placement.shares.items():
         activations[name] = activations[owner]
-    fitting = _that_leave_room_for_biases(plan, material, activations, weights)
-    return replace(plan, activations=activations, weights=plan.weights | fitting)
+    changed = with_biases(plan, biases)
+    fitting = that_leave_room_for_biases(changed, material, activations, weights)
+    return replace(changed, activations=activations, weights=plan.weights | fitting)
 
 
 def _tune(
@@ -112,18 +129,17 @@ def _tune(
     before = error(simulation, samples, settled)
     if before == 0.0:
         return settled
-    moving = [*scales.activations.values(), *scales.weights.values()]
-    optimizer = torch.optim.Adam([scale.exponent for scale in moving], lr=settings.rate)
-    fitting = Fitting(settings.iterations, settings.batch)
+    moving = [scale.exponent for scale in (*scales.activations.values(), *scales.weights.values())]
+    moving += [bias.shift for bias in scales.biases.values()]
+    optimizer = torch.optim.Adam(moving, lr=settings.rate, fused=True)
+    fitting = Fitting(settings.iterations, settings.batch, slowing=True)
     fit(simulation, samples, fitting, values, None, optimizer, seed, before)
     moved = {name: tensor.detach() for name, tensor in values().items()}
     return moved if error(simulation, samples, moved) < before else settled
 
 
 def _scales_of(plan: Plan, block: Block) -> _Scales:
-    import torch
-
-    from workers.quantization.recovery.learned_scales import LearnedScale, ScaledWeight
+    from workers.quantization.recovery.learned_scales import LearnedBias, LearnedScale, ScaledWeight
 
     inside = {(weight.node, weight.index): weight for weight in block.weights}
     return _Scales(
@@ -136,15 +152,28 @@ def _scales_of(plan: Plan, block: Block) -> _Scales:
             place: ScaledWeight(plan.stored(weight.tensor), plan.weights[place], plan.integers.get(place))
             for place, weight in inside.items()
         },
-        biases={
-            (bias.node, bias.index): torch.from_numpy(plan.stored(bias.tensor).copy())
-            for bias in plan.placement.biases
-            if (bias.node, 1) in inside
-        },
+        biases={(bias.node, bias.index): LearnedBias(plan.stored(bias.tensor)) for bias in biases_of(plan, block)},
     )
 
 
-def _that_leave_room_for_biases(
+def biases_of(plan: Plan, block: Block) -> list[Bias]:
+    """The stored biases of a block's products."""
+    inside = {weight.node for weight in block.weights}
+    return [bias for bias in plan.placement.biases if bias.node in inside]
+
+
+def with_biases(plan: Plan, biases: Mapping[Place, Array]) -> Plan:
+    """The plan with these biases, which correct the quantized model alone."""
+    changed = plan.copy()
+    for bias in plan.placement.biases:
+        if (bias.node, bias.index) in biases:
+            shift = biases[(bias.node, bias.index)] - plan.stored(bias.tensor)
+            changed.shifts[bias.tensor] = plan.shifts.get(bias.tensor, 0.0) + shift
+            changed.store(bias.tensor, biases[(bias.node, bias.index)])
+    return changed
+
+
+def that_leave_room_for_biases(
     plan: Plan, material: Material, activations: dict[str, Affine], weights: dict[Place, Affine]
 ) -> dict[Place, Affine]:
     """Of the weights' new types those in whose units the biases fit into 32 bits, which are nearly always all."""

@@ -28,7 +28,7 @@ Values = dict[str, Tensor]
 
 MOST_FEEDS = 256
 """Feeds that are kept between two blocks, at most; fewer where their tensors are large."""
-MOST_BYTES = 256 << 20
+MOST_BYTES = 384 << 20
 """Of tensors kept between two blocks, at most; those of the float and the quantized model each."""
 SIDE = 16
 """Pixels of the windows that blocks of local operators are fitted on: where images are large, neighbouring pixels
@@ -62,8 +62,9 @@ class Samples:
 
     def take(self, places: Tensor) -> tuple[Values, list[Tensor]]:
         """Some of the rows: what to give the graph, and what should come out."""
-        given = {name: values.index_select(0, places) for name, values in self.inputs.items()}
-        return given | self.shared, [values.index_select(0, places) for values in self.targets.values()]
+        # By index, which keeps channels together; index_select does not.
+        given = {name: values[places] for name, values in self.inputs.items()}
+        return given | self.shared, [values[places] for values in self.targets.values()]
 
 
 class Passage:
@@ -169,14 +170,18 @@ def fit(
     powers = _powers(samples)
     generator = torch.Generator().manual_seed(seed)
     chances = torch.tensor([float(group.rows) for group in samples])
+    rates = [entry["lr"] for entry in optimizer.param_groups]
     for iteration in range(settings.iterations):
+        way = iteration / settings.iterations
+        for entry, rate in zip(optimizer.param_groups, rates, strict=True):
+            entry["lr"] = rate * (1 - way) if settings.slowing else rate
         group = samples[int(torch.multinomial(chances, 1, generator=generator))]
         places = torch.randint(group.rows, (min(settings.batch, group.rows),), generator=generator)
         given, targets = group.take(places)
         found = simulation.graph.run(given | values(), [simulation.compared(name) for name in group.targets])
         loss = _squared(found, targets, [powers[name] for name in group.targets]) / unit
         if penalty is not None:
-            loss = loss + penalty(iteration / settings.iterations)
+            loss = loss + penalty(way)
         if not loss.requires_grad:  # only indices, say, come of what could be moved
             continue
         optimizer.zero_grad(set_to_none=True)
@@ -186,10 +191,11 @@ def fit(
 
 @dataclass(frozen=True, slots=True)
 class Fitting:
-    """Steps of gradient descent a block, and rows in each."""
+    """Steps of gradient descent a block, and rows in each; `slowing` ones come to rest by the end."""
 
     iterations: int
     batch: int
+    slowing: bool = False
 
 
 def error(simulation: Simulation, samples: Sequence[Samples], values: Values) -> float:
