@@ -21,7 +21,7 @@ import torch
 
 from workers.quantization.recovery.learned_scales import LearnedBias, LearnedScale, ScaledWeight
 
-SHORT = Settings(iterations=120, rate=5e-3, whole_iterations=60)
+SHORT = Settings(iterations=120, rate=5e-3)
 
 
 @pytest.fixture
@@ -94,16 +94,14 @@ def test_the_ladder_lets_it_begin_from_corrected_biases(small, monkeypatch):
     corrected = plan.copy()
     corrected.shifts[bias] = np.ones_like(plan.stored(bias))
     corrected.store(bias, plan.stored(bias) + 1)
-    monkeypatch.setattr(range_tuning, "__defaults__", (replace(SHORT, iterations=1, whole_iterations=1),))
+    monkeypatch.setattr(range_tuning, "__defaults__", (replace(SHORT, iterations=1),))
     tuned = next(_taken("range_tuning", corrected, material, correcting=False))
     assert abs(tuned.shifts.get(bias, 0.0).mean() - 1) < 0.1
 
 
 def test_the_same_comes_out_twice(small):
     plan, material, _ = small
-    one, other = (
-        range_tuning(plan, material, replace(SHORT, iterations=15, whole_iterations=5)).activations for _ in range(2)
-    )
+    one, other = (range_tuning(plan, material, replace(SHORT, iterations=15)).activations for _ in range(2))
     assert all(np.array_equal(one[name].scale, other[name].scale) for name in one)
 
 

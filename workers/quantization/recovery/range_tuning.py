@@ -1,7 +1,5 @@
-"""Range fine-tuning: scales of activations and weights, and biases, are moved by gradients (LSQ): block by block, then
-all together."""
+"""Range fine-tuning: scales of activations and weights, and biases, are moved by gradients, block by block (LSQ)."""
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -26,26 +24,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """`rate` is Adam's, for natural logarithms of scales and for biases; it falls to nothing. Those of `whole` are for
-    the end, when all of the model is one block."""
+    """`rate` is Adam's, for natural logarithms of scales and for biases; it falls to nothing."""
 
     iterations: int = 400
     batch: int = 8
     rate: float = 1e-3
     most_products: int = MOST_PRODUCTS
-    whole_iterations: int = 400
-    whole_batch: int = 4
-
-    def of_the_whole(self) -> "Settings":
-        """The same for all of the model as one block."""
-        return replace(self, iterations=self.whole_iterations, batch=self.whole_batch, most_products=sys.maxsize)
 
 
 def range_tuning(plan: Plan, material: Material, settings: Settings | None = None) -> Plan:
-    """Move scales of activations and weights, and biases, to where outputs are nearest to the float model's.
+    """Move each block's scales of activations and weights, and biases, to where its outputs are nearest to the float
+    model's.
 
-    First those of one block after the other, then all at once. Weights whose integers were chosen (learned rounding)
-    keep them and are only stretched; others are rounded anew.
+    Weights whose integers were chosen (learned rounding) keep them and are only stretched; others are rounded anew.
     Zero points stay. A block whose error does not fall keeps what it had. Raises StepError `needs_torch`,
     `operator_not_differentiable`, `graph_parity` or `step_not_applicable`.
     """
@@ -56,9 +47,7 @@ def range_tuning(plan: Plan, material: Material, settings: Settings | None = Non
     from workers.quantization.recovery.simulation import torch_threads
 
     with torch_threads(material.threads):
-        chosen = settings or Settings()
-        by_blocks = _tuned(plan.copy(), material, chosen)
-        return _tuned(by_blocks, material, chosen.of_the_whole())
+        return _tuned(plan.copy(), material, settings or Settings())
 
 
 @dataclass(slots=True)
