@@ -6,6 +6,7 @@ accepted ImageNet-1k classes, were made by hand for this project, and so was the
 
 import functools
 import json
+import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from PIL import Image, ImageOps
 
 STAMPS = Path("/usr/share/tuxpaint/stamps")
 LABELS = Path(__file__).with_name("tuxpaint_labels.json")
+_PHOTOGRAPHED = frozenset(
+    {
+        "animals", "clothes", "food", "hobbies", "household", "medical", "military", "naturalforces", "people",
+        "plants", "seasonal", "space", "sports", "town", "vehicles",
+    }
+)  # fmt: skip
+"""Folders of the package with photographs; most others hold drawn signs."""
 SIDE = 224
 VIEWS = 4
 
@@ -53,6 +61,23 @@ def views(split: str) -> Views:
             accepted.append(frozenset(right))
             photographs.append(number)
     return Views(np.stack(pixels), tuple(accepted), np.array(photographs, dtype=np.int64))
+
+
+def unlabelled(count: int) -> NDArray[np.uint8]:
+    """Views of photographs in neither split, one of each, uint8 [count, 224, 224, 3]: what needs no labels may see."""
+    described: dict[str, Any] = json.loads(LABELS.read_text())
+    known, shown = {*described["calibration"], *described["evaluation"]}, described["views"]["list"]
+    found = []
+    for file in sorted(STAMPS.rglob("*.png")):
+        name = file.relative_to(STAMPS).with_suffix("").as_posix()
+        if name not in known and name.split("/")[0] in _PHOTOGRAPHED and "cartoon" not in name:
+            found.append(file)
+    random.Random(0).shuffle(found)
+    pixels = []
+    for number, file in enumerate(found[:count]):
+        with Image.open(file) as opened:
+            pixels.append(_view(opened.convert("RGBA"), **shown[number % len(shown)]))
+    return np.stack(pixels)
 
 
 def _view(stamp: Image.Image, background: list[int], flip: bool, scale: float) -> NDArray[np.uint8]:
