@@ -12,7 +12,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_h
 
 from workers.formats.onnx.graph import graphs
 from workers.quantization.affine import Affine, Array, reach_of, symmetric
-from workers.quantization.graph import attribute, captured, defined, fresh
+from workers.quantization.graph import attribute, captured, fresh, names_in
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
 
@@ -85,8 +85,7 @@ class _Writer:
         self._weights = weights
         self._homes = {tensor.name: graph for graph in graphs(model.graph) for tensor in graph.initializer}
         self._stored = {tensor.name: tensor for graph in graphs(model.graph) for tensor in graph.initializer}
-        self._taken = {name for graph in graphs(model.graph) for name in defined(graph)}
-        self._taken |= {node.name for graph in graphs(model.graph) for node in graph.node}
+        self._taken = names_in(model)
         self._made: dict[tuple[str, bool, bool, float], _Weight] = {}
         self._biases: dict[tuple[str, int], str] = {}
 
@@ -101,13 +100,16 @@ class _Writer:
                 done.add(node.output[0])
             else:
                 nodes.append(NodeProto.FromString(node.SerializeToString()))
+        count = len(done)
         for node in nodes:
             if node.op_type == "Add" and done.intersection(node.input):
                 self._keep_axes(node, graph)
-        if done:
+            elif node.op_type in ("Identity", "Dropout") and node.input[0] in done:  # dropped before nodes are fused
+                done.add(node.output[0])
+        if count:
             del graph.node[:]
             graph.node.extend(nodes)
-        return len(done)
+        return count
 
     def _keep_axes(self, node: NodeProto, graph: GraphProto) -> None:
         """Subtract what is added to a product if it might have more axes than that.
@@ -117,7 +119,7 @@ class _Writer:
         known = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
         for product, other in (tuple(node.input), tuple(reversed(node.input))):
             if other in self._stored:
-                axes = len(known[product].shape.dim) if product in known and known[product].HasField("shape") else 2
+                axes = len(known[product].shape.dim) if product in known and known[product].HasField("shape") else 1
                 if len(self._stored[other].dims) > axes:
                     negative = fresh(f"{other}_negative", self._taken)
                     values = -numpy_helper.to_array(self._stored[other])

@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 from workers.quantization.affine import Array, for_range
 from workers.quantization.calibration.collect import SLICE_BYTES, Feeds, slices
 from workers.quantization.dynamic_products import WeightType, products_by_activation
-from workers.quantization.graph import attribute, defined, fresh, sort_nodes, stored
+from workers.quantization.graph import attribute, fresh, names_in, sort_nodes, stored
 from workers.quantization.recovery.measuring import observed_session
 from workers.quantization.smoothing import (
     LEAST_GAIN,
@@ -27,8 +27,8 @@ from workers.quantization.smoothing import (
     folding,
     multiply,
     multiply_weights,
+    reads,
     shared,
-    uses,
 )
 
 APART = (0, 1, 2, 4, 8)
@@ -93,6 +93,7 @@ def smooth(
     """
     found = _smoothable(model, op_types, kept)
     made: list[list[str]] = []
+    taken = names_in(model)
     seen_of = _observed(model, list(found), feeds, work, threads)  # of all, before any is changed
     for name, nodes in found.items():
         seen = seen_of.get(name)
@@ -101,21 +102,19 @@ def smooth(
             continue
         choice = _search(each, seen, weights, folded=folding(model.graph, each) is not None)
         if choice is not None:
-            made.append(_apply(model, each, choice))
+            made.append(_apply(model, each, choice, taken))
     sort_nodes(model.graph)
     return frozenset(name for names in made for name in names) if made else None
 
 
 def _smoothable(model: ModelProto, op_types: Sequence[str], kept: frozenset[str]) -> dict[str, list[NodeProto]]:
     """Activations of matrix products alone, whose weights no other node reads: a copy for each would cost its bytes."""
-    found = products_by_activation(model.graph, op_types, kept)
+    found, used = products_by_activation(model.graph, op_types, kept), reads(model.graph)
     return {
         name: nodes
         for name, nodes in found.items()
         if all(node.op_type in ("MatMul", "Gemm") for node in nodes)
-        and all(
-            uses(model.graph, weight) == count for weight, count in Counter(node.input[1] for node in nodes).items()
-        )
+        and all(count == used[weight] for weight, count in Counter(node.input[1] for node in nodes).items())
     }
 
 
@@ -150,7 +149,9 @@ def _search(each: Shared, seen: _Seen, weights: WeightType, *, folded: bool) -> 
     hardest = np.argsort(
         -peaks * np.max([np.abs(weight).max(axis=1) for weight in each.weights], axis=0), kind="stable"
     )
-    some = [weight[:, :: -(-weight.shape[1] // _MOST_OUTPUTS)] for weight in each.weights]
+    # Where all outputs share a scale, the largest weight has to be among them.
+    most = _MOST_OUTPUTS if weights.per_channel else max(weight.shape[1] for weight in each.weights)
+    some = [weight[:, :: -(-weight.shape[1] // most)] for weight in each.weights]
     exact = [seen.rows @ weight for weight in some]
     powers = [np.square(wanted, dtype=np.float64).sum(axis=1, keepdims=True) for wanted in exact]
     shares = [1 / np.maximum(power, max(_LEAST_POWER * float(power.mean()), _TINY)) for power in powers]
@@ -177,22 +178,24 @@ def _search(each: Shared, seen: _Seen, weights: WeightType, *, folded: bool) -> 
     return best
 
 
-def _apply(model: ModelProto, each: Shared, choice: _Choice) -> list[str]:
+def _apply(model: ModelProto, each: Shared, choice: _Choice, taken: set[str]) -> list[str]:
     """Change the model; returns the names of the products that were added in float."""
     if not len(choice.apart):
-        multiply_weights(model, each, choice.divisor)
-        divide(model, each, choice.divisor)
+        multiply_weights(model, each, choice.divisor, taken)
+        divide(model, each, choice.divisor, taken)
         return []
     inside = np.ones(len(choice.divisor))
     inside[choice.apart] = 0.0
-    multiply_weights(model, each, choice.divisor * inside)
-    multiply(model, each, inside / choice.divisor)
-    return [_multiply_apart(model, each.tensor, each.readers[0], each.weights[0], choice.apart)]
+    multiply_weights(model, each, choice.divisor * inside, taken)
+    multiply(model, each, inside / choice.divisor, taken)
+    return [_multiply_apart(model, each.tensor, each.readers[0], each.weights[0], choice.apart, taken)]
 
 
-def _multiply_apart(model: ModelProto, tensor: str, node: NodeProto, weight: Array, channels: Array) -> str:
+def _multiply_apart(
+    model: ModelProto, tensor: str, node: NodeProto, weight: Array, channels: Array, taken: set[str]
+) -> str:
     """Add what some channels give to a product that has lost them; returns the name of their product's node."""
-    graph, taken = model.graph, defined(model.graph) | {other.name for other in model.graph.node}
+    graph = model.graph
     places, few, rows, part = (fresh(f"{node.name}_apart_{name}", taken) for name in ("places", "x", "weight", "y"))
     last, rest = node.output[0], fresh(f"{node.name}_rest", taken)
     factor = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0

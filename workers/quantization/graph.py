@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from workers.formats.onnx.graph import all_tensors, bodies_of
+from workers.formats.onnx.graph import all_tensors, bodies_of, graphs
 
 PROTOBUF_LIMIT = 2_000_000_000
 """Bytes of weights above which a model cannot be one protobuf file (its limit is 2 GiB)."""
@@ -26,6 +26,15 @@ def defined(graph: GraphProto) -> set[str]:
     names.update(tensor.values.name for tensor in graph.sparse_initializer)
     for node in graph.node:
         names.update(name for name in node.output if name)
+    return names
+
+
+def names_in(model: ModelProto) -> set[str]:
+    """Every name of a tensor or a node, in nested bodies too: what is added may have none of them."""
+    names: set[str] = set()
+    for graph in graphs(model.graph):
+        names |= defined(graph)
+        names.update(node.name for node in graph.node)
     return names
 
 

@@ -55,7 +55,12 @@ def names_within(model: ModelProto, judged: list[Judged]) -> list[str]:
 
 
 def power(exact: Array, found: Array) -> tuple[float, float]:
-    """Sums of squares of the finite numbers of a tensor, and of how far another one is from them."""
+    """Sums of squares of the finite numbers of a tensor, and of how far another one is from them.
+
+    What has another shape, as detections have whose number depends on the numbers, is as far as if it were all zeros.
+    """
+    if exact.shape != found.shape:
+        found = np.zeros_like(exact)
     if exact.dtype.itemsize < 4:  # sums of squares soon outgrow half precision
         exact, found = exact.astype(np.float32), found.astype(np.float32)
     with np.errstate(invalid="ignore", over="ignore"):

@@ -5,6 +5,7 @@ s_j = max|X_j|^α / max|W_j|^(1−α) both are easier to quantize (Xiao et al. 2
 folded into a LayerNormalization where only these products read what it makes, else it is a multiplication.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,13 +13,13 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.quantization.affine import Array
-from workers.quantization.graph import attribute, captured, defined, fresh, store, stored
+from workers.quantization.graph import attribute, captured, fresh, store, stored
 
 ALPHAS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEAST_GAIN = 0.9
 """A share of the error that has to be left at most: smoothing that leaves more is not worth a changed model."""
 _LEAST_PEAK = 0.02
-"""Of the median: a channel that hardly fires on the rows at hand may on others, and would be blown up there."""
+"""Of the median above zero: a channel that hardly fires on the rows at hand may on others, and would be blown up."""
 _TINY = 1e-5
 
 
@@ -43,15 +44,19 @@ def shared(tensor: str, readers: Sequence[NodeProto], weights: Sequence[Array]) 
 
 def divisors(peaks: Array, weights: Sequence[Array]) -> Iterator[Array]:
     """For each α the divisor of every channel, float64 [channels] of geometric mean 1; `peaks` are its magnitudes."""
-    peaks = np.maximum(peaks, max(_LEAST_PEAK * float(np.median(peaks)), _TINY))
+    least = _LEAST_PEAK * float(np.median(peaks[peaks > 0])) if peaks.any() else 0.0
+    peaks = np.maximum(peaks, max(least, _TINY))
     needed = np.maximum(np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0), _TINY)
     for alpha in ALPHAS:
         scale = peaks**alpha / needed ** (1 - alpha)
         yield scale / np.exp(np.mean(np.log(scale)))
 
 
-def multiply_weights(model: ModelProto, each: Shared, factors: Array) -> None:
-    """Multiply the rows of the products' weights, which become their own where others read them too."""
+def multiply_weights(model: ModelProto, each: Shared, factors: Array, taken: set[str]) -> None:
+    """Multiply the rows of the products' weights, which become their own where others read them too.
+
+    `taken` are names that are not free, here as below.
+    """
     kinds: dict[tuple[str, bool], list[NodeProto]] = {}
     weights = {}
     for node, weight in zip(each.readers, each.weights, strict=True):
@@ -60,25 +65,25 @@ def multiply_weights(model: ModelProto, each: Shared, factors: Array) -> None:
         weights[kind] = (weight * factors[:, np.newaxis]).astype(np.float32)
     for (name, flipped), nodes in kinds.items():
         harder = weights[name, flipped]
-        store(model, _own(model, name, nodes, 1), harder.T if flipped else harder)
+        store(model, _own(model, name, nodes, 1, taken), harder.T if flipped else harder)
 
 
-def divide(model: ModelProto, each: Shared, divisor: Array) -> str:
+def divide(model: ModelProto, each: Shared, divisor: Array, taken: set[str]) -> str:
     """Divide an activation's channels on the way to its products; returns the name of what they read then."""
     producer = folding(model.graph, each)
     if producer is None:
-        return multiply(model, each, 1 / divisor)
+        return multiply(model, each, 1 / divisor, taken)
     for place in (1, 2):
         if len(producer.input) > place and producer.input[place]:
-            name = _own(model, producer.input[place], [producer], place)
+            name = _own(model, producer.input[place], [producer], place, taken)
             store(model, name, stored(model, name) / divisor)
     return each.tensor
 
 
-def multiply(model: ModelProto, each: Shared, factors: Array) -> str:
+def multiply(model: ModelProto, each: Shared, factors: Array, taken: set[str]) -> str:
     """Multiply an activation's channels in a node of its own; returns the name of what the products read then."""
     graph = model.graph
-    smooth, factor = (fresh(f"{each.tensor}_{part}", defined(graph)) for part in ("smooth", "smoothing"))
+    smooth, factor = (fresh(f"{each.tensor}_{part}", taken) for part in ("smooth", "smoothing"))
     graph.initializer.append(numpy_helper.from_array(factors.astype(np.float32), factor))
     graph.node.append(helper.make_node("Mul", [each.tensor, factor], [smooth], name=smooth))
     graph.value_info.append(helper.make_tensor_value_info(smooth, TensorProto.FLOAT, None))
@@ -93,23 +98,24 @@ def folding(graph: GraphProto, each: Shared) -> NodeProto | None:
     if producer is None or producer.op_type != "LayerNormalization" or attribute(producer, "axis", -1) != -1:
         return None
     names = {tensor.name for tensor in graph.initializer}
-    others = {name for node in graph.node if node not in each.readers for name in (*node.input, *captured(node))}
+    products = {node.name for node in each.readers}  # which may read it a second time, as what they add
+    others = {name for node in graph.node for name in (*node.input[int(node.name in products) :], *captured(node))}
     others.update(value.name for value in graph.output)
     if each.tensor in others or any(name not in names for name in producer.input[1:3] if name):
         return None
     return producer
 
 
-def uses(graph: GraphProto, name: str) -> int:
-    """How often a graph's nodes read a tensor, their nested bodies included."""
-    return sum(given == name for node in graph.node for given in (*node.input, *captured(node)))
+def reads(graph: GraphProto) -> Counter[str]:
+    """How often a graph's nodes read each tensor, their nested bodies included."""
+    return Counter(name for node in graph.node for name in (*node.input, *captured(node)))
 
 
-def _own(model: ModelProto, name: str, nodes: Sequence[NodeProto], place: int) -> str:
+def _own(model: ModelProto, name: str, nodes: Sequence[NodeProto], place: int, taken: set[str]) -> str:
     """Let these nodes read a stored tensor that nothing else reads, a copy if need be; returns its name."""
-    if uses(model.graph, name) == len(nodes):
+    if reads(model.graph)[name] == len(nodes):
         return name
-    copy: str = fresh(f"{name}_own", defined(model.graph))
+    copy: str = fresh(f"{name}_own", taken)
     model.graph.initializer.append(numpy_helper.from_array(stored(model, name), copy))
     for node in nodes:
         node.input[place] = copy

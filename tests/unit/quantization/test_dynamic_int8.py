@@ -194,15 +194,18 @@ def test_tables_and_recurrences_are_left_to_the_runtimes_own_quantizer(make: Mak
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize(
-    ("axes", "rows"), [((6,), (3,)), ((1, 6), (3,)), ((1, 1, 6), (3,)), ((1, 1, 6), (3, 5)), ((1, 1, 1, 6), (3, 5))]
+    ("axes", "rows"),
+    [((6,), (3,)), ((1, 6), (3,)), ((1, 6), ()), ((1, 1, 6), (3,)), ((1, 1, 6), (3, 5)), ((1, 1, 1, 6), (3, 5))],
 )
+@pytest.mark.parametrize("between", [False, True])
 def test_an_addend_gives_the_result_its_axes_after_fusion_too(
-    tmp_path: Path, axes: tuple[int, ...], rows: tuple[int, ...], known: bool
+    tmp_path: Path, axes: tuple[int, ...], rows: tuple[int, ...], known: bool, between: bool
 ) -> None:
     model = models.model(
         [
             helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
-            helper.make_node("Add", ["a", "b"], ["y"], name="sum"),
+            *[helper.make_node("Identity", ["a"], ["i"], name="identity")] * between,
+            helper.make_node("Add", ["b", "i" if between else "a"], ["y"], name="sum"),
         ],
         [models.value("x", [*["n"] * len(rows), 8] if known else None)],
         [models.value("y", None)],

@@ -18,6 +18,7 @@ from workers.quantization.affine import for_range, symmetric
 from workers.quantization.calibration.collect import Feeds as Starts
 from workers.quantization.dynamic_products import WeightType
 from workers.quantization.dynamic_smoothing import smooth
+from workers.quantization.judged import power
 from workers.quantization.recovery.ladder import divided
 from workers.quantization.recovery.measuring import outputs_db
 from workers.quantization.technique import Context, quantize
@@ -93,6 +94,130 @@ def test_a_smoothed_model_is_the_same_in_float(
             np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(one).max())
 
 
+def normalized(
+    *, axis: int = -1, shift: bool = True, gain: str = "gain", addend: str = "", more: str = ""
+) -> ModelProto:
+    """A LayerNormalization whose gains make two channels large, and a product of what it makes."""
+    gains = np.ones(WIDE)
+    gains[[3, 50]] = 80.0
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", gain, *["shift"] * shift], ["n"], name="norm", axis=axis),
+        helper.make_node("Gemm", ["n", "w", *[addend] * bool(addend)], ["y"], name="product"),
+    ]
+    outputs = [models.value("y", ["rows", WIDE])]
+    if more == "output":
+        outputs.append(models.value("n", ["rows", WIDE]))
+    elif more == "captured":
+        body = helper.make_graph(
+            [helper.make_node("Neg", ["n"], ["inner"], name="inner")], "body", [], [models.value("inner", None)]
+        )
+        nodes.append(helper.make_node("If", ["yes"], ["z"], name="if", then_branch=body, else_branch=body))
+        outputs.append(models.value("z", None))
+    elif more:
+        nodes.append(helper.make_node("Mul", [more, more], ["z"], name="more"))
+        outputs.append(models.value("z", None))
+    return models.model(
+        nodes,
+        [models.value("x", ["rows", WIDE])],
+        outputs,
+        [
+            models.tensor("gain", gains if axis == -1 else np.ones((5, WIDE)) * gains),
+            models.tensor("shift", np.linspace(-1, 1, WIDE) if axis == -1 else np.ones((5, WIDE))),
+            models.weights("w", WIDE, WIDE),
+            models.tensor("yes", True, np.bool_),
+        ],
+    )
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(normalized(), id="plain"),
+        pytest.param(normalized(shift=False), id="no shift"),
+        pytest.param(normalized(axis=0), id="another axis"),
+        pytest.param(normalized(gain="x0"), id="gains that are computed"),
+        pytest.param(normalized(addend="n"), id="added to its own product"),
+        *(pytest.param(normalized(more=more), id=f"also read: {more}") for more in ("n", "gain", "shift")),
+        *(pytest.param(normalized(more=more), id=more) for more in ("output", "captured")),
+    ],
+)
+def test_what_follows_a_normalization_is_the_same_in_float(tmp_path: Path, model: ModelProto) -> None:
+    model = ModelProto.FromString(model.SerializeToString())
+    if model.graph.node[0].input[1] == "x0":
+        model.graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["x0"], name="top", axes=[0], keepdims=0))
+    before = load(models.save(model, tmp_path / "before.onnx"))
+    assert smooth(model, TYPES, frozenset(), SEVEN, starts(rows_of(8)), tmp_path) == frozenset() or nodes_of(
+        model, "Mul"
+    )
+    after = load(models.save(model, tmp_path / "after.onnx"))
+    for row in rows_of(4, seed=9):
+        for one, other in zip(before.run(row), after.run(row), strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("dead", [31, 33, 48])
+def test_a_channel_that_was_silent_may_speak_up_later(tmp_path: Path, dead: int) -> None:
+    rows, later = rows_of(12), rows_of(4, seed=5)
+    for row in rows:
+        row["x"][:, :dead] = 0.0
+    for row in later:
+        row["x"][:, : dead - 1] = 0.0
+        row["x"][:, dead - 1] = 1.0
+    path = models.save(product(), tmp_path / "model.onnx")
+    found = []
+    for smoothing in (False, True):
+        recipe = RECIPE.model_copy(update={"smoothing": smoothing})
+        made = quantize(path, tmp_path / f"{smoothing}.onnx", recipe, Context(work=tmp_path, feeds=starts(rows)))
+        found.append(outputs_db(load(path), [load(made.file)], ["y0"], later)[0])
+    assert found[1] > found[0] - 6
+
+
+def test_outputs_whose_shape_hangs_on_the_numbers_are_compared_too(make: Maker) -> None:
+    model = models.model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["a"], name="product"),
+            helper.make_node("Greater", ["a", "zero"], ["c"], name="greater"),
+            helper.make_node("NonZero", ["c"], ["i"], name="where"),
+            helper.make_node("Transpose", ["i"], ["places"], name="turn", perm=[1, 0]),
+            helper.make_node("GatherND", ["a", "places"], ["y"], name="take"),
+        ],
+        [models.value("x", ["rows", WIDE])],
+        [models.value("y", ["found"])],
+        [models.weights("w", WIDE, 60), models.tensor("zero", 0.0)],
+    )
+    rows = rows_of(32, (3,))
+    path_shapes = {tuple(row.shape) for made in [make(model, RECIPE, feeds=rows)] for (row,) in made.artifact}
+    assert len(path_shapes) > 1
+    (rung,) = make(model, RECIPE, feeds=rows).produced.recovery
+    assert rung.after_db is not None
+    static = make(model, StaticInt8(reduce_range=True, recovery=("bias_correction", "smoothquant")), feeds=rows)
+    assert len(static.produced.recovery) == 2
+
+
+def test_another_shape_is_as_far_as_nothing_at_all() -> None:
+    exact = np.arange(1.0, 4.0, dtype=np.float32)
+    assert power(exact, np.ones(1, np.float32)) == power(exact, np.zeros(5, np.float32)) == (14.0, 14.0)
+
+
+@pytest.mark.parametrize(
+    "name", ["r_smooth", "r_smoothing", "product0_apart_x", "product0_apart_weight", "product0_rest"]
+)
+@pytest.mark.parametrize("place", ["node", "body"])
+def test_names_that_smoothing_would_give_may_be_taken(make: Maker, name: str, place: str) -> None:
+    model = product()
+    if place == "node":
+        model.graph.node[1].name = name
+    else:
+        body = helper.make_graph(
+            [helper.make_node("Neg", ["r"], [name], name="b")], "body", [], [models.value(name, None)]
+        )
+        model.graph.initializer.append(models.tensor("yes", True, np.bool_))
+        model.graph.node.append(helper.make_node("If", ["yes"], ["z"], name="if", then_branch=body, else_branch=body))
+        model.graph.output.append(models.value("z", None))
+    (rung,) = make(model, RECIPE, feeds=rows_of(32, (3,))).produced.recovery
+    assert rung.kept
+
+
 def plain_error(rows: list[Array], weight: Array, divisor: Array, apart: list[int]) -> float:
     """The relative squared error of one product, row after row: each feed quantized by its own range."""
     inside = np.array([channel not in apart for channel in range(len(divisor))])
@@ -140,20 +265,11 @@ def test_the_choice_is_the_one_that_trying_all_would_make(tmp_path: Path, outlie
 
 
 def test_a_normalization_divides_by_itself_and_is_computed_whole(tmp_path: Path) -> None:
-    gain = np.ones(WIDE)
-    gain[[3, 50]] = 80.0
-    model = models.model(
-        [
-            helper.make_node("LayerNormalization", ["x", "gain", "shift"], ["n"], name="norm", axis=-1),
-            helper.make_node("MatMul", ["n", "w"], ["y"], name="product"),
-        ],
-        [models.value("x", ["rows", WIDE])],
-        [models.value("y", ["rows", 6])],
-        [models.tensor("gain", gain), models.tensor("shift", np.zeros(WIDE)), models.weights("w", WIDE, 6)],
-    )
+    model = normalized()
+    before = [node.op_type for node in model.graph.node]
     assert smooth(model, TYPES, frozenset(), SEVEN, starts(rows_of(6)), tmp_path) == frozenset()
-    assert [node.op_type for node in model.graph.node] == ["LayerNormalization", "MatMul"]
-    assert not np.allclose(stored(model, "gain"), gain)
+    assert [node.op_type for node in model.graph.node] == before
+    assert not np.allclose(stored(model, "gain"), stored(normalized(), "gain"))
 
 
 @pytest.mark.parametrize("outliers", [(), (3,), (3, 50)])
@@ -166,7 +282,7 @@ def test_what_is_kept_is_nearer_as_measured_on_rows_that_nothing_was_fitted_to(
     made = make(product(), RECIPE, feeds=rows)
     if not made.produced.recovery:
         assert not outliers
-        assert made.produced.notes == ("Smoothing: no activation's products come nearer for it.",)
+        assert made.produced.notes == ("Smoothing: nothing that the products read comes nearer for it.",)
         return
     (rung,) = made.produced.recovery
     judging = [row for row, _ in divided(starts(rows))[1]()]

@@ -11,7 +11,7 @@ from onnx import ModelProto, NodeProto
 
 from app.errors import StepError
 from workers.quantization.affine import for_range, reach_of, symmetric
-from workers.quantization.graph import sort_nodes
+from workers.quantization.graph import names_in, sort_nodes
 from workers.quantization.qdq.plan import Array, Plan, Setting, make_plan
 from workers.quantization.recovery.material import Material
 from workers.quantization.recovery.measuring import observed_session
@@ -32,11 +32,12 @@ def smoothquant(plan: Plan, material: Material) -> Plan:
         raise StepError("No matrix products read an activation that could be smoothed.", code="step_not_applicable")
     samples = _samples(changed.model, [each.tensor for each in found], material)
     smoothed: list[str] = []
+    taken = names_in(changed.model)
     for each, (rows, peaks) in zip(found, samples, strict=True):
         scale = _best_divisor(rows, peaks, each.weights, material.setting) if len(rows) else None
         if scale is not None:
-            multiply_weights(changed.model, each, scale)
-            smoothed.append(divide(changed.model, each, scale))
+            multiply_weights(changed.model, each, scale, taken)
+            smoothed.append(divide(changed.model, each, scale, taken))
     if not smoothed:
         raise StepError("No activation's products come nearer when it is smoothed.", code="step_not_applicable")
     sort_nodes(changed.model.graph)

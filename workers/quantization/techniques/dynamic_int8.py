@@ -75,12 +75,13 @@ def _made(
         return _in_integers(prepared.model, prepared.kept, op_types, options), (), ""
     if context.feeds is None:
         return _in_integers(prepared.model, prepared.kept, op_types, options), (), _NO_ROWS
-    fitting, judging = divided(context.feeds)
+    feeds = context.feeds
+    fitting, judging = divided(lambda: islice(feeds(), options.samples))
     smoothed = _copy(prepared.model)
     apart = smooth(smoothed, products, prepared.kept, _weights(options), fitting, context.work, threads=context.threads)
     plain = _in_integers(_copy(prepared.model), prepared.kept, op_types, options)
     if apart is None:
-        return plain, (), "Smoothing: no activation's products come nearer for it."
+        return plain, (), "Smoothing: nothing that the products read comes nearer for it."
     made = (plain, _in_integers(smoothed, prepared.kept | apart, op_types, options))
     original, *sessions = (
         observed_session(model, judged, context.work / f"judged-{number}.onnx", threads=context.threads)
