@@ -255,7 +255,8 @@ def test_what_is_trained_is_fitted_to_floats_alone(tmp_path: Path, kind: str, st
 
     fitted = step(plan, material)
 
-    before, after = (judge_for(each, material).fidelity(each).output_db for each in (plan, fitted))
+    judge = judge_for(plan, material)  # of the original: what is fitted may have moved biases
+    before, after = (judge.fidelity(each).output_db for each in (plan, fitted))
     assert after >= before - 1
     if kind in ("indices", "no numbers"):
         plain, same = planned(two_convolutions(PLAIN), rows, tmp_path, bits=4)
