@@ -82,8 +82,8 @@ class DynamicInt8(_Options):
     op_types: OpTypes = Field(default=("MatMul", "Gemm"), min_length=1)
     """Operator types to quantize. Convolutions only when asked: their dynamic kernels are slow."""
     smoothing: bool = True
-    """Where there are calibration rows: smooth activations, and compute their few largest channels apart in float, if
-    that brings the outputs nearer (those of a sentence embedding by 8 dB)."""
+    """Where there are calibration rows, and an output's SQNR on them is below 30 dB: smooth activations, and compute
+    their few largest channels apart in float, if that brings the outputs nearer (a sentence embedding's by 8 dB)."""
     samples: int = Field(default=200, ge=1, le=10_000)
     """Calibration rows used at most, by `smoothing`."""
     keep_float: KeepFloat = ()

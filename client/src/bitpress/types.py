@@ -490,8 +490,8 @@ class DynamicInt8(TypedDict):
     """Calibration rows used at most, by `smoothing`."""
     smoothing: NotRequired[bool]
     """
-    Where there are calibration rows: smooth activations, and compute their few largest channels apart in float, if
-    that brings the outputs nearer (those of a sentence embedding by 8 dB).
+    Where there are calibration rows, and an output's SQNR on them is below 30 dB: smooth activations, and compute
+    their few largest channels apart in float, if that brings the outputs nearer (a sentence embedding's by 8 dB).
     """
     technique: Literal["dynamic_int8"]
     weight_type: NotRequired[Literal["int8", "uint8"]]

@@ -50,8 +50,8 @@ def observed_session(
 
 def outputs_db(
     original: Session, others: Sequence[Session], names: Sequence[str], rows: Iterable[Mapping[str, Array]]
-) -> list[float]:
-    """SQNR of each session's outputs of these names against the original's, in dB: the mean over them.
+) -> Array:
+    """SQNR of each session's outputs of these names against the original's, in dB, float64 [sessions, names].
 
     Rows pass one by one, so that nothing but sums is kept. Inputs are cast to the types that each session takes.
     """
@@ -62,7 +62,7 @@ def outputs_db(
         for place, (session, types) in enumerate(zip(others, dtypes, strict=True)):
             given = {name: np.asarray(row[name]).astype(dtype, copy=False) for name, dtype in types.items()}
             powers[place] += [power(*pair) for pair in zip(exact, session.run(given, names), strict=True)]
-    return [float(np.mean([decibel(*each) for each in of])) for of in powers]
+    return np.array([[decibel(*each) for each in of] for of in powers])
 
 
 class Judge:

@@ -15,6 +15,7 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType, ad
 
 from app.domain.recipe import DynamicInt8
 from workers.formats.onnx.graph import all_nodes, bodies_of
+from workers.quantization.affine import Array
 from workers.quantization.dynamic_products import PRODUCTS, WeightType, quantize_products
 from workers.quantization.dynamic_smoothing import smooth
 from workers.quantization.finishing import finish
@@ -35,6 +36,9 @@ _ADDED = ("_quantized", "_scale", "_zero_point", "_scales_mul", "_scale_mul", "_
 
 _LEAST_OPSET = 11  # DynamicQuantizeLinear
 
+ENOUGH_DB = 30.0
+"""From here on nothing is smoothed: what it adds takes time (16 % of a small perceptron's, whose first classes agreed
+in 99.9 % of all cases at 44 dB), for a result that is good already."""
 _NO_ROWS = "Smoothing: there are no calibration rows, by which activations may be smoothed; give some to have it tried."
 
 
@@ -67,7 +71,7 @@ def _made(
 ) -> tuple[ModelProto, tuple[Rung, ...], str]:
     """The model in integers, what smoothing brought, and what the report says of it.
 
-    Smoothed or not, whichever is nearer on rows that smoothing was not fitted to.
+    Smoothed where an output is not near enough without and it brings them nearer, on rows that it was not fitted to.
     """
     products = [name for name in op_types if name in PRODUCTS]
     judged = [each.name for each in judged_tensors(prepared.model)]
@@ -77,20 +81,27 @@ def _made(
         return _in_integers(prepared.model, prepared.kept, op_types, options), (), _NO_ROWS
     feeds = context.feeds
     fitting, judging = divided(lambda: islice(feeds(), options.samples))
+
+    def nearness(made: ModelProto) -> Array:
+        sessions = [
+            observed_session(each, judged, context.work / f"{name}.onnx", threads=context.threads)
+            for name, each in (("original", prepared.model), ("made", made))
+        ]
+        rows = (feed for feed, _ in islice(judging(), JUDGING_FEEDS))
+        found: Array = outputs_db(sessions[0], sessions[1:], judged, rows)[0]
+        return found
+
+    plain = _in_integers(_copy(prepared.model), prepared.kept, op_types, options)
+    before = nearness(plain)
+    if before.min() >= ENOUGH_DB:
+        return plain, (), f"Smoothing: not needed, the SQNR of the outputs is {before.mean():.1f} dB without."
     smoothed = _copy(prepared.model)
     apart = smooth(smoothed, products, prepared.kept, _weights(options), fitting, context.work, threads=context.threads)
-    plain = _in_integers(_copy(prepared.model), prepared.kept, op_types, options)
     if apart is None:
         return plain, (), "Smoothing: nothing that the products read comes nearer for it."
-    made = (plain, _in_integers(smoothed, prepared.kept | apart, op_types, options))
-    original, *sessions = (
-        observed_session(model, judged, context.work / f"judged-{number}.onnx", threads=context.threads)
-        for number, model in enumerate((prepared.model, *made))
-    )
-    rows = (feed for feed, _ in islice(judging(), JUDGING_FEEDS))
-    before, after = outputs_db(original, sessions, judged, rows)
-    rung = rung_of("smoothing", before, after)
-    return made[rung.kept], (rung,), told(rung)
+    smoothed = _in_integers(smoothed, prepared.kept | apart, op_types, options)
+    rung = rung_of("smoothing", float(before.mean()), float(nearness(smoothed).mean()))
+    return smoothed if rung.kept else plain, (rung,), told(rung)
 
 
 def _in_integers(model: ModelProto, kept: frozenset[str], op_types: Sequence[str], options: DynamicInt8) -> ModelProto:

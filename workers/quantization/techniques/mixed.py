@@ -163,7 +163,7 @@ def _measured(model_path: Path, artifacts: Sequence[Produced], context: Context)
     if not names:
         return None
     made = [load(each.file, threads=context.threads, session_options=each.session_options) for each in artifacts]
-    return outputs_db(original, made, names, rows)
+    return [float(of.mean()) for of in outputs_db(original, made, names, rows)]
 
 
 def _follow(assigned: Assigned, model_path: Path, out_path: Path, context: Context) -> Produced:
