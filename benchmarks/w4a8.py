@@ -102,8 +102,8 @@ def _shown(figure: Figure) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="*", choices=[*FEEDS, []], default=list(FEEDS))
-    for name in parser.parse_args().models:
+    parser.add_argument("models", nargs="*", choices=[*FEEDS, []], help="all of them where none is named")
+    for name in parser.parse_args().models or FEEDS:
         table(name)
 
 

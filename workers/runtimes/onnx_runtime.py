@@ -11,7 +11,7 @@ import onnxruntime as ort
 from app.errors import StepError
 from workers.runtimes.session import CPU, Array, Optimization, Port
 
-_LEVELS = {
+LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
     "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
@@ -21,7 +21,7 @@ _LEVELS = {
 # What onnxruntime calls the element types that NumPy calls otherwise.
 _DTYPES = {"float": "float32", "double": "float64"}
 
-_ERROR = 3
+ERROR = 3
 
 
 class OnnxRuntimeSession:
@@ -46,20 +46,14 @@ class OnnxRuntimeSession:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.graph_optimization_level = _LEVELS[optimization]
-        options.log_severity_level = _ERROR
+        options.graph_optimization_level = LEVELS[optimization]
+        options.log_severity_level = ERROR
         if CPU not in providers:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         for name, value in session_options.items():
             options.add_session_config_entry(name, value)
         started = time.perf_counter()
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=list(providers))
-        except Exception as error:  # onnxruntime raises some twenty classes that share no base but Exception
-            _raise_if_out_of_memory(error)
-            raise StepError(
-                f"onnxruntime cannot load the model: {plain_message(error, path)}", code="model_does_not_load"
-            ) from error
+        self._session = opened(path, options, providers)
         self.load_ms = (time.perf_counter() - started) * 1000
         self._session.disable_fallback()
         if tuple(self._session.get_providers()[: len(providers)]) != providers:
@@ -93,6 +87,17 @@ class OnnxRuntimeSession:
     def native(self) -> ort.InferenceSession:
         """The session itself, for onnxruntime's own tools."""
         return self._session
+
+
+def opened(path: Path, options: ort.SessionOptions, providers: Sequence[str] = (CPU,)) -> ort.InferenceSession:
+    """A model file as onnxruntime's own session. Raises StepError `model_does_not_load`, and MemoryError."""
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(providers))
+    except Exception as error:  # onnxruntime raises some twenty classes that share no base but Exception
+        _raise_if_out_of_memory(error)
+        raise StepError(
+            f"onnxruntime cannot load the model: {plain_message(error, path)}", code="model_does_not_load"
+        ) from error
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from app.domain.recipe import Calibration, CalibrationMethod
 from app.errors import StepError
@@ -277,3 +277,54 @@ def test_counters_that_are_nearly_full_lose_nothing(monkeypatch: pytest.MonkeyPa
     upper = np.concatenate(parts).view(np.uint32) >> 16
     assert np.array_equal(histogram.counts, np.bincount(upper, minlength=1 << 16))
     assert histogram._lanes.sum() < 300  # some of them were emptied
+
+
+@pytest.mark.parametrize("channels", [24, 32])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tensors_in_blocks_are_seen_as_they_are(tmp_path: Path, channels: int, batch: int) -> None:
+    rng = np.random.default_rng(channels)
+    weights = [
+        rng.uniform(0.1, 1, (channels, 3, 3, 3)).astype(np.float32),
+        rng.uniform(0.1, 1, (channels, channels, 1, 1)).astype(np.float32),
+    ]
+    model = models.model(
+        [
+            helper.make_node("Conv", ["image", "w0"], ["c0"], name="first", pads=[1, 1, 1, 1]),
+            helper.make_node("Relu", ["c0"], ["r0"], name="relu"),
+            helper.make_node("Conv", ["r0", "w1"], ["c1"], name="second"),
+            helper.make_node("Add", ["c1", "r0"], ["sum"], name="add"),
+            helper.make_node("Softmax", ["sum"], ["y"], name="last", axis=1),
+        ],
+        [models.value("image", [batch, 3, 9, 7])],
+        [models.value("y", [batch, channels, 9, 7])],
+        [numpy_helper.from_array(weight, f"w{at}") for at, weight in enumerate(weights)],
+    )
+    # Far above zero, so that a zero that fills up a block would be the lowest.
+    rows = [{"image": rng.uniform(2, 3, (batch, 3, 9, 7)).astype(np.float32)} for _ in range(4)]
+    names = ["r0", "c1", "sum", "y"]
+    seen = collect(model, names, lambda: ((row, batch) for row in rows), tmp_path, threads=2)
+    observers = {name: Observer() for name in names}
+    for row in rows:
+        first = sum(
+            np.einsum(
+                "oi,nihw->nohw",
+                weights[0][:, :, dy, dx],
+                np.pad(row["image"], ((0, 0), (0, 0), (1, 1), (1, 1)))[:, :, dy : dy + 9, dx : dx + 7],
+            )
+            for dy in range(3)
+            for dx in range(3)
+        )
+        found = {"r0": np.maximum(first, 0).astype(np.float32)}
+        found["c1"] = np.einsum("oi,nihw->nohw", weights[1][:, :, 0, 0], found["r0"])
+        found["sum"] = found["c1"] + found["r0"]
+        exp = np.exp(found["sum"] - found["sum"].max(axis=1, keepdims=True))
+        found["y"] = exp / exp.sum(axis=1, keepdims=True)
+        for name in names:
+            observers[name].add(found[name], batch)
+    for name in names:
+        plain, entry = observers[name].statistics(), seen.tensors[name]
+        for part in ("low", "high", "mean_low", "mean_high", "moving_low", "moving_high"):
+            assert getattr(entry, part) == pytest.approx(getattr(plain, part), rel=1e-4, abs=1e-4)
+        assert entry.counts.sum() == plain.counts.sum()
+        # The same numbers, but for the rounding of sums: hardly any lands in another bin.
+        assert np.abs(entry.counts - plain.counts).sum() < 0.05 * plain.counts.sum()

@@ -12,6 +12,7 @@ import onnx
 from onnx import ModelProto, TensorProto, helper
 
 from app.errors import StepError
+from workers.quantization.calibration.blocked import leave_blocked, worth_it
 from workers.quantization.calibration.statistics import Extremes, Observer, Statistics
 from workers.quantization.graph import save
 from workers.runtimes.session import Array, Session, load
@@ -53,9 +54,9 @@ def collect(
     samples = 0
     for number, part in enumerate(slices(model, inner, feeds, slice_bytes // abreast) or [[]]):
         path = work / f"observed-{number}.onnx"
-        session = _session(model, part, path, external=external, threads=threads // abreast)
+        session, places = _session(model, part, path, external=external, threads=threads // abreast)
         given = part if number else [*(name for name in wanted if name in inputs), *part]
-        samples = _observe(session, {name: observers[name] for name in given}, set(part), feeds, abreast)
+        samples = _observe(session, {name: observers[name] for name in given}, places, feeds, abreast)
     if samples == 0:
         raise StepError("The calibration dataset has no rows.", code="calibration_empty")
     if observers and not any(seen.seen for seen in observers.values()):
@@ -67,12 +68,17 @@ def collect(
     return Statistics(samples, {name: seen.statistics() for name, seen in observers.items() if seen.seen})
 
 
-def _observe(session: Session, observers: Mapping[str, Observer], inner: set[str], feeds: Feeds, abreast: int) -> int:
-    """Show each observer its tensor of every feed, those of `inner` from the runtime; returns the number of rows."""
-    outputs = [name for name in observers if name in inner]
+def _observe(
+    session: Session, observers: Mapping[str, Observer], places: Mapping[str, str], feeds: Feeds, abreast: int
+) -> int:
+    """Show each observer its tensor of every feed; returns the number of rows.
+
+    `places` are the names of the session's outputs, by those of the tensors that they are.
+    """
+    outputs = list(places.values())
 
     def look(given: Mapping[str, Array], rows: int) -> list[Extremes | None]:
-        found = dict(given) | dict(zip(outputs, session.run(given, outputs) if outputs else [], strict=True))
+        found = dict(given) | dict(zip(places, session.run(given, outputs) if outputs else [], strict=True))
         return [observer.look(found[name], rows) for name, observer in observers.items()]
 
     def take(found: list[Extremes | None]) -> None:
@@ -92,8 +98,10 @@ def _observe(session: Session, observers: Mapping[str, Observer], inner: set[str
     return samples
 
 
-def _session(model: ModelProto, observed: Sequence[str], path: Path, *, external: bool, threads: int) -> Session:
-    """The model with these tensors as its outputs, optimized as it will be when it is used."""
+def _session(
+    model: ModelProto, observed: Sequence[str], path: Path, *, external: bool, threads: int
+) -> tuple[Session, Mapping[str, str]]:
+    """The model with these tensors as its outputs, optimized as it will be when it is used, and their names there."""
     source = ModelProto()
     source.CopyFrom(model)
     kept = {value.name: value for value in source.graph.output}
@@ -102,7 +110,11 @@ def _session(model: ModelProto, observed: Sequence[str], path: Path, *, external
         source.graph.output.extend(kept.get(name) or helper.make_empty_tensor_value_info(name) for name in observed)
         _type_outputs(source)
     save(source, path, external=external)
-    return load(path, threads=threads)
+    places = {name: name for name in observed}
+    if external or not worth_it(source):
+        return load(path, threads=threads), places
+    places |= leave_blocked(path)
+    return load(path, threads=threads, optimization="none"), places
 
 
 def _type_outputs(model: ModelProto) -> None:

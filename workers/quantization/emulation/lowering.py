@@ -1,21 +1,16 @@
 """Which operators the runtime runs an artifact as, and in which order to take them."""
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnx
-import onnxruntime as ort
 from onnx import GraphProto, ModelProto, NodeProto
 
 from app.errors import StepError
 from workers.formats.onnx.graph import bodies_of
 from workers.quantization.emulation.kernels import KERNELS, OTHER_PRODUCTS
 from workers.quantization.graph import captured, sort_nodes
-from workers.runtimes.onnx_runtime import plain_message
-
-_ERROR = 3
+from workers.runtimes.optimized import optimized
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +37,7 @@ def lower(path: Path, session_options: Mapping[str, str] | None = None) -> Model
     no integer. Nodes are in the order of computation. Raises StepError `model_does_not_load`, and `not_emulated` for
     products of integers that there is no emulation of.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        options = ort.SessionOptions()
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-        options.optimized_model_filepath = str(Path(folder, "lowered.onnx"))
-        options.intra_op_num_threads = 1
-        options.log_severity_level = _ERROR
-        for name, value in (session_options or {}).items():
-            options.add_session_config_entry(name, value)
-        try:
-            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's errors share no base but Exception
-            raise StepError(
-                f"onnxruntime cannot load the model: {plain_message(error, path)}", code="model_does_not_load"
-            ) from error
-        model = onnx.load(options.optimized_model_filepath)
+    model = optimized(path, "extended", session_options)
     for node in model.graph.node:
         _raise_if_not_emulated(node)
     sort_nodes(model.graph)
