@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from app.domain.recipe import RECIPE, StaticInt8, calibration_samples, needs_histograms
+from app.domain.recipe import RECIPE, calibration_samples, needs_histograms
 from benchmarks.models.workload import Feed
 from benchmarks.quantization.peer.making import main
 from workers.hardware.probe import probe
-from workers.quantization.assignment import observed_for
+from workers.quantization.assignment import observed_for, static_recipe
 from workers.quantization.calibration.collect import collect
 from workers.quantization.static import prepare_for
 from workers.quantization.technique import Context, quantize, resolve
@@ -24,8 +24,8 @@ def make(model: Path, feeds: Sequence[Feed], out: Path, **options: Any) -> dict[
     feeds = feeds[: calibration_samples(recipe)]
     with tempfile.TemporaryDirectory(dir=out.parent) as name:
         statistics = None
-        if isinstance(recipe, StaticInt8):
-            prepared, _, placement = prepare_for(model, recipe)
+        if (static := static_recipe(model, recipe)) is not None:
+            prepared, _, placement = prepare_for(model, static)
             folder = Path(name, "calibration")
             folder.mkdir()
             statistics = Path(name, "statistics.npz")
@@ -47,10 +47,23 @@ def make(model: Path, feeds: Sequence[Feed], out: Path, **options: Any) -> dict[
     return made.session_options
 
 
-CONFIGURATIONS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "static_int8": (make, {"technique": "static_int8"}),
-    "dynamic_int8": (make, {"technique": "dynamic_int8"}),
-}
+CONFIGURATIONS: dict[str, tuple[Any, dict[str, Any]]] = {}
+for _technique in ("static_int8", "dynamic_int8"):
+    CONFIGURATIONS[_technique] = (make, {"technique": _technique})
+    # The table of a language model's words is most of its weights; peers make 8 bits of it without being asked.
+    CONFIGURATIONS[f"mixed, {_technique}, embeddings in 8 bits"] = (
+        make,
+        {
+            "technique": "mixed",
+            "parts": [
+                {
+                    "nodes": [{"op_type": "Gather"}],
+                    "recipe": {"technique": "weight_only", "bits": 8, "block_size": 128, "embeddings": "quantize"},
+                }
+            ],
+            "rest": {"technique": _technique},
+        },
+    )
 for _block in (64, 128):
     for _algorithm in ("rtn", "mse", "hqq", "gptq", "awq"):
         CONFIGURATIONS[f"weight_only, {_algorithm}, block {_block}"] = (

@@ -122,7 +122,8 @@ def minilm_task() -> Task:
         Row("neural_compressor", name)
         for name in ("static, U8S8 per channel", "static, U8U8 per channel", "SmoothQuant, U8S8 per channel")
     ]
-    rows += [Row(OURS, "static_int8"), Row(OURS, "dynamic_int8")]
+    for technique in ("static_int8", "dynamic_int8"):
+        rows += [Row(OURS, technique), Row(OURS, f"mixed, {technique}, embeddings in 8 bits")]
     rows += _four_bits(BLOCKS)
     return Task(
         workload=workload,
@@ -145,7 +146,12 @@ def smollm2_task() -> Task:
         pick=lambda outputs: outputs["logits"][0].argmax(axis=-1),
         agreement=_same,
         clusters=np.repeat(np.arange(len(workload.evaluation.feeds)), smollm2.WINDOW),
-        rows=_four_bits(BLOCKS),
+        rows=[
+            Row("onnxruntime", "dynamic, defaults"),
+            Row("onnxruntime", "dynamic, per channel, reduce_range"),
+            Row(OURS, "dynamic_int8"),
+            *_four_bits(BLOCKS),
+        ],
     )
 
 

@@ -63,7 +63,8 @@ class ScaledWeight(LearnedScale):
 
 
 class LearnedBias(nn.Module):
-    """A bias, float32 [channels], that moves in units of the tensor's root mean square; so one rate suits them all."""
+    """A bias, float32 [channels], that moves in units of the tensor's root mean square; so one rate suits
+    them all. One of zeros stays."""
 
     def __init__(self, values: Array) -> None:
         super().__init__()
