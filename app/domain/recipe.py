@@ -164,8 +164,8 @@ class WeightOnly(_Options):
     """Weights that share a scale, along the summed axis; `channel`: one scale an output channel. Blocks of 64 and 128
     run fastest; with 2 bits those of 16 and 256 have no fast kernel."""
     symmetric: bool | Literal["auto"] = "auto"
-    """Symmetric blocks have no zero points. `auto`: zero points below 8 bits, where they gain accuracy and cost no
-    time."""
+    """Symmetric blocks have no zero points. `auto`: zero points where they gain accuracy, which costs no time: below 8
+    bits, but for `rtn` at 2."""
     algorithm: Literal["rtn", "mse", "hqq", "gptq", "awq"] = "mse"
     """`rtn`: nearest numbers between the extremes. `mse`: the scale with the least squared error. `hqq`: half-quadratic
     zero points and scales. `gptq`: each column makes up for the error of those before it. `awq`: channels with large

@@ -404,8 +404,8 @@ class WeightOnly(TypedDict):
     """Calibration rows used at most, by `gptq` and `awq`."""
     symmetric: NotRequired[bool | Literal["auto"]]
     """
-    Symmetric blocks have no zero points. `auto`: zero points below 8 bits, where they gain accuracy and cost no
-    time.
+    Symmetric blocks have no zero points. `auto`: zero points where they gain accuracy, which costs no time: below 8
+    bits, but for `rtn` at 2.
     """
     technique: Literal["weight_only"]
 

@@ -9,17 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from app.domain.recipe import Calibration, CalibrationMethod
 from app.errors import StepError
 from tests.parts import models
 from tests.parts.models import Array
 from workers.quantization.affine import for_range, symmetric
+from workers.quantization.calibration.blocked import leave_blocked, worth_it
 from workers.quantization.calibration.collect import collect
 from workers.quantization.calibration.histogram import Histogram
 from workers.quantization.calibration.ranges import find_range, quantiles, squared_error
 from workers.quantization.calibration.statistics import MOMENTUM, Observer, Statistics, TensorStatistics, density
+from workers.runtimes.session import load
 
 METHODS = get_args(CalibrationMethod)
 numbers = st.floats(-1e6, 1e6, width=32)
@@ -277,6 +279,74 @@ def test_counters_that_are_nearly_full_lose_nothing(monkeypatch: pytest.MonkeyPa
     upper = np.concatenate(parts).view(np.uint32) >> 16
     assert np.array_equal(histogram.counts, np.bincount(upper, minlength=1 << 16))
     assert histogram._lanes.sum() < 300  # some of them were emptied
+
+
+def test_whole_blocks_leave_the_runtime_as_they_are(tmp_path: Path) -> None:
+    left = {}
+    for channels in (24, 32):
+        model = models.model(
+            [
+                helper.make_node("Conv", ["image", "w"], ["c"], name="first"),
+                helper.make_node("Relu", ["c"], ["r"], name="relu"),
+                helper.make_node("Conv", ["r", "w"], ["d"], name="second"),
+            ],
+            [models.value("image", [1, channels, 9, 7])],
+            [models.value(name, [1, channels, 9, 7]) for name in ("r", "d")],
+            [models.weights("w", channels, channels, 1, 1)],
+        )
+        assert worth_it(model)
+        plain, blocked = models.save(model, tmp_path / "plain.onnx"), tmp_path / "blocked.onnx"
+        left[channels] = leave_blocked(plain, blocked)
+        row = {"image": np.random.default_rng(1).standard_normal((1, channels, 9, 7)).astype(np.float32)}
+        ordered = load(plain).run(row, ["r", "d"])
+        found = load(blocked, optimization="none").run(row, [left[channels].get(name, name) for name in ("r", "d")])
+        for one, other in zip(ordered, found, strict=True):
+            assert np.array_equal(np.sort(one, axis=None), np.sort(other, axis=None))
+            assert np.array_equal(one, other) == (channels == 24)  # in another order, where a name has changed
+    assert set(left[32]) == {"r", "d"}
+    assert not left[24]
+
+
+@pytest.mark.parametrize("kind", ["If", "Loop"])
+def test_a_convolution_that_a_nested_body_reads_is_observed(tmp_path: Path, kind: str) -> None:
+    inner = helper.make_node("Relu", ["c"], ["inner"], name="inner")
+    if kind == "If":
+        bodies = [helper.make_graph([inner], name, [], [models.value("inner", None)]) for name in ("one", "other")]
+        outer = helper.make_node("If", ["yes"], ["i"], name="outer", then_branch=bodies[0], else_branch=bodies[1])
+    else:
+        body = helper.make_graph(
+            [helper.make_node("Identity", ["go"], ["on"], name="on"), inner],
+            "body",
+            [helper.make_tensor_value_info("turn", TensorProto.INT64, []), _flag("go")],
+            [_flag("on"), models.value("inner", None)],
+        )
+        outer = helper.make_node("Loop", ["turns", "yes"], ["i"], name="outer", body=body)
+    model = models.model(
+        [
+            helper.make_node("Conv", ["image", "w"], ["c"], name="first"),
+            helper.make_node("Conv", ["c", "w"], ["d"], name="second"),
+            helper.make_node("Greater", ["high", "low"], ["yes"], name="yes"),
+            outer,
+        ],
+        [models.value("image", [1, 32, 5, 5])],
+        [models.value(name, None) for name in ("d", "i")],
+        [
+            models.weights("w", 32, 32, 1, 1),
+            models.tensor("high", 1.0),
+            models.tensor("low", 0.0),
+            numpy_helper.from_array(np.array(1), "turns"),
+        ],
+    )
+    row = {"image": np.random.default_rng(0).standard_normal((1, 32, 5, 5)).astype(np.float32)}
+    seen = collect(model, ["c", "d"], feeds_of([row]), tmp_path)
+    plain = load(models.save(model, tmp_path / "plain.onnx"))
+    d, i = plain.run(row, ["d", "i"])
+    assert (seen.tensors["d"].low, seen.tensors["d"].high) == pytest.approx((d.min(), d.max()), rel=1e-4)
+    assert seen.tensors["c"].high == pytest.approx(i.max(), rel=1e-4)
+
+
+def _flag(name: str) -> Any:
+    return helper.make_tensor_value_info(name, TensorProto.BOOL, [])
 
 
 @pytest.mark.parametrize("channels", [24, 32])

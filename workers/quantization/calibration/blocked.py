@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
-from workers.quantization.graph import attribute
+from workers.quantization.graph import attribute, captured
 from workers.runtimes.optimized import optimized
 
 LARGEST = 1 << 30
@@ -18,8 +18,8 @@ BLOCK = 16
 numbers of the tensor: such tensors leave in order."""
 
 
-def leave_blocked(path: Path) -> Mapping[str, str]:
-    """Put a model with observed outputs in the place of itself as onnxruntime optimizes it, to be loaded as it is.
+def leave_blocked(path: Path, into: Path) -> Mapping[str, str]:
+    """Write a model with observed outputs as onnxruntime optimizes it, to be loaded as it is.
 
     Outputs that would leave through a `ReorderOutput`, in whole blocks, are what that reads. Their elements are in
     another order within a row, and rows in the same one. Returns the names of those by the names that they had; the
@@ -27,7 +27,7 @@ def leave_blocked(path: Path) -> Mapping[str, str]:
     """
     model = optimized(path, "all")
     reorders = {node.output[0]: node for node in model.graph.node if node.op_type == "ReorderOutput"}
-    read = {name for node in model.graph.node for name in node.input}
+    read = {name for node in model.graph.node for name in (*node.input, *captured(node))}
     names: dict[str, str] = {}
     for value in model.graph.output:
         node = reorders.get(value.name)
@@ -37,7 +37,7 @@ def leave_blocked(path: Path) -> Mapping[str, str]:
             model.graph.node.remove(node)
         names[value.name] = value.name = node.input[0]
         value.type.tensor_type.ClearField("shape")
-    onnx.save(model, path)
+    onnx.save(model, into)
     return names
 
 

@@ -113,8 +113,9 @@ def _session(
     places = {name: name for name in observed}
     if external or not worth_it(source):
         return load(path, threads=threads), places
-    places |= leave_blocked(path)
-    return load(path, threads=threads, optimization="none"), places
+    blocked = path.with_name(f"blocked-{path.name}")
+    places |= leave_blocked(path, blocked)
+    return load(blocked, threads=threads, optimization="none"), places
 
 
 def _type_outputs(model: ModelProto) -> None:
