@@ -75,7 +75,7 @@ def stored(model: ModelProto, name: str) -> NDArray[Any]:
 
 def store(model: ModelProto, name: str, values: NDArray[Any]) -> None:
     """Replace the numbers of an initializer, as float32. Raises KeyError."""
-    _initializer(model, name).CopyFrom(numpy_helper.from_array(np.ascontiguousarray(values, np.float32), name))
+    _initializer(model, name).CopyFrom(numpy_helper.from_array(np.asarray(values, np.float32, order="C"), name))
 
 
 def _initializer(model: ModelProto, name: str) -> TensorProto:

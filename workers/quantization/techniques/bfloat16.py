@@ -74,7 +74,7 @@ def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:
     What is finite stays finite: an attention mask of the lowest float32 would become infinite, and a row of it no
     numbers.
     """
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    bits = np.asarray(values, np.float32, order="C").view(np.uint32)
     odd = (bits >> 16) & 1
     rounded = ((bits + np.uint32(0x7FFF) + odd) >> 16).astype(np.uint16)  # only what is no number wraps around
     sign = (bits >> 16).astype(np.uint16) & np.uint16(0x8000)
