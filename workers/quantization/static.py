@@ -3,6 +3,7 @@
 Calibration prepares the model by the same functions, so that the tensors it observes are those that the plan is for.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -113,10 +114,21 @@ def planned(model_path: Path, options: Static, context: Context) -> Planned:
     notes = (
         *prepared.notes,
         *found.notes,
+        *_about_unfit(found.setting, found.placement),
         f"Ranges by {method}, from {seen.samples} rows.",
         *(told(rung) for rung in rungs),
     )
     return Planned(plan, seen, tuple(rungs), notes, prepared.external)
+
+
+def _about_unfit(setting: Setting, placement: Placement) -> Iterator[str]:
+    """What is in float though the recipe does not say so, as no kernel computes it."""
+    if placement.unfit and not setting.activation_dtype.endswith("16"):  # which has no such kernels at all
+        named = ", ".join(placement.unfit[:5]) + (" and others" if len(placement.unfit) > 5 else "")
+        yield (
+            f"Kept in float: {named}; onnxruntime's integer AveragePool has no dilations and is wrong where ceil_mode "
+            "and count_include_pad come together."
+        )
 
 
 def sensitivity_of(found: Planned, context: Context) -> Sensitivity:

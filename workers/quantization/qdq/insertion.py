@@ -1,6 +1,7 @@
 """Write a plan into the graph: QuantizeLinear and DequantizeLinear around what is computed in integers."""
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.quantization.affine import LIMITS, Affine
 from workers.quantization.graph import attribute, captured, defined, fresh, sort_nodes
+from workers.quantization.qdq.layouts import wants_its_own_layout
+from workers.quantization.qdq.placement import BOUNDS, PRODUCTS
 from workers.quantization.qdq.plan import Array, Plan
 
 CONTRIB = "com.microsoft"
@@ -16,6 +19,9 @@ CONTRIB = "com.microsoft"
 _WIDE = frozenset({"int16", "uint16"})
 _WIDE_OPSET = 21
 """From here on the standard's QuantizeLinear takes 16-bit types."""
+
+_SEEN_THROUGH = frozenset({"MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity", "Dropout"})
+"""Operators that onnxruntime 1.32 moves pairs across, or drops."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,8 @@ def insert(plan: Plan, *, exact: bool = True) -> Inserted:
     writer = _Writer(model, plan, exact=exact)
     writer.absorb()
     writer.quantize_activations()
+    writer.shield_kept()
+    writer.shield_layouts()
     writer.quantize_weights()
     writer.quantize_biases()
     writer.drop_unused()
@@ -66,6 +74,9 @@ class _Writer:
         self._biased = {bias.node for bias in plan.placement.biases}
         self._parameters: dict[tuple[str, bytes, bytes, str], tuple[str, str]] = {}
         self._stored: dict[tuple[bytes, str, tuple[int, ...]], str] = {}
+        self._sources_of_bytes: set[str] = set()
+        self._from_bytes: set[str] = set()
+        self._lowest = ""
         self.values: dict[str, str] = {}
 
     def absorb(self) -> None:
@@ -95,6 +106,9 @@ class _Writer:
             made.append(self._node("QuantizeLinear", [source, scale, zero_point], whole, affine))
             made.append(self._node("DequantizeLinear", [whole, scale, zero_point], result, affine))
             self.values[name] = result
+            if affine.dtype not in _WIDE:
+                self._sources_of_bytes.add(source)
+                self._from_bytes.add(result)
             shielded: dict[int, str] = {}
             for node in self._graph.node:
                 reads = self._placement.readers.get(node.name, [])
@@ -106,6 +120,51 @@ class _Writer:
                             shielded[channels] = made[-1].output[0]
                         node.input[index] = shielded[channels] if channels else result
         self._graph.node.extend(made)
+
+    def shield_kept(self) -> None:
+        """Part kept nodes from the pairs around them, or the runtime computes them in integers all the same.
+
+        onnxruntime 1.32 makes one integer operator of what is between DequantizeLinear and QuantizeLinear, and of a
+        matrix product behind two DequantizeLinear whatever reads it. A Max that changes nothing is in its way; by
+        scales for each channel, as below, it is not kept from it here. Of 16 bits it makes no such operators.
+        """
+        producers = {name: node for node in self._graph.node for name in node.output if name}
+        readers: dict[str, list[NodeProto]] = defaultdict(list)
+        for node in self._graph.node:
+            for name in dict.fromkeys(node.input):
+                readers[name].append(node)
+        for node in list(self._graph.node):
+            if node.name not in self._placement.kept:
+                continue
+            operands = [name for name in _operands(node) if name]
+            if not all(self._is_dequantized(name, producers) for name in operands):
+                continue
+            if node.op_type in ("MatMul", "Gemm"):
+                node.input[0] = self._shielded(node.input[0])
+                continue
+            name = node.output[0]
+            towards = [reader for reader in readers[name] if self._is_quantized_by(reader, name, readers)]
+            if towards:
+                shielded = self._shielded(name)
+                for reader in towards:
+                    reader.input[:] = [shielded if given == name else given for given in reader.input]
+
+    def shield_layouts(self) -> None:
+        """Keep the runtime from computing a Resize with channels last that it can compute with channels first alone.
+
+        onnxruntime 1.32 computes quantized convolutions with channels last and moves the transposition on behind what
+        comes after them. It does not look through a DepthToSpace, which with blocks of 1 changes nothing.
+        """
+        producers = {name: node for node in self._graph.node for name in node.output if name}
+        own = {node.name for node in self._plan.model.graph.node if wants_its_own_layout(node, self._plan.model)}
+        for node in list(self._graph.node):
+            if node.name in own and self._from_bytes and self._is_behind_convolution(node, producers):
+                name = node.input[0]
+                result = fresh(f"{name}_channels_first", self._taken)
+                self._graph.node.append(
+                    helper.make_node("DepthToSpace", [name], [result], name=self._free_name(result), blocksize=1)
+                )
+                node.input[0] = result
 
     def quantize_weights(self) -> None:
         """Store each weight as integers, with the node that makes numbers of them."""
@@ -199,6 +258,50 @@ class _Writer:
             self._parameters[key] = names
         return self._parameters[key]
 
+    def _is_dequantized(self, name: str, producers: Mapping[str, NodeProto]) -> bool:
+        """Whether the runtime finds a DequantizeLinear of 8 bits before a tensor, or moves one there."""
+        while name not in self._from_bytes:
+            node = producers.get(name)
+            if node is None or node.op_type not in _SEEN_THROUGH:
+                return False
+            name = node.input[0]
+        return True
+
+    def _is_quantized_by(self, reader: NodeProto, name: str, readers: Mapping[str, list[NodeProto]]) -> bool:
+        """Whether a node quantizes what it reads to 8 bits, or the runtime moves a QuantizeLinear before it."""
+        waiting = [(reader, name)]
+        while waiting:
+            node, given = waiting.pop()
+            if node.op_type == "QuantizeLinear" and given in self._sources_of_bytes:
+                return True
+            if node.op_type in _SEEN_THROUGH | BOUNDS and node.input[0] == given:
+                waiting += [(further, node.output[0]) for further in readers[node.output[0]]]
+        return False
+
+    def _shielded(self, name: str) -> str:
+        """The same numbers behind a node that the runtime neither drops nor merges with another."""
+        if not self._lowest:
+            self._lowest = fresh("lowest", self._taken)
+            lowest = np.asarray(np.finfo(np.float32).min, np.float32)
+            self._graph.initializer.append(numpy_helper.from_array(lowest, self._lowest))
+        result = fresh(f"{name}_kept", self._taken)
+        self._graph.node.append(helper.make_node("Max", [name, self._lowest], [result], name=self._free_name(result)))
+        return result
+
+    def _is_behind_convolution(self, node: NodeProto, producers: Mapping[str, NodeProto]) -> bool:
+        """Whether a quantized convolution is among what a node is computed from."""
+        waiting, seen = [node], {node.name}
+        while waiting:
+            for name in waiting.pop().input:
+                source = producers.get(name)
+                if source is None or source.name in seen:
+                    continue
+                if source.op_type == "Conv" and source.name in self._placement.nodes:
+                    return True
+                seen.add(source.name)
+                waiting.append(source)
+        return False
+
     def _channels_to_shield(self, node: NodeProto, index: int) -> int:
         """Channels along axis 1 of what a node reads, where it is one whose float weights the runtime would quantize.
 
@@ -241,13 +344,25 @@ class _Writer:
     def _node(self, op_type: str, inputs: list[str], output: str, affine: Affine) -> NodeProto:
         """A node of the standard, or of the runtime's own domain for 16 bits where the opset has none."""
         own = affine.dtype in _WIDE and self._opset < _WIDE_OPSET
+        return helper.make_node(op_type, inputs, [output], name=self._free_name(output), domain=CONTRIB if own else "")
+
+    def _free_name(self, output: str) -> str:
+        """A name for a node that makes this."""
         number, name = 2, output
         while name in self._nodes:  # exporters call nodes by what they make, which an output's name goes on to be
             name, number = f"{output}_{number}", number + 1
-        return helper.make_node(op_type, inputs, [output], name=name, domain=CONTRIB if own else "")
+        return name
 
     def _delete(self, names: Iterable[str]) -> None:
         gone = set(names)
         for index in range(len(self._graph.node) - 1, -1, -1):
             if self._graph.node[index].name in gone:
                 del self._graph.node[index]
+
+
+def _operands(node: NodeProto) -> list[str]:
+    """What a node computes with, a condition or a bias left out."""
+    given = list(node.input)
+    if node.op_type == "Where":
+        return given[1:]
+    return given[:2] if node.op_type in PRODUCTS else given

@@ -66,7 +66,9 @@ class Placement:
 
     `activations` are tensors to quantize where they are made; `shares` names, for some of them, the one whose scale
     they take over. `absorbed` are nodes that the range of their output replaces. `readers` are, by node, the inputs
-    that it reads in quantized form.
+    that it reads in quantized form. `kept` are nodes with an integer kernel that were left out: the runtime is not to
+    find them between pairs, or it computes them in integers all the same. Of those, `unfit` are the ones that are in
+    float only because that kernel does not compute what they say.
     """
 
     nodes: set[str] = field(default_factory=set)
@@ -76,6 +78,8 @@ class Placement:
     biases: list[Bias] = field(default_factory=list)
     absorbed: dict[str, str] = field(default_factory=dict)
     readers: dict[str, list[int]] = field(default_factory=dict)
+    kept: set[str] = field(default_factory=set)
+    unfit: list[str] = field(default_factory=list)
 
     def observed(self) -> list[str]:
         """The activations that need a range of their own."""
@@ -114,7 +118,7 @@ class _Placing:
     def placed(self, *, absorb: bool) -> Placement:
         chosen = {node.name for node in self._graph.node if self._is_product(node)}
         self._join(chosen)
-        found = Placement(nodes=chosen)
+        found = Placement(nodes=chosen, kept=self._left_out(), unfit=self._unfit(chosen))
         # An activation whose place a range takes is seen through: what it puts out is quantized instead.
         absorbed = {
             node.input[0]: node
@@ -147,6 +151,22 @@ class _Placing:
     def _allowed(self, node: NodeProto) -> bool:
         return node.op_type in self._op_types and node.name not in self._kept and not node.domain
 
+    def _left_out(self) -> set[str]:
+        """What has an integer kernel and is to stay in float, as the recipe says or as the kernel is unfit."""
+        return {
+            node.name
+            for node in self._graph.node
+            if node.op_type in JOINS | PRODUCTS and not node.domain and not (self._allowed(node) and _fits(node))
+        }
+
+    def _unfit(self, chosen: set[str]) -> list[str]:
+        """What would be computed in integers, but for a kernel that does not compute what the node says."""
+        return [
+            node.name
+            for node in self._graph.node
+            if self._allowed(node) and not _fits(node) and self._made_in_integers(node.input[0], chosen)
+        ]
+
     def _is_product(self, node: NodeProto) -> bool:
         return (
             node.op_type in PRODUCTS
@@ -166,7 +186,7 @@ class _Placing:
         candidates = [
             node
             for node in self._graph.node
-            if node.op_type in JOINS | MOVES and self._allowed(node) and not self._gives_indices(node)
+            if node.op_type in JOINS | MOVES and self._allowed(node) and _fits(node) and not self._gives_indices(node)
         ]
         fed: set[str] = set()
         for node in candidates:  # in the order of computation, so that chains are followed
@@ -288,3 +308,17 @@ class _Placing:
             return 0 if attribute(node, "transB", 0) else 1
         # onnxruntime 1.32 has no kernel for a scale a column where there are several matrices.
         return 1 if rank == 2 else None
+
+
+def _fits(node: NodeProto) -> bool:
+    """Whether the integer kernel computes what a node says.
+
+    onnxruntime 1.32's QLinearAveragePool knows no dilations, and with `ceil_mode` and `count_include_pad` it divides
+    by what a window would hold that reaches beyond the padding.
+    """
+    if node.op_type != "AveragePool":
+        return True
+    dilations = next((entry.ints for entry in node.attribute if entry.name == "dilations"), ())
+    if any(step != 1 for step in dilations):
+        return False
+    return not (attribute(node, "ceil_mode", 0) and attribute(node, "count_include_pad", 0))
