@@ -157,6 +157,21 @@ def test_a_weight_that_a_kept_node_reads_stays_float(make: Maker) -> None:
         make(tied(), Bfloat16(least_elements=1, keep_float=("second",)))
 
     assert raised.value.code == "nothing_to_quantize"
+    assert "or more ('w') are themselves outputs, or nodes read them that are kept in float" in raised.value.detail
+
+
+def test_why_nothing_is_stored_as_bfloat16_is_told(make: Maker) -> None:
+    model = models.gemm()
+    model.graph.output.append(models.value("w", [16, 8]))
+    with pytest.raises(StepError) as raised:
+        make(model, Bfloat16(least_elements=9))
+
+    assert raised.value.code == "nothing_to_quantize"
+    assert "its only float32 weights of 9 elements or more are themselves outputs ('w')" in raised.value.detail
+    assert "float." not in raised.value.detail.partition(". Choose")[0]
+
+    with pytest.raises(StepError, match=r"stores no float32 weights of 1000 elements or more\. Choose"):
+        make(models.gemm(), Bfloat16(least_elements=1000))
 
 
 def test_an_attention_mask_stays_finite(make: Maker) -> None:

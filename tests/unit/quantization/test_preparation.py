@@ -1,17 +1,18 @@
 """The form that techniques start from computes what the model computes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from tests.parts import models
 from tests.unit.quantization.conftest import random_feeds
 from workers.formats.onnx.graph import all_nodes
 from workers.quantization.preparation import prepare
+from workers.quantization.weight_only import light
 from workers.runtimes.session import load
 
 MODELS: dict[str, Callable[[], ModelProto]] = {
@@ -72,6 +73,78 @@ def test_weights_are_no_inputs(tmp_path: Path) -> None:
     prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True)
 
     assert [value.name for value in prepared.model.graph.input] == ["x"]
+
+
+@pytest.mark.parametrize("version", [3, 8])
+def test_inputs_that_a_caller_could_set_are_named(tmp_path: Path, version: int) -> None:
+    model = models.mlp(opset=9)
+    model.ir_version = version
+    model.graph.input.extend(models.value(tensor.name, tensor.dims) for tensor in model.graph.initializer)
+    path = models.save(model, tmp_path / "model.onnx")
+
+    made = [
+        prepare(path, least_opset=13, keep_float=(), fold=True),
+        light.read(path, least_opset=13, keep_float=()),
+    ]
+
+    for prepared in made:
+        assert [value.name for value in prepared.model.graph.input] == ["x"]
+        told = [note for note in prepared.notes if "default values" in note]
+        # Version 3 of the format lists every weight; nobody can set it.
+        assert [all(f"'{name}'" in note for name in ("w1", "b1", "w2", "b2")) for note in told] == [True] * (
+            version > 3
+        )
+
+
+def picked(*between: NodeProto, stored: Sequence[TensorProto], opset: int = 17) -> ModelProto:
+    """A product, what turns its output `h` of (b, 4, 8) into `g` with numbers without axes, and another product."""
+    return models.model(
+        [
+            helper.make_node("MatMul", ["x", "w"], ["h"], name="first"),
+            *between,
+            helper.make_node("MatMul", ["g", "w2"], ["y"], name="second"),
+        ],
+        [models.value("x", ["batch", 4, 8])],
+        [models.value("y", None)],
+        [models.weights("w", 8, 8), models.weights("w2", 8, 5), *stored],
+        opset=opset,
+    )
+
+
+NUMBERS: dict[str, Callable[[], ModelProto]] = {
+    "an index": lambda: picked(
+        helper.make_node("Cast", ["k"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["h", "i"], ["g"], axis=1),
+        stored=[models.tensor("k", 0, np.int32)],
+    ),
+    "a limit": lambda: picked(
+        helper.make_node("Cast", ["k"], ["n"], to=TensorProto.INT64),
+        helper.make_node("Range", ["zero", "n", "one"], ["r"]),
+        helper.make_node("Cast", ["r"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["h", "f"], ["g"]),
+        stored=[models.tensor("k", 8.0), models.tensor("zero", 0, np.int64), models.tensor("one", 1, np.int64)],
+    ),
+    "a stored number in integers": lambda: picked(
+        helper.make_node("DequantizeLinear", ["k", "scale"], ["d"]),
+        helper.make_node("Cast", ["d"], ["i"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["h", "i"], ["g"], axis=1),
+        stored=[models.tensor("k", 4, np.int8), models.tensor("scale", 0.5)],
+    ),
+}
+
+
+@pytest.mark.parametrize("made", NUMBERS.values(), ids=NUMBERS.keys())
+def test_numbers_computed_beforehand_get_no_axis(tmp_path: Path, made: Callable[[], ModelProto]) -> None:
+    original = load(models.save(made(), tmp_path / "model.onnx"))
+
+    prepared = prepare(tmp_path / "model.onnx", least_opset=13, keep_float=(), fold=True, requantize=True)
+
+    assert not {"Cast", "DequantizeLinear"} & {
+        node.op_type for node in prepared.model.graph.node if node.input[0] == "k"
+    }
+    session = load(models.save(prepared.model, tmp_path / "prepared.onnx"))
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 4, 8)).astype(np.float32)}
+    np.testing.assert_allclose(session.run(feeds)[0], original.run(feeds)[0], rtol=1e-5, atol=1e-6)
 
 
 def test_types_and_shapes_are_known(tmp_path: Path) -> None:

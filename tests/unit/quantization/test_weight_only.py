@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from app.domain.recipe import OperatorType, WeightOnly
 from app.errors import StepError
 from tests.parts import models
+from tests.unit.quantization.bad_models import sparse
 from tests.unit.quantization.conftest import Made, Maker
 from workers.formats.onnx.graph import all_nodes
 from workers.quantization.technique import Context, quantize, resolve
@@ -393,6 +394,49 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path, value: 
 
     assert error.code == "weights_not_finite"
     assert "'w'" in error.detail
+
+
+@pytest.mark.parametrize("algorithm", ["gptq", "awq"])
+def test_rows_are_not_blamed_for_weights_that_are_not_finite(tmp_path: Path, algorithm: Any) -> None:
+    model = models.mlp()
+    values = numpy_helper.to_array(model.graph.initializer[0]).copy()
+    values[3, 2] = np.nan
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(values, "w1"))
+    rows = [({"x": np.ones((1, 32), np.float32)}, 1)]
+
+    error = refused(model, WeightOnly(algorithm=algorithm), tmp_path, feeds=lambda: iter(rows))
+
+    assert error.code == "weights_not_finite"
+    assert "'w1'" in error.detail
+
+
+@pytest.mark.parametrize("external", [False, True], ids=["one file", "external data"])
+@pytest.mark.parametrize(
+    "recipe",
+    [WeightOnly(bits=8), WeightOnly(bits=8, form="qdq"), WeightOnly(bits=8, algorithm="gptq"),
+     WeightOnly(bits=8, algorithm="awq", form="qdq")],
+    ids=["matmul_nbits", "qdq", "gptq", "awq"],
+)  # fmt: skip
+def test_sparse_weights_are_quantized_like_others(make: Maker, recipe: WeightOnly, external: bool) -> None:
+    made = make(sparse(), recipe, external=external)
+
+    assert made.sqnr_db > 38
+    assert len(quantized_nodes(made)) == 3
+    assert not made.proto.graph.sparse_initializer
+
+
+def test_a_number_without_axes_stays_one(make: Maker) -> None:
+    model = models.model(
+        [helper.make_node("Gemm", ["x", "w", "c"], ["y"], name="gemm", beta=0.5)],
+        [models.value("x", ["batch", 8])],
+        [models.value("y", ["batch", 4])],
+        [models.weights("w", 8, 4), models.tensor("c", 2.0)],
+    )
+
+    made = make(model, WeightOnly(bits=8))
+
+    assert made.sqnr_db > 38
+    assert [list(tensor.dims) for tensor in made.proto.graph.initializer if "beta" in tensor.name] == [[]]
 
 
 def test_a_model_without_stored_weights_is_refused(tmp_path: Path) -> None:

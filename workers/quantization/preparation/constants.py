@@ -1,12 +1,20 @@
 """Turn what a model computes from nothing but constants into stored tensors, where quantizers look for weights."""
 
 from collections import defaultdict
+from typing import Any
 
 import numpy as np
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
+from workers.formats.onnx.graph import graphs
 from workers.quantization.graph import captured, drop_nodes
+
+_DEFAULTS_IR = 4
+"""The first version of the format in which a stored tensor need not be an input."""
+
+_MOST_NAMED = 5
 
 # Operators that give tensors of no more elements than their first input: folding them where all inputs are stored never
 # makes a model larger, unless the input itself is still needed.
@@ -36,27 +44,52 @@ _PLAIN_TYPES = frozenset(
 )
 
 
-def initializers_are_constants(model: ModelProto) -> None:
-    """Drop weights from the graph's inputs, where IR version 3 had to list them."""
+def initializers_are_constants(model: ModelProto) -> tuple[str, ...]:
+    """Drop weights from the graph's inputs; returns the note that names those that a caller could set.
+
+    IR version 3 had to list every weight. From 4 on, one that is listed is the default value of an input, but exporters
+    list all weights at times: what is a weight to quantizers and what a setting, nothing tells.
+    """
     stored = {tensor.name for tensor in model.graph.initializer}
+    stored.update(sparse.values.name for sparse in model.graph.sparse_initializer)
     inputs = [value for value in model.graph.input if value.name not in stored]
-    if len(inputs) < len(model.graph.input):
-        del model.graph.input[:]
-        model.graph.input.extend(inputs)
-        model.ir_version = max(model.ir_version, 4)
+    dropped = [value.name for value in model.graph.input if value.name in stored]
+    if not dropped:
+        return ()
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    if model.ir_version < _DEFAULTS_IR:
+        model.ir_version = _DEFAULTS_IR
+        return ()
+    named = ", ".join(repr(name[:200]) for name in dropped[:_MOST_NAMED])
+    more = f" and {len(dropped) - _MOST_NAMED} more" if len(dropped) > _MOST_NAMED else ""
+    return (f"Inputs with default values are constants now, and callers cannot set them any more: {named}{more}.",)
 
 
-def write_out_sparse(graph: GraphProto) -> None:
-    """Turn sparse weights into dense ones, as runtimes do when they load them; how large is bounded at the upload."""
-    for sparse in graph.sparse_initializer:
-        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
-        dense = np.zeros(tuple(sparse.dims), values.dtype)
-        if indices.ndim == 2:  # a row of coordinates for each value
-            dense[tuple(indices.T)] = values
-        else:
-            dense.reshape(-1)[indices] = values
-        graph.initializer.append(numpy_helper.from_array(dense, sparse.values.name))
-    del graph.sparse_initializer[:]
+def write_out_sparse(model: ModelProto) -> None:
+    """Turn sparse weights into dense ones, as runtimes do when they load them; how large is bounded at the upload.
+
+    This comes before a conversion of the opset: onnx's converter does not see them.
+    """
+    for graph in graphs(model.graph):
+        for sparse in graph.sparse_initializer:
+            graph.initializer.append(numpy_helper.from_array(_dense(sparse), sparse.values.name))
+        del graph.sparse_initializer[:]
+        for node in graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and not node.domain and attribute.HasField("sparse_tensor"):
+                    dense = numpy_helper.from_array(_dense(attribute.sparse_tensor))
+                    attribute.CopyFrom(helper.make_attribute("value", dense))
+
+
+def _dense(sparse: SparseTensorProto) -> NDArray[Any]:
+    values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    if indices.ndim == 2:  # a row of coordinates for each value
+        dense[tuple(indices.T)] = values
+    else:
+        dense.reshape(-1)[indices] = values
+    return dense
 
 
 def store_constants(graph: GraphProto) -> None:
@@ -80,7 +113,7 @@ def store_constants(graph: GraphProto) -> None:
 
 
 def _constant_value(node: NodeProto) -> TensorProto | None:
-    """A copy of what a Constant holds; None for text and sparse tensors."""
+    """A copy of what a Constant holds; None for text."""
     for attribute in node.attribute:
         if attribute.name == "value":
             tensor = TensorProto()
@@ -174,4 +207,4 @@ def _folded(node: NodeProto, inputs: dict[str, TensorProto], model: ModelProto) 
         (value,) = ReferenceEvaluator(single).run(None, feeds)
     except Exception:  # the reference raises classes of NumPy's and its own for what it does not have
         return None
-    return numpy_helper.from_array(np.ascontiguousarray(value), node.output[0])
+    return numpy_helper.from_array(np.asarray(value, order="C"), node.output[0])

@@ -71,9 +71,11 @@ def prepare(
         model = inliner.inline_local_functions(model)
     name_nodes(model)
     kept = frozenset(resolve_keep_float(model, keep_float))
+    notes += initializers_are_constants(model)
+    write_out_sparse(model)
 
     aside = set_weights_aside(model)
-    converted = convert(model, least_opset)
+    converted = convert(model, least_opset, aside)
     if converted is not model:
         notes.append(f"Converted from opset {opset_of(model)} to {opset_of(converted)}.")
         model = converted
@@ -83,8 +85,6 @@ def prepare(
     notes += unknown
     put_weights_back(model, aside)
 
-    initializers_are_constants(model)
-    write_out_sparse(model.graph)
     for graph in graphs(model.graph):
         store_constants(graph)
     make_names_unique(model)

@@ -105,7 +105,7 @@ def _evaluated(node: NodeProto, inputs: list[TensorProto]) -> TensorProto | None
         (values,) = ReferenceEvaluator(made).run(None, {t.name: numpy_helper.to_array(t) for t in inputs})
     except Exception:  # the reference raises classes of NumPy's and its own for what it does not have
         return None
-    return numpy_helper.from_array(np.ascontiguousarray(values), node.output[0])
+    return numpy_helper.from_array(np.asarray(values, order="C"), node.output[0])
 
 
 def _bound_pairs(graph: GraphProto, stored: dict[str, TensorProto], taken: set[str]) -> int:

@@ -6,6 +6,7 @@ import onnx
 from onnx import ModelProto, external_data_helper
 
 from app.errors import RejectedInput, StepError
+from workers.formats.onnx.graph import all_sparse_tensors
 from workers.formats.onnx.weights import check_external_data, external_files
 
 
@@ -27,4 +28,9 @@ def read(path: Path, *, weights: bool = True) -> tuple[ModelProto, bool]:
         raise StepError(error.detail, code=error.code) from error
     if weights:
         external_data_helper.load_external_data_for_model(model, str(path.parent))
+    for sparse in all_sparse_tensors(model):  # which are written out in any case, and which onnx forgets
+        if external_data_helper.uses_external_data(sparse.values):
+            external_data_helper.load_external_data_for_tensor(sparse.values, str(path.parent))
+            sparse.values.ClearField("external_data")
+            sparse.values.ClearField("data_location")
     return model, True

@@ -17,11 +17,14 @@ from app.domain.recipe import Bfloat16
 from workers.formats.onnx.graph import all_nodes, all_tensors, graphs, is_quantized
 from workers.quantization.finishing import finish
 from workers.quantization.graph import defined
+from workers.quantization.selection import about_types
 from workers.quantization.technique import Context, Produced, nothing_to_quantize
 from workers.quantization.weight_only.light import read
 from workers.quantization.weight_only.storage import Mapped, Sink
 
 _LEAST_OPSET = 13  # Cast from bfloat16
+
+_MOST_NAMED = 5
 
 _LARGEST = np.uint16(0x7F7F)  # of the finite numbers
 _LARGEST_VALUE = np.float32(2.0**127 * (2 - 2.0**-7))
@@ -42,11 +45,7 @@ def quantize(model_path: Path, out_path: Path, options: Bfloat16, context: Conte
     )
     wanted = _wanted(light.model, light.kept, options.least_elements)
     if not wanted:
-        raise nothing_to_quantize(
-            "bfloat16",
-            f"the model stores no float32 weights of {options.least_elements} elements or more that only nodes which "
-            "are not kept in float read",
-        )
+        raise nothing_to_quantize("bfloat16", _why_nothing(light.model, options.least_elements))
     with Sink(out_path, external=light.external) as sink:
         clipped = [
             name
@@ -88,13 +87,27 @@ def _overflows(values: NDArray[np.float32], rounded: NDArray[np.uint16]) -> NDAr
     return np.isfinite(values) & ((rounded & np.uint16(0x7FFF)) > _LARGEST)
 
 
-def _wanted(model: ModelProto, kept: frozenset[str], least: int) -> set[str]:
-    """Names of the float32 weights that only nodes read which are not kept and want no integers."""
-    readers: dict[str, list[NodeProto]] = defaultdict(list)
-    for node in all_nodes(model):
-        for name in node.input:
-            readers[name].append(node)
-    fixed = {value.name for graph in graphs(model.graph) for value in graph.output}
+def _why_nothing(model: ModelProto, least: int) -> str:
+    """What left every weight as it is."""
+    large = _large(model, least)
+    if not large:
+        return f"the model stores no float32 weights of {least} elements or more{about_types(model)}"
+    if large <= _outputs(model):
+        return f"its only float32 weights of {least} elements or more are themselves outputs ({_named(large)})"
+    return (
+        f"its float32 weights of {least} elements or more ({_named(large)}) are themselves outputs, or nodes read them "
+        "that are kept in float or work on integers"
+    )
+
+
+def _named(names: set[str]) -> str:
+    told = ", ".join(repr(name[:200]) for name in sorted(names)[:_MOST_NAMED])
+    return told if len(names) <= _MOST_NAMED else f"{told} and {len(names) - _MOST_NAMED} more"
+
+
+def _large(model: ModelProto, least: int) -> set[str]:
+    """Names of the float32 weights that are large enough and that nodes read."""
+    read = {name for node in all_nodes(model) for name in node.input}
     return {
         tensor.name
         for graph in graphs(model.graph)
@@ -102,9 +115,24 @@ def _wanted(model: ModelProto, kept: frozenset[str], least: int) -> set[str]:
         if tensor.data_type == TensorProto.FLOAT
         and tensor.dims
         and math.prod(tensor.dims) >= least
-        and tensor.name not in fixed
-        and readers[tensor.name]
-        and not any(node.name in kept or is_quantized(node.op_type) for node in readers[tensor.name])
+        and tensor.name in read
+    }
+
+
+def _outputs(model: ModelProto) -> set[str]:
+    return {value.name for graph in graphs(model.graph) for value in graph.output}
+
+
+def _wanted(model: ModelProto, kept: frozenset[str], least: int) -> set[str]:
+    """Names of the float32 weights that only nodes read which are not kept and want no integers."""
+    readers: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in all_nodes(model):
+        for name in node.input:
+            readers[name].append(node)
+    return {
+        name
+        for name in _large(model, least) - _outputs(model)
+        if not any(node.name in kept or is_quantized(node.op_type) for node in readers[name])
     }
 
 

@@ -12,7 +12,11 @@ from app.domain.recipe import KeepFloat
 from workers.formats.onnx.graph import graphs
 from workers.quantization.graph import put_weights_back, set_weights_aside, sort_nodes
 from workers.quantization.preparation import reading
-from workers.quantization.preparation.constants import initializers_are_constants, store_constants
+from workers.quantization.preparation.constants import (
+    initializers_are_constants,
+    store_constants,
+    write_out_sparse,
+)
 from workers.quantization.preparation.dead_parts import drop_dead_parts
 from workers.quantization.preparation.naming import make_names_unique, name_nodes
 from workers.quantization.preparation.opsets import convert, opset_of
@@ -50,10 +54,11 @@ def read(
         model = inliner.inline_local_functions(model)
     name_nodes(model)
     kept = resolve_keep_float(model, keep_float)
-    notes: tuple[str, ...] = ()
+    notes = initializers_are_constants(model)
+    write_out_sparse(model)
     if opset_of(model) < least_opset:
-        model, notes = _converted(model, least_opset, external=external and not back)
-    initializers_are_constants(model)
+        model, told = _converted(model, least_opset, folder=path.parent if external and not back else None)
+        notes += told
     for graph in graphs(model.graph):
         store_constants(graph)
     make_names_unique(model)
@@ -64,12 +69,12 @@ def read(
     return Light(model, frozenset(kept), path.parent, external, notes)
 
 
-def _converted(model: ModelProto, least_opset: int, *, external: bool) -> tuple[ModelProto, tuple[str, ...]]:
+def _converted(model: ModelProto, least_opset: int, *, folder: Path | None) -> tuple[ModelProto, tuple[str, ...]]:
     before = opset_of(model)
     # onnx's converter passes references to outside by; what lies inside is set aside unless it is little anyway.
-    aside = {} if external else set_weights_aside(model)
-    model = convert(model, least_opset)
-    if not external:
+    aside = set_weights_aside(model) if folder is None else {}
+    model = convert(model, least_opset, aside, folder)
+    if folder is None:
         put_weights_back(model, aside)
     name_nodes(model)
     return model, (f"Converted from opset {before} to {opset_of(model)}.",)

@@ -137,6 +137,10 @@ class Making:
         """
         if self._context.feeds is None:
             raise statistics.missing()
+        # What is no number makes activations that are none, and the rows would be blamed.
+        for product in self._products:
+            with Mapped(product.weight, self._light.folder) as stored:
+                check_finite(stored.values, product.weight.name)
         original = ModelProto()
         original.CopyFrom(self._light.model)
         folds = folding.find_folds(self._light.model, self._products) if self._options.algorithm == "awq" else {}

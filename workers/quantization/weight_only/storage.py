@@ -90,7 +90,7 @@ class Sink:
 
         `data_type` and `dims` are those of the tensor where the array holds its bytes only (packed types).
         """
-        values = np.ascontiguousarray(values)
+        values = np.asarray(values, order="C")  # which leaves a number without axes as it is
         tensor = TensorProto(
             name=name,
             data_type=data_type or helper.np_dtype_to_tensor_dtype(values.dtype),
@@ -100,7 +100,7 @@ class Sink:
             tensor.raw_data = values.tobytes()
         else:
             place = self._next()
-            self._file.write(np.ascontiguousarray(values).data.cast("B"))
+            self._file.write(values.data.cast("B"))
             self._refer(tensor, place)
         return tensor
 
