@@ -48,14 +48,14 @@ class Graph(nn.Module):
 
         `given` may hold inputs, tensors in the middle, and initializers in place of those stored; only the nodes
         between them and what is wanted run, and what nobody reads any more is let go of. Raises StepError
-        `operator_not_differentiable` where a node has an output that is not computed here, ValueError where an
-        input is missing.
+        `operator_not_differentiable`, which names the node, where torch refuses what it is given or an output is not
+        computed here, ValueError where an input is missing.
         """
         indexes, last = self._needed(frozenset(given), tuple(wanted))
         values: dict[str, Tensor] = dict(given)
         for index in indexes:
             node = self.nodes[index]
-            found = OPERATORS[node.op_type](node, *(self._operand(name, values) for name in node.inputs))
+            found = _computed(node, [self._operand(name, values) for name in node.inputs])
             values.update(zip(node.outputs, [found] if isinstance(found, Tensor) else found, strict=False))
             for name in last.get(index, ()):
                 values.pop(name, None)
@@ -105,6 +105,25 @@ class Graph(nn.Module):
         else:
             self.register_buffer(member, values)
         self._members[tensor.name] = member
+
+
+def _computed(node: Node, operands: Sequence[Tensor | None]) -> Tensor | Sequence[Tensor]:
+    """What a node makes of its operands.
+
+    What torch says against them is a StepError: such a model is quantized well without gradients.
+    """
+    try:
+        found: Tensor | Sequence[Tensor] = OPERATORS[node.op_type](node, *operands)
+    except (StepError, MemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:300]
+        raise StepError(
+            f"Node {node.name!r} ({node.op_type}) does not run in torch ({type(error).__name__}: {text}); leave out "
+            "the steps that need gradients.",
+            code="operator_not_differentiable",
+        ) from error
+    return found
 
 
 def as_tensor(tensor: TensorProto) -> Tensor:

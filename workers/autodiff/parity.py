@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from app.errors import StepError
 from workers.autodiff.graph import Graph
@@ -19,7 +20,7 @@ def check_parity(
 ) -> dict[str, float]:
     """The relative error of each output, ‖torch − runtime‖ / ‖runtime‖, the worst over all feeds.
 
-    Raises StepError `graph_parity`, which names the worst output, where one is above the bound.
+    Raises StepError `graph_parity`, which names the worst output, where one is above the bound, and as `run_arrays`.
     """
     worst = dict.fromkeys(graph.outputs, 0.0)
     for given in feeds:
@@ -38,10 +39,24 @@ def check_parity(
 
 
 def run_arrays(graph: Graph, feeds: Mapping[str, Array]) -> dict[str, Array]:
-    """All outputs as NumPy arrays, without gradients."""
+    """All outputs as NumPy arrays, without gradients.
+
+    Raises StepError `operator_not_differentiable` where torch has no type for an input, and as `Graph.run`.
+    """
     with torch.no_grad():
-        found = graph({name: torch.from_numpy(np.array(values)) for name, values in feeds.items()})
+        found = graph({name: _given(name, values) for name, values in feeds.items()})
     return {name: values.numpy() for name, values in found.items()}
+
+
+def _given(name: str, values: Array) -> Tensor:
+    try:
+        return torch.from_numpy(np.array(values))
+    except TypeError as error:  # text, say
+        raise StepError(
+            f"Input {name!r} is of type {values.dtype}, which torch does not compute with; leave out the steps that "
+            "need gradients.",
+            code="operator_not_differentiable",
+        ) from error
 
 
 def relative_error(found: Array, reference: Array) -> float:

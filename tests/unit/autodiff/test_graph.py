@@ -9,6 +9,7 @@ from onnx import ModelProto, TensorProto, helper
 
 from app.errors import StepError
 from tests.parts import models
+from tests.unit.quantization.bad_models import texts
 from workers.autodiff import extra
 from workers.autodiff.extra import require_torch
 from workers.runtimes.session import load
@@ -136,6 +137,18 @@ def test_a_graph_that_computes_something_else_is_not_trusted(tmp_path):
     with pytest.raises(StepError, match="'y'") as caught:
         check_parity(graph, load(tmp_path / "model.onnx"), [{"x": np.ones((2, 4), np.float32)}])
     assert caught.value.code == "graph_parity"
+
+
+def test_what_torch_says_against_an_input_or_a_node_is_told_as_a_step_says_it(tmp_path):
+    models.save(texts(), tmp_path / "texts.onnx")
+    row = {"x": np.ones((2, 8), np.float32), "text": np.array(["a"], dtype=object)}
+    with pytest.raises(StepError, match="'text' is of type object") as caught:
+        check_parity(Graph(texts()), load(tmp_path / "texts.onnx"), [row])
+    assert caught.value.code == "operator_not_differentiable"
+
+    with pytest.raises(StepError, match=r"'first' \(MatMul\) does not run in torch") as caught:
+        Graph(split())({"x": torch.ones(2, 3)})
+    assert caught.value.code == "operator_not_differentiable"
 
 
 def test_infinities_must_stand_at_the_same_places():

@@ -168,6 +168,7 @@ SHAPES: list[Case] = [
 INDEXES: list[Case] = [
     ("Gather", [ROWS, _ints(0, -1, 2).reshape(1, 3)], {"axis": 1}),
     ("Gather", [ROWS, _scalar(-2, np.int64)], {"axis": 2}),
+    ("Gather", [_ints(3, 4, 5), _scalar(1, np.int64)], {}),
     ("GatherElements", [_normal(3, 3), np.array([[0, -1, 2]], np.int64)], {"axis": 0}),
     ("Slice", [ROWS, _ints(1), _ints(1 << 62), _ints(-1)], {}),
     ("Slice", [ROWS, _ints(-1, 0), _ints(-(1 << 62), 5), _ints(1, 2), _ints(-2, 3)], {}),
@@ -314,6 +315,7 @@ def test_every_operator_is_tried():
         ("Resize", [X, None, _floats(1, 1, 2, 2)], {"mode": "cubic"}, ""),
         ("Pad", [ROWS, _ints(1, 0, 0, 1, 0, 0)], {"mode": "reflect"}, ""),
         ("Conv", [X, _normal(4, 3, 3, 3)], {}, "example.org"),
+        ("InstanceNormalization", [_normal(1, 3, 1, 1), _normal(3), _normal(3)], {}, ""),
     ],
 )
 def test_what_has_no_form_in_torch_is_named(op_type, inputs, attributes, domain):

@@ -4,15 +4,26 @@ The matrix says exactly what comes. Where it names no error, the artifact loads 
 checker if its original does, has the same inputs and outputs, and stays as near to the original as its bits allow.
 """
 
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from app.domain.recipe import NEEDS_CALIBRATION, TECHNIQUES, StaticInt8
+from app.domain.recipe import (
+    TECHNIQUES,
+    AnyRecipe,
+    Bfloat16,
+    BySensitivity,
+    Float16,
+    Mixed,
+    StaticInt8,
+    WeightOnly,
+    needs_calibration,
+)
 from app.errors import RejectedInput, StepError
 from tests.parts import models
 from tests.unit.quantization.bad_models import CASES, MLP_ROWS, Rows, masked, mlp_of, normal, rows
@@ -31,6 +42,9 @@ NOTHING: Fault = ("nothing_to_quantize", "finds nothing to quantize")
 IN_FLOAT64: Fault = ("nothing_to_quantize", "its weights are float64: export it in float32")
 IN_FLOAT16: Fault = ("nothing_to_quantize", "its weights are float16: export it in float32")
 NOT_FINITE: Fault = ("weights_not_finite", "'w1'")
+
+NOT_IN_FLOAT16: Fault = ("nothing_to_quantize", "by_sensitivity of the mixed recipe: float16 finds nothing")
+"""Where the one product that sensitivity finds is none that half precision could do."""
 
 NO_MATRIX = {"dynamic_int8": NOTHING, "weight_only": NOTHING}
 NO_FLOAT32 = {"float16": NOTHING, "bfloat16": NOTHING}
@@ -52,8 +66,10 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "weights of three axes": {"weight_only": NOTHING},
     "a scaled Gemm": {"static": NOTHING},
     "a Gemm with turned input": {"static": NOTHING, **NO_MATRIX},
-    "weights computed from others": {"weight_only": NOTHING},
-    "weights in bfloat16": {"weight_only": NOTHING, **NO_FLOAT32},
+    "weights computed from others": {"weight_only": NOTHING, "by sensitivity": NOT_IN_FLOAT16},
+    "weights in bfloat16": {"weight_only": NOTHING, "by sensitivity": NOT_IN_FLOAT16, **NO_FLOAT32},
+    "a weight of float and quantized nodes": {"by sensitivity": NOT_IN_FLOAT16},
+    "weights that bodies capture": {"by sensitivity": NOT_IN_FLOAT16},
     "no inputs": {"static": NOTHING, **NO_MATRIX},  # both sides of its product are stored
     "an infinite bias": dict.fromkeys(
         ("static", "dynamic_int8", "float16"), ("weights_not_finite", "'b' of node 'fc'")
@@ -67,7 +83,7 @@ FAULTS: dict[str, dict[str, Fault]] = {
     "denormal rows": NO_MATRIX,
     "infinite in front of a product": {"static": ("calibration_not_finite", "'l'")},
 }
-"""By case and kind of technique."""
+"""By case and recipe, or kind of recipe."""
 
 LEAST_DB = {"static": 25, "dynamic_int8": 25, "weight_only": 13, "float16": 55, "bfloat16": 35}
 """What eight bits, eight bits with scales found at run time, four bits, and half precision keep at least."""
@@ -87,27 +103,38 @@ FAR: dict[tuple[str, str], tuple[float, str]] = {
 """Where an artifact cannot be near: the least dB, and what a note must then name."""
 
 
-OPTIONS: dict[str, dict[str, Any]] = {
-    "bfloat16": {"least_elements": 1},
-    "mixed": {"rest": {"technique": "weight_only"}},
+RECIPES: dict[str, AnyRecipe] = {name: options() for name, options in TECHNIQUES.items() if name != "mixed"} | {
+    "bfloat16": Bfloat16(least_elements=1),
+    "mixed": Mixed(rest=WeightOnly()),
+    "by sensitivity": Mixed(rest=StaticInt8(), by_sensitivity=BySensitivity(layers=1, recipe=Float16())),
+    "trained": StaticInt8(recovery=("range_tuning", "learned_rounding"), sensitivity=True),
 }
-"""Where defaults leave alone what is as small as these models, or say nothing."""
+"""Every technique, with options where defaults leave alone what is as small as these models, or say nothing; then what
+looks further into a model than others."""
 
 
-def kind_of(technique: str) -> str:
-    """Techniques that are expected to do alike."""
-    if technique in NEEDS_CALIBRATION:
+def kind_of(name: str) -> str:
+    """Recipes that are expected to do alike."""
+    if needs_calibration(RECIPES[name]):
         return "static"
-    return "weight_only" if technique == "mixed" else technique
+    return "weight_only" if name == "mixed" else name
 
 
-def produce(case: str, technique: str, place: Path) -> tuple[Produced, Rows]:
+@pytest.fixture(autouse=True)
+def hardly_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether training runs is what is tested here, not how much it gains."""
+    for step in ("range_tuning", "learned_rounding"):
+        module = import_module(f"workers.quantization.recovery.{step}")
+        monkeypatch.setattr(module, "Settings", partial(module.Settings, iterations=2))
+
+
+def produce(case: str, name: str, place: Path) -> tuple[Produced, Rows]:
     model, given = CASES[case]()
     path = models.save(model, place / "original" / "model.onnx")
-    recipe = resolve(TECHNIQUES[technique](**OPTIONS.get(technique, {})), AVX2)
+    recipe = resolve(RECIPES[name], AVX2)
     work, statistics = place / "work", place / "statistics.npz"
     work.mkdir()
-    if technique in NEEDS_CALIBRATION:
+    if needs_calibration(recipe):
         observe(path, recipe, given, work).write(statistics)
     context = Context(work=work, features=AVX2, statistics=statistics, feeds=lambda: ((row, len(row)) for row in given))
     return quantize(path, place / "model.onnx", recipe, context), given
@@ -149,19 +176,19 @@ def distance_db(original: Session, artifact: Session, given: Rows) -> float:
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("technique", TECHNIQUES)
+@pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("case", CASES)
-def test_the_matrix(tmp_path: Path, case: str, technique: str) -> None:
-    kind = kind_of(technique)
-    fault = FAULTS.get(case, {}).get(kind)
+def test_the_matrix(tmp_path: Path, case: str, name: str) -> None:
+    kind = kind_of(name)
+    fault = FAULTS.get(case, {}).get(name, FAULTS.get(case, {}).get(kind))
     if fault is not None:
         with pytest.raises(StepError) as raised:
-            produce(case, technique, tmp_path)
+            produce(case, name, tmp_path)
         assert raised.value.code == fault[0]
         assert fault[1] in raised.value.detail
         return
 
-    produced, given = produce(case, technique, tmp_path)
+    produced, given = produce(case, name, tmp_path)
 
     original_path = tmp_path / "original" / "model.onnx"
     assert passes_checker(produced.file) or not passes_checker(original_path)
@@ -175,7 +202,7 @@ def test_the_matrix(tmp_path: Path, case: str, technique: str) -> None:
 
 
 def test_the_matrix_has_no_idle_lines() -> None:
-    kinds = set(map(kind_of, TECHNIQUES))
+    kinds = set(map(kind_of, RECIPES)) | set(RECIPES)
 
     assert set(FAULTS) | {case for case, _ in FAR} <= set(CASES)
     assert {kind for faults in FAULTS.values() for kind in faults} | {kind for _, kind in FAR} <= kinds

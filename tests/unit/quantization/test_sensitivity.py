@@ -18,6 +18,7 @@ from scipy import stats
 from app.errors import StepError
 from tests.parts import models
 from tests.parts.models import Array
+from tests.unit.quantization.bad_models import by_data
 from tests.unit.quantization.conftest import random_feeds
 from tests.unit.quantization.plans import Feeds, images, inverted_residuals, planned
 from workers.quantization.graph import save
@@ -316,6 +317,23 @@ def test_the_cost_is_what_was_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert result.cost.brute_force_layers == 2 * len(result.layers)
     assert result.cost.brute_force == 2 * (len(result.layers) + len(result.tensors))
     assert (result.feeds, result.probed) == (len(rows), 2)
+
+
+@pytest.mark.parametrize("idle", [1, 3])
+def test_rows_on_which_nothing_is_multiplied_cost_nothing(tmp_path: Path, idle: int) -> None:
+    """How many rows the product gets hangs on the numbers: of the first ones it gets none."""
+    rows = [{"x": np.full((4, 8), 0.5, np.float32)}] * idle
+    rows += [{"x": np.random.default_rng(row).standard_normal((4, 8)).astype(np.float32) + 2} for row in range(4)]
+    plan, _ = planned(by_data(), rows, tmp_path, bits=7)
+    result = analyse(plan, rows, tmp_path)
+    (layer,) = result.layers
+    assert layer.multiply_adds == 4 * 8 * 8
+    assert result.cost.model_runs > 0
+    assert result.total == analyse(plan, rows[idle:], tmp_path).total
+
+    with pytest.raises(StepError) as raised:
+        analyse(plan, rows[:idle], tmp_path)
+    assert raised.value.code == "nothing_to_measure"
 
 
 @pytest.mark.parametrize("gain", [3.0, 8.0])

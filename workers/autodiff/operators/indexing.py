@@ -14,7 +14,7 @@ def _gather(node: Node, x: Tensor, places: Tensor) -> Tensor:
     axis = node.get("axis", 0) % x.dim()
     places = torch.where(places < 0, places + x.shape[axis], places)
     found = x.index_select(axis, places.reshape(-1))
-    return found.reshape(*x.shape[:axis], *places.shape, *x.shape[axis + 1 :])
+    return found.reshape((*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]))
 
 
 def _gather_elements(node: Node, x: Tensor, places: Tensor) -> Tensor:

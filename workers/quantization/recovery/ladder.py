@@ -11,13 +11,20 @@ from workers.quantization.calibration.collect import Feeds
 from workers.quantization.qdq.plan import Array, Plan
 from workers.quantization.recovery.bias_correction import bias_correction, correctable, uncorrected
 from workers.quantization.recovery.material import Material, Step
-from workers.quantization.recovery.measuring import Fidelity, Judge
+from workers.quantization.recovery.measuring import Fidelity, Judge, mean_db
 from workers.quantization.recovery.range_tuning import range_tuning
 
 LEAST_GAIN_DB = 0.05
 """Less than this is no gain: the rows that judge are few."""
 CORRECTED_DB = 0.25
 """Corrected biases may cost so much: what they take back is common to all rows, and SQNR counts it like any noise."""
+MOST_LOST_DB = 0.5
+"""More than this one output of several may not lose, or more than all gain in the mean, where that is more: what is
+good for one is not bought by another. The few rows that judge make smaller differences by chance, and among the many
+outputs of a decoder some always lose a little of what all gain."""
+NEAR_ENOUGH_DB = 40.0
+"""Of several outputs, each is followed up to here, where its noise is a hundredth of its size: what it has beyond that
+it may lose to others, as where one that was exact is computed in another order."""
 JUDGING_FEEDS = 48
 JUDGED_OF = 4
 """Of so many feeds in a row one judges."""
@@ -32,7 +39,8 @@ _NOT_TAKEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """What became of one step: the outputs' SQNR in dB before and after, and that of each quantized tensor.
+    """What became of one step: the outputs' mean SQNR in dB before and after, that of each quantized tensor, and of
+    each output where there are several.
 
     `after_db` is null where the step could not be taken; `reason` says why it was not, or not kept.
     """
@@ -43,6 +51,7 @@ class Rung:
     after_db: float | None = None
     reason: str | None = None
     layers_db: dict[str, tuple[float, float]] = field(default_factory=dict)
+    outputs_db: dict[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def divided(feeds: Feeds) -> tuple[Feeds, Feeds]:
@@ -110,9 +119,9 @@ def climb(
                 raise
             rungs.append(Rung(name, kept=False, before_db=round(best.output_db, 3), reason=error.detail))
             continue
-        changed, after = max(tried, key=lambda each: each[1].output_db + CORRECTED_DB * bool(each[0].shifts))
-        rung = rung_of(name, best.output_db, after.output_db)
-        rungs.append(replace(rung, layers_db=_layers(best, after)))
+        changed, after = max(tried, key=lambda each: _worth(best, each[0], each[1]))
+        rung = rung_of(name, best.outputs_db, after.outputs_db)
+        rungs.append(replace(rung, layers_db=_pairs(best.layers_db, after.layers_db)))
         if rung.kept:
             plan, best = changed, after
     return Climbed(plan, best, rungs)
@@ -140,29 +149,75 @@ def _step(name: str) -> Step:
     return step
 
 
-def rung_of(name: str, before_db: float, after_db: float) -> Rung:
-    """What became of a step that brought the outputs' SQNR from one figure to another: kept if it is worth it."""
-    kept = after_db >= before_db + LEAST_GAIN_DB
+def _worth(before: Fidelity, changed: Plan, after: Fidelity) -> tuple[bool, float]:
+    """Of a step's results the one with the largest is tried: first of all none that would be undone for one output."""
+    unharmed = _harmed(before.outputs_db, after.outputs_db) is None
+    return unharmed, after.output_db + CORRECTED_DB * bool(changed.shifts)
+
+
+def rung_of(name: str, before: Mapping[str, float], after: Mapping[str, float]) -> Rung:
+    """What became of a step that brought the outputs' SQNR from some figures to others: kept if it is worth it."""
+    reason = _why_undone(before, after)
     return Rung(
         step=name,
-        kept=kept,
-        before_db=round(before_db, 3),
-        after_db=round(after_db, 3),
-        reason=None if kept else f"undone: the outputs' SQNR changed by {after_db - before_db:+.2f} dB",
+        kept=reason is None,
+        before_db=round(mean_db(before), 3),
+        after_db=round(mean_db(after), 3),
+        reason=reason,
+        outputs_db=_pairs(before, after) if len(before) > 1 else {},
     )
 
 
 def told(rung: Rung) -> str:
     """What the report says of a step."""
     name = rung.step.replace("_", " ").capitalize()
-    if rung.kept:
-        return f"{name}: SQNR of the outputs {rung.before_db:.1f} → {rung.after_db:.1f} dB."
-    return f"{name}: {rung.reason}"
+    if not rung.kept:
+        return f"{name}: {rung.reason}"
+    gained = f"{name}: SQNR of the outputs {rung.before_db:.1f} → {rung.after_db:.1f} dB"
+    if not rung.outputs_db:
+        return f"{gained}."
+    before, after = ({output: pair[place] for output, pair in rung.outputs_db.items()} for place in (0, 1))
+    nearer = _nearer(before, after)
+    gainer = max(nearer, key=lambda output: nearer[output])
+    loser = min(nearer, key=lambda output: nearer[output])
+    named = [gainer, loser] if nearer[loser] <= -LEAST_GAIN_DB else [gainer]
+    each = (f"of {output!r} {before[output]:.1f} → {after[output]:.1f} dB" for output in named)
+    return f"{gained} in the mean, {', '.join(each)}."
 
 
-def _layers(before: Fidelity, after: Fidelity) -> dict[str, tuple[float, float]]:
-    return {
-        tensor: (round(before.layers_db[tensor], 2), round(value, 2))
-        for tensor, value in after.layers_db.items()
-        if tensor in before.layers_db
-    }
+def _why_undone(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """Why a step is not worth it; None where it is.
+
+    Of several outputs the mean would hide what is lost by one, and what is gained by one among many.
+    """
+    gained = mean_db(after) >= mean_db(before) + LEAST_GAIN_DB
+    why = f"undone: the outputs' SQNR changed by {mean_db(after) - mean_db(before):+.2f} dB"
+    if len(before) < 2:
+        return None if gained else why
+    harmed = _harmed(before, after)
+    if harmed is not None:
+        return f"undone: the SQNR of {harmed!r} would fall from {before[harmed]:.1f} to {after[harmed]:.1f} dB"
+    nearer = _nearer(before, after)
+    one_alone = max(nearer.values()) >= LEAST_GAIN_DB and min(nearer.values()) > -LEAST_GAIN_DB
+    if gained or one_alone or mean_db(nearer) >= LEAST_GAIN_DB:
+        return None
+    return f"{why} in the mean, and at most by {max(nearer.values()):+.2f} dB"
+
+
+def _harmed(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
+    """The output of several that loses most, where that is too much."""
+    if len(before) < 2:
+        return None
+    nearer = _nearer(before, after)
+    worst = min(nearer, key=lambda output: nearer[output])
+    return worst if nearer[worst] < -max(MOST_LOST_DB, mean_db(nearer)) else None
+
+
+def _nearer(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
+    """What each output gains in dB, as far as it is followed."""
+    return {output: min(after[output], NEAR_ENOUGH_DB) - min(value, NEAR_ENOUGH_DB) for output, value in before.items()}
+
+
+def _pairs(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Figures before and after, of what has both."""
+    return {name: (round(before[name], 2), round(value, 2)) for name, value in after.items() if name in before}

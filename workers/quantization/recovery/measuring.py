@@ -23,12 +23,22 @@ LAYER_ROWS = 8
 
 @dataclass(frozen=True, slots=True)
 class Fidelity:
-    """Signal to quantization noise in dB, over all rows: the mean over outputs, of all their numbers together, and of
-    each quantized tensor."""
+    """Signal to quantization noise in dB, over all rows: of each output, of all their numbers together, and of each
+    quantized tensor."""
 
-    output_db: float
+    outputs_db: Mapping[str, float]
     pooled_db: float
     layers_db: Mapping[str, float]
+
+    @property
+    def output_db(self) -> float:
+        """The mean over outputs."""
+        return mean_db(self.outputs_db)
+
+
+def mean_db(outputs_db: Mapping[str, float]) -> float:
+    """The mean over outputs; that of no noise where there are none."""
+    return float(np.mean([*outputs_db.values()])) if outputs_db else CAP
 
 
 def observed_session(
@@ -94,7 +104,7 @@ class Judge:
             [[row[place] for place in places] for row in self._wanted_layers],
         )
         return Fidelity(
-            output_db=float(np.mean([*map(decibel, signal, noise)])) if len(signal) else CAP,
+            outputs_db=dict(zip((each.name for each in self._judged), map(decibel, signal, noise), strict=True)),
             pooled_db=decibel(signal.sum(), noise.sum()),
             layers_db={self._layers[place]: decibel(*powers) for place, powers in zip(places, layers.T, strict=True)},
         )

@@ -134,7 +134,7 @@ class Passage:
         expected, _ = _stack(targets, share=False)
         try:
             found = self._exact_graph.run(given | shared, list(expected))
-        except (RuntimeError, ValueError):
+        except StepError:
             return False
         return all(
             one.shape == other.shape and torch.allclose(one, other, rtol=1e-3, atol=1e-4)

@@ -70,7 +70,7 @@ class _Analysis:
         self._plan, self._feeds, self._folder = plan, feeds, work
         self._meter = Meter(threads)
         self._layers = layers_of(plan)
-        self._network = Network(plan, self._layers, feeds[0], work, self._meter)
+        self._network = Network(plan, self._layers, feeds, work, self._meter)
         chosen = np.unique(np.linspace(0, len(feeds) - 1, min(probed, len(feeds))).round().astype(int))
         self._floats: list[dict[str, Array]] = [self._network.run_whole(feeds[index]) for index in chosen]
         known = dict(zip(chosen.tolist(), self._floats, strict=True))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto, NodeProto, helper
 
+from app.errors import StepError
 from workers.quantization.graph import save
 from workers.quantization.qdq.plan import Array
 from workers.runtimes.session import Optimization, Session, load
@@ -71,18 +72,29 @@ class Work:
         return sum(self.by_node.values())
 
 
-def measured_work(model: ModelProto, feed: Mapping[str, Array], path: Path, *, meter: Meter) -> Work:
-    """Run a model once to see the shapes that its products have."""
+def measured_work(model: ModelProto, feeds: Iterable[Mapping[str, Array]], path: Path, *, meter: Meter) -> Work:
+    """Run a model to see the shapes that its products have: on the first feed, or the first that is any work.
+
+    How many rows come to a product may hang on the numbers, and none may. Raises StepError `nothing_to_measure` where
+    none comes to any, whatever the feed.
+    """
     nodes = [node for node in model.graph.node if node.op_type in _COUNTED and not node.domain]
     stored = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     names = list(dict.fromkeys(name for node in nodes for name in (node.output[0], *node.input[:2])))
-    names = [name for name in names if name not in stored and name not in feed]
-    found = meter.observe(model, names, path, 0).run(feed, names)
-    shapes = stored | {name: value.shape for name, value in feed.items()}
-    shapes |= {name: value.shape for name, value in zip(names, found, strict=True)}
-    work = Work({node.name: _multiply_adds(node, shapes) for node in nodes})
-    meter.multiply_adds += work.total
-    return work
+    given = {value.name for value in model.graph.input}
+    names = [name for name in names if name not in stored and name not in given]
+    session = meter.observe(model, names, path, 0)
+    for feed in feeds:
+        shapes = stored | {name: value.shape for name, value in feed.items()}
+        shapes |= {name: value.shape for name, value in zip(names, session.run(feed, names), strict=True)}
+        work = Work({node.name: _multiply_adds(node, shapes) for node in nodes})
+        if work.total:
+            meter.multiply_adds += work.total
+            return work
+    raise StepError(
+        "No product has anything to multiply on any of the rows, so there are no sensitivities to find; give others.",
+        code="nothing_to_measure",
+    )
 
 
 def _multiply_adds(node: NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> int:

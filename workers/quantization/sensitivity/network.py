@@ -22,10 +22,12 @@ class Network:
 
     `base` is that model, and `model` the same with `entries`: by quantized activation, the tensor that those of its
     readers read which read it quantized. `outputs` are the floating ones, or what `judged_tensors` has for them.
-    Raises StepError `outputs_not_floating` where there is nothing to compare.
+    Raises StepError `outputs_not_floating` where there is nothing to compare, and as `measured_work`.
     """
 
-    def __init__(self, plan: Plan, layers: Sequence[Layer], feed: Values, folder: Path, meter: Meter) -> None:
+    def __init__(
+        self, plan: Plan, layers: Sequence[Layer], feeds: Sequence[Values], folder: Path, meter: Meter
+    ) -> None:
         self.base = float_model(plan)
         self.model = ModelProto()
         self.model.CopyFrom(self.base)
@@ -39,7 +41,7 @@ class Network:
             )
         self._folder = folder
         self._meter = meter
-        self.work: Work = measured_work(self.model, feed, folder / "work.onnx", meter=meter)
+        self.work: Work = measured_work(self.model, feeds, folder / "work.onnx", meter=meter)
         self._regions = cut(self.model, self._ends(plan, layers))
         self._sessions: dict[int, Metered] = {}
         names = [name for region in self._regions for name in region.outputs]

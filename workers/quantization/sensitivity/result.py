@@ -36,7 +36,7 @@ class LayerSensitivity:
     the first two's noise, `kernel_share` the part of the last one's that exact arithmetic does not have, as where sums
     saturate. `alone` is the effect at the outputs when only this layer is quantized, measured; `without` when all but
     it is, as `keep_float` would leave it, predicted: then the noise of the origins `frees` is gone. `multiply_adds` and
-    `elements` (of its output) are its work on the first feed.
+    `elements` (of its output) are its work on the first feed that is any.
     """
 
     node: str

@@ -100,7 +100,8 @@ def _made(
     if apart is None:
         return plain, (), "Smoothing: nothing that the products read comes nearer for it."
     smoothed = _in_integers(smoothed, prepared.kept | apart, op_types, options)
-    rung = rung_of("smoothing", float(before.mean()), float(nearness(smoothed).mean()))
+    figures = [dict(zip(judged, map(float, of), strict=True)) for of in (before, nearness(smoothed))]
+    rung = rung_of("smoothing", *figures)
     return smoothed if rung.kept else plain, (rung,), told(rung)
 
 
