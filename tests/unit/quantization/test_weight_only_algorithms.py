@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from app.domain.recipe import WeightOnly
 from tests.parts.models import Array
 from workers.quantization.weight_only.awq import channel_scales, scaled_error
 from workers.quantization.weight_only.blocks import Blocks, Grid, joined, split
+from workers.quantization.weight_only.choices import resolve
 from workers.quantization.weight_only.gptq import Effort, gptq, layer_error, trusted
 from workers.quantization.weight_only.hqq import hqq
 from workers.quantization.weight_only.mse import mse
@@ -243,3 +245,13 @@ def test_no_token_counts_more_than_four_times_the_median(tokens: Array) -> None:
 def sorted_median(values: list[float]) -> float:
     ordered = sorted(values)
     return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+@pytest.mark.parametrize("block", [16, 64, 256])
+def test_rtn_takes_zero_points_by_itself_where_they_bring_it_nearer(bits: int, block: int) -> None:
+    rows = np.random.default_rng(block).standard_normal((64, 1024 // block, block)).astype(np.float32)
+    error = {kind: np.square(rtn(rows, Grid(bits, block, kind)).values() - rows).sum() for kind in (True, False)}
+    chosen = resolve(WeightOnly.model_validate({"bits": bits, "algorithm": "rtn"}), frozenset()).symmetric
+    assert isinstance(chosen, bool)
+    assert error[chosen] < error[not chosen]

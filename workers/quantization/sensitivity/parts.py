@@ -185,6 +185,7 @@ def _restricted(
             # Where its output is not quantized, a bound is what bounds.
             absorbed={name: source for name, source in whole.absorbed.items() if source in replaced},
             readers={name: places for name, places in whole.readers.items() if name in reading},
+            kept=whole.kept,
         ),
     )
 
