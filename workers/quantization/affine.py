@@ -112,3 +112,17 @@ def reach_of(values: Array, axis: int | None) -> Array:
         return np.asarray(np.abs(values).max(initial=0.0), dtype=np.float64)
     others = tuple(index for index in range(values.ndim) if index != axis % values.ndim)
     return np.asarray(np.abs(values).max(axis=others, initial=0.0), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightType:
+    """How stored weights become integers: symmetric, in `bits` of int8 or of uint8 about 128."""
+
+    dtype: str
+    bits: int
+    per_channel: bool
+
+    def affine(self, values: Array, axis: int) -> Affine:
+        """How a weight whose output channels lie along an axis is quantized."""
+        along = axis if self.per_channel else None
+        return symmetric(reach_of(values, along), self.dtype, bits=self.bits, axis=along)

@@ -11,24 +11,10 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.formats.onnx.graph import graphs
-from workers.quantization.affine import Affine, Array, reach_of, symmetric
+from workers.quantization.affine import Affine, Array, WeightType
 from workers.quantization.graph import attribute, captured, fresh, names_in
 
 PRODUCTS = ("MatMul", "Gemm", "Conv")
-
-
-@dataclass(frozen=True, slots=True)
-class WeightType:
-    """How stored weights become integers: symmetric, in `bits` of int8 or of uint8 about 128."""
-
-    dtype: str
-    bits: int
-    per_channel: bool
-
-    def affine(self, values: Array, axis: int) -> Affine:
-        """How a weight whose output channels lie along an axis is quantized."""
-        along = axis if self.per_channel else None
-        return symmetric(reach_of(values, along), self.dtype, bits=self.bits, axis=along)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,13 +14,12 @@ from app.domain.recipe import DynamicInt8, Mixed, Part, StaticInt8, calibration_
 from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.quantization.conftest import Feeds, Maker
-from workers.quantization.affine import for_range, symmetric
+from workers.quantization.affine import WeightType, for_range, symmetric
 from workers.quantization.calibration.collect import Feeds as Starts
-from workers.quantization.dynamic_products import WeightType
-from workers.quantization.dynamic_smoothing import smooth
 from workers.quantization.judged import power
 from workers.quantization.recovery.ladder import divided
 from workers.quantization.recovery.measuring import outputs_db
+from workers.quantization.smoothing.dynamic import smooth
 from workers.quantization.technique import Context, quantize
 from workers.runtimes.session import Port, load
 
@@ -381,7 +380,7 @@ def test_what_is_observed_in_several_passes_is_what_one_sees(tmp_path: Path, mon
     )
     made = []
     for size in (1 << 30, 1):
-        monkeypatch.setattr("workers.quantization.dynamic_smoothing.SLICE_BYTES", size)
+        monkeypatch.setattr("workers.quantization.smoothing.seen.SLICE_BYTES", size)
         made.append(ModelProto.FromString(chain.SerializeToString()))
         assert smooth(made[-1], TYPES, frozenset(), SEVEN, starts(rows_of(6, (3,))), tmp_path) is not None
     assert made[0].SerializeToString() == made[1].SerializeToString()

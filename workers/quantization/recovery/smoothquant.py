@@ -1,24 +1,24 @@
 """SmoothQuant (Xiao et al. 2023): move what is hard about an activation's channels into the weights that read them.
 
-α, by which it is shared out, is searched for each activation, by the squared error of the products that read it.
+α, by which it is shared out, is searched for each activation, by the error of the products that read it; with it, how
+many of its channels are better computed in float (see `workers.quantization.smoothing`).
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import replace
 
-import numpy as np
-from onnx import ModelProto, NodeProto
+from onnx import NodeProto
 
 from app.errors import StepError
-from workers.quantization.affine import for_range, reach_of, symmetric
+from workers.quantization.affine import WeightType
 from workers.quantization.graph import names_in, sort_nodes
-from workers.quantization.qdq.plan import Array, Plan, Setting, make_plan
+from workers.quantization.qdq.plan import Plan, make_plan
 from workers.quantization.recovery.material import Material
-from workers.quantization.recovery.measuring import observed_session
-from workers.quantization.smoothing import LEAST_GAIN, Shared, divide, divisors, multiply_weights, shared
-
-_ROWS = 512
-_ROWS_A_FEED = 16
+from workers.quantization.smoothing.applying import Applied, apply
+from workers.quantization.smoothing.search import search
+from workers.quantization.smoothing.seen import observed
+from workers.quantization.smoothing.shared import Shared, folding, shared
 
 
 def smoothquant(plan: Plan, material: Material) -> Plan:
@@ -26,57 +26,28 @@ def smoothquant(plan: Plan, material: Material) -> Plan:
 
     Raises StepError `step_not_applicable` where there is none.
     """
-    changed = plan.copy()
+    changed, setting = plan.copy(), material.setting
     found = list(_smoothable(changed))
     if not found:
         raise StepError("No matrix products read an activation that could be smoothed.", code="step_not_applicable")
-    samples = _samples(changed.model, [each.tensor for each in found], material)
-    smoothed: list[str] = []
+    names = [each.tensor for each in found]
+    seen_of = observed(changed.model, names, material.feeds, material.work, material.threads)
+    weights = WeightType(setting.weight_dtype, setting.weight_bits, setting.per_channel)
+    smoothed: list[Applied] = []
     taken = names_in(changed.model)
-    for each, (rows, peaks) in zip(found, samples, strict=True):
-        scale = _best_divisor(rows, peaks, each.weights, material.setting) if len(rows) else None
-        if scale is not None:
-            multiply_weights(changed.model, each, scale, taken)
-            smoothed.append(divide(changed.model, each, scale, taken))
+    for each in found:
+        if each.tensor not in seen_of:
+            continue
+        seen = seen_of[each.tensor].with_one_range(setting.activation_dtype)
+        choice = search(each, seen, weights, folded=folding(changed.model.graph, each) is not None)
+        if choice is not None:
+            smoothed.append(apply(changed.model, each, choice, taken))
     if not smoothed:
         raise StepError("No activation's products come nearer when it is smoothed.", code="step_not_applicable")
     sort_nodes(changed.model.graph)
-    statistics = material.observed_anew(changed.model, smoothed)
-    return make_plan(changed.model, statistics, material.setting)
-
-
-def _best_divisor(rows: Array, peaks: Array, weights: Sequence[Array], setting: Setting) -> Array | None:
-    """The divisor of each channel that leaves the products' squared error least; None where none is worth it.
-
-    `rows` are samples of the activation [n, inputs], `peaks` the largest magnitudes of its channels over all rows,
-    `weights` are [inputs, outputs] each.
-    """
-    exact = [rows @ weight for weight in weights]
-    plain = _error(rows, weights, exact, np.ones(rows.shape[1]), setting)
-    found = [(_error(rows, weights, exact, scale, setting), scale) for scale in divisors(peaks, weights)]
-    error, scale = min(found, key=lambda each: each[0])
-    return scale if error < LEAST_GAIN * plain else None
-
-
-def _error(rows: Array, weights: Sequence[Array], exact: Sequence[Array], scale: Array, setting: Setting) -> float:
-    smooth = (rows / scale).astype(np.float32)
-    dtype = setting.activation_dtype
-    if dtype.endswith("16"):
-        affine = symmetric(np.abs(smooth).max(), dtype, bits=16)
-    else:
-        affine = for_range(float(smooth.min()), float(smooth.max()), dtype)
-    smooth = affine.rounded(smooth)
-    error = 0.0
-    for weight, wanted in zip(weights, exact, strict=True):
-        harder = (weight * scale[:, np.newaxis]).astype(np.float32)
-        axis = 1 if setting.per_channel else None
-        rounded = symmetric(reach_of(harder, axis), setting.weight_dtype, bits=setting.weight_bits, axis=axis).rounded(
-            harder
-        )
-        # Huge numbers make an infinite error, which no scale is chosen for.
-        with np.errstate(over="ignore", invalid="ignore"):
-            error += float(np.sum(np.square(smooth @ rounded - wanted, dtype=np.float64)))
-    return error
+    statistics = material.observed_anew(changed.model, [each.read for each in smoothed])
+    apart = (name for each in smoothed for name in each.apart)
+    return make_plan(changed.model, statistics, replace(setting, kept=setting.kept.union(plan.placement.kept, apart)))
 
 
 def _smoothable(plan: Plan) -> Iterator[Shared]:
@@ -94,24 +65,3 @@ def _smoothable(plan: Plan) -> Iterator[Shared]:
             found = shared(name, nodes, [plan.stored(weights[node.name]) for node in nodes])
             if found is not None:
                 yield found
-
-
-def _samples(model: ModelProto, names: list[str], material: Material) -> list[tuple[Array, Array]]:
-    """Of each tensor some rows [n, channels], and the largest magnitude of each channel over all of them."""
-    session = observed_session(model, names, material.work / "smooth.onnx", threads=material.threads)
-    rng = np.random.default_rng(0)
-    rows: list[list[Array]] = [[] for _ in names]
-    peaks: list[Array] = [np.zeros(1)] * len(names)
-    for feed, _ in material.feeds():
-        for index, values in enumerate(session.run(feed)):
-            if not values.size:
-                continue
-            flat = values.reshape(-1, values.shape[-1])
-            peaks[index] = np.maximum(peaks[index], np.abs(flat).max(axis=0))
-            taken = rng.choice(len(flat), min(_ROWS_A_FEED, len(flat)), replace=False)
-            rows[index].append(flat[taken])
-    kept = []
-    for each, peak in zip(rows, peaks, strict=True):
-        whole = np.concatenate(each) if each else np.empty((0, 1), np.float32)
-        kept.append((whole[rng.permutation(len(whole))[:_ROWS]], peak))
-    return kept

@@ -15,9 +15,8 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType, ad
 
 from app.domain.recipe import DynamicInt8
 from workers.formats.onnx.graph import all_nodes, bodies_of
-from workers.quantization.affine import Array
-from workers.quantization.dynamic_products import PRODUCTS, WeightType, quantize_products
-from workers.quantization.dynamic_smoothing import smooth
+from workers.quantization.affine import Array, WeightType
+from workers.quantization.dynamic_products import PRODUCTS, quantize_products
 from workers.quantization.finishing import finish
 from workers.quantization.graph import save
 from workers.quantization.judged import judged_tensors
@@ -26,6 +25,7 @@ from workers.quantization.preparation.naming import rename_inner
 from workers.quantization.recovery.ladder import JUDGING_FEEDS, Rung, divided, rung_of, told
 from workers.quantization.recovery.measuring import observed_session, outputs_db
 from workers.quantization.selection import about_types, select_op_types
+from workers.quantization.smoothing.dynamic import smooth
 from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
 
 OP_TYPES = (*PRODUCTS, "Attention", "LSTM", "Gather", "EmbedLayerNormalization")
