@@ -10,7 +10,7 @@ INSTALL = "pip install 'bitpress-service[train]'"
 SUMMARIES: Mapping[RecoveryStep, str] = {
     "bias_correction": "Shift each bias by the mean error that its layer's rounded weights make.",
     "equalization": "Even out the ranges of channels between two layers with only a rectifier between them.",
-    "smoothquant": "Move what is hard about an activation's channels into the weights that read them; compute a few in float.",
+    "smoothquant": "Move what is hard about an activation into the weights that read it, or keep it in float.",
     "clip_search": "Give up the ends of a channel's weights where finer steps for the rest are worth more.",
     "full_range": "Give weights their eighth bit back where 16-bit sums hardly saturate for it, by emulation.",
     "range_tuning": "Fit the scales of activations and weights to the original's outputs by gradients.",

@@ -1,0 +1,91 @@
+"""Channels far larger than the others, where ranges are found beforehand: SmoothQuant leaves them in float."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from app.domain.recipe import Calibration, StaticInt8
+from tests.unit.quantization.conftest import Maker
+from tests.unit.quantization.plans import planned, run_float
+from tests.unit.quantization.products import WIDE, nodes_of, plain_choice, product, rows_of, starts, stored
+from workers.quantization.qdq.insertion import insert
+from workers.quantization.recovery.clip_search import clip_search
+from workers.quantization.recovery.smoothquant import smoothquant
+from workers.quantization.smoothing.seen import observed
+from workers.runtimes.optimized import optimized
+
+RECIPE = StaticInt8(reduce_range=True, recovery=("smoothquant",), calibration=Calibration(method="minmax"))
+
+
+@pytest.mark.parametrize("outliers", [(3,), (3, 50), (5, 6, 7)])
+def test_the_choice_is_the_one_that_trying_all_would_make(tmp_path: Path, outliers: tuple[int, ...]) -> None:
+    rows = rows_of(6, outliers)
+    plan, material = planned(product(), rows, tmp_path, bits=7)
+    divisor, apart = plain_choice(plan.model, rows, beforehand=True)
+
+    model = smoothquant(plan, material).model
+
+    assert set(outliers) <= set(apart), "the case has something to find"
+    expected = np.array([0.0 if channel in apart else 1 / divisor[channel] for channel in range(WIDE)])
+    (factor,) = (node.input[1] for node in nodes_of(model, "Mul"))
+    np.testing.assert_allclose(stored(model, factor), expected, rtol=1e-5)
+    (places,) = (node.input[1] for node in nodes_of(model, "Gather"))
+    assert list(stored(model, places)) == apart
+
+
+@pytest.mark.parametrize("form", [{}, {"op_type": "Gemm"}, {"op_type": "Gemm", "flipped": True}])
+def test_the_plan_is_the_same_in_float(tmp_path: Path, form: dict[str, object]) -> None:
+    rows = rows_of(8, (3, 50))
+    plan, material = planned(product(**form), rows, tmp_path)  # type: ignore[arg-type]
+    changed = smoothquant(plan, material)
+    assert nodes_of(changed.model, "Gather")
+    for before, after in zip(run_float(plan, rows, tmp_path), run_float(changed, rows, tmp_path), strict=True):
+        for one, other in zip(before, after, strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int16"])
+def test_one_range_covers_what_all_feeds_hold(tmp_path: Path, dtype: str) -> None:
+    rows = rows_of(5, (3,))
+    model = product()
+    seen = observed(model, ["r"], starts(rows), tmp_path, 1)["r"].with_one_range(dtype)
+    values = np.maximum(np.concatenate([row["x"] for row in rows]), 0)
+    np.testing.assert_allclose(seen.peaks(), values.max(axis=0), rtol=1e-6)
+    # Nothing is cut off, so what rounding leaves is half a step at most.
+    steps = {"uint8": 255, "int8": 255, "uint16": 65_535, "int16": 32_767}[dtype]
+    left = np.abs(seen.rounded(np.ones(WIDE)) - seen.rows)
+    assert 0 < left.max() <= 0.5001 * values.max() / steps
+
+
+def test_channels_in_float_are_computed_in_float_and_bring_the_outputs_nearer(make: Maker) -> None:
+    rows = rows_of(32, (3, 50))
+    plain = make(product(), RECIPE.model_copy(update={"recovery": ()}), feeds=rows)
+    made = make(product(), RECIPE, feeds=rows)
+    (rung,) = made.produced.recovery
+    assert rung.kept
+    assert made.sqnr_db > plain.sqnr_db + 6
+    (apart,) = (node for node in nodes_of(made.proto, "MatMul") if "apart" in node.name)
+    assert stored(made.proto, apart.input[1]).shape == (len(_channels(made.proto)), 6)
+    # The runtime finds one product of integers, and leaves the other in float.
+    types = [node.op_type for node in optimized(made.produced.file, "all").graph.node]
+    assert types.count("MatMulIntegerToFloat") == 1
+    assert types.count("MatMul") + types.count("Gemm") == 1
+
+
+def test_a_later_step_leaves_them_in_float(tmp_path: Path) -> None:
+    plan, material = planned(product(), rows_of(8, (3, 50)), tmp_path, bits=4)
+    smoothed = smoothquant(plan, material)
+    (apart,) = (node for node in nodes_of(smoothed.model, "MatMul") if "apart" in node.name)
+    assert [weight.node for weight in smoothed.placement.weights] == ["product0"]
+    later = clip_search(smoothed, material)
+    place = ("product0", 1)
+    assert (later.weights[place].scale < smoothed.weights[place].scale).any(), "the step has something to do"
+    made = insert(later).model
+    assert apart.input[1] in {tensor.name for tensor in made.graph.initializer}
+
+
+def _channels(model: onnx.ModelProto) -> list[int]:
+    (places,) = (node.input[1] for node in nodes_of(model, "Gather"))
+    return [int(place) for place in stored(model, places)]
