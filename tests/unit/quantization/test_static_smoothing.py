@@ -79,6 +79,7 @@ def test_a_later_step_leaves_them_in_float(tmp_path: Path) -> None:
     smoothed = smoothquant(plan, material)
     (apart,) = (node for node in nodes_of(smoothed.model, "MatMul") if "apart" in node.name)
     assert [weight.node for weight in smoothed.placement.weights] == ["product0"]
+    assert smoothed.placement.kept == {apart.name}
     later = clip_search(smoothed, material)
     place = ("product0", 1)
     assert (later.weights[place].scale < smoothed.weights[place].scale).any(), "the step has something to do"
