@@ -64,9 +64,12 @@ def plain_choice(model: ModelProto, rows: list[Feeds], *, beforehand: bool = Fal
     peaks = np.sqrt(np.mean([np.square(feed.max(axis=0)) for feed in feeds], axis=0))
     needed = np.abs(weight).max(axis=1)
     order = sorted(range(WIDE), key=lambda channel: -peaks[channel] * needed[channel])
+    far = sum(peaks[channel] * needed[channel] > 3 * np.median(peaks * needed) for channel in order)
     best: tuple[Array, list[int]] = np.ones(WIDE), []
     least = _plain_error(feeds, weight, *best)
     for count in (0, 1, 2, 4, 8):
+        if count // 2 >= far > 0 or (count and not far):
+            break
         tried = []
         for alpha in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9):
             divisor = np.maximum(peaks, 0.02 * np.median(peaks)) ** alpha / needed ** (1 - alpha)

@@ -107,14 +107,15 @@ def normalized(
 )
 def test_what_follows_a_normalization_is_the_same_in_float(tmp_path: Path, model: ModelProto) -> None:
     model = ModelProto.FromString(model.SerializeToString())
+    outliers: tuple[int, ...] = ()
     if model.graph.node[0].input[1] == "x0":
+        outliers = (3, 50)
         model.graph.node.insert(0, helper.make_node("ReduceMax", ["x"], ["x0"], name="top", axes=[0], keepdims=0))
     before = load(models.save(model, tmp_path / "before.onnx"))
-    assert smooth(model, TYPES, frozenset(), SEVEN, starts(rows_of(8)), tmp_path) == frozenset() or nodes_of(
-        model, "Mul"
-    )
+    rows = rows_of(8, outliers)
+    assert smooth(model, TYPES, frozenset(), SEVEN, starts(rows), tmp_path) == frozenset() or nodes_of(model, "Mul")
     after = load(models.save(model, tmp_path / "after.onnx"))
-    for row in rows_of(4, seed=9):
+    for row in rows_of(4, outliers, seed=9):
         for one, other in zip(before.run(row), after.run(row), strict=True):
             np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(one).max())
 

@@ -16,6 +16,8 @@ LEAST_GAIN = 0.9
 """A share of the error that has to be left at most: smoothing that leaves more is not worth a changed model."""
 _LEAST_GAIN_OF_NODES = 0.7
 """The same, where nodes are added for it, or more channels are kept."""
+_LEAST_OUTLIER = 3.0
+"""Of the median: what a channel that is computed apart may at least put into a product beside what others do."""
 _LEAST_CHANNELS, _FEW, _CHANNELS_FOR_ONE = 64, 8, 48
 """Of an activation, for some to be computed apart; and how many that may be, or one for each so many of all, where that
 is more: else they would be no small part of the work."""
@@ -42,9 +44,8 @@ def search(each: Shared, seen: Seen, weights: WeightType, *, folded: bool) -> Ch
     Where the division is `folded` it costs nothing; to compute channels apart would take a node for it.
     """
     peaks = seen.peaks()
-    hardest = np.argsort(
-        -peaks * np.max([np.abs(weight).max(axis=1) for weight in each.weights], axis=0), kind="stable"
-    )
+    hard = peaks * np.max([np.abs(weight).max(axis=1) for weight in each.weights], axis=0)
+    hardest = np.argsort(-hard, kind="stable")
     # Where all outputs share a scale, the largest weight has to be among them.
     most = _MOST_OUTPUTS if weights.per_channel else max(weight.shape[1] for weight in each.weights)
     some = [weight[:, :: -(-weight.shape[1] // most)] for weight in each.weights]
@@ -66,7 +67,7 @@ def search(each: Shared, seen: Seen, weights: WeightType, *, folded: bool) -> Ch
 
     best, least = None, error(Choice(np.ones(len(peaks)), hardest[:0]))
     wanted_share = LEAST_GAIN if folded else _LEAST_GAIN_OF_NODES
-    for count in _counts(len(peaks)) if not folded and len(each.readers) == 1 else APART[:1]:
+    for count in _counts(hard) if not folded and len(each.readers) == 1 else APART[:1]:
         tried = [Choice(divisor, hardest[:count]) for divisor in divisors(peaks, each.weights)]
         left, choice = min(((error(choice), choice) for choice in tried), key=lambda pair: pair[0])
         if left < wanted_share * least:
@@ -74,10 +75,11 @@ def search(each: Shared, seen: Seen, weights: WeightType, *, folded: bool) -> Ch
     return best
 
 
-def _counts(channels: int) -> Iterator[int]:
-    """How many of so many channels are tried in float."""
-    most = max(_FEW, channels // _CHANNELS_FOR_ONE) if channels >= _LEAST_CHANNELS else 0
-    yield from (count for count in APART if count <= most)
+def _counts(hard: Array) -> Iterator[int]:
+    """How many channels are tried in float, given how hard each is: about as many as lie far beyond the others."""
+    most = max(_FEW, len(hard) // _CHANNELS_FOR_ONE) if len(hard) >= _LEAST_CHANNELS else 0
+    outliers = int(np.sum(hard > _LEAST_OUTLIER * np.median(hard[hard > 0]))) if hard.any() else 0
+    yield from (count for count in APART if not count or (count <= most and count // 2 < outliers))
 
 
 def divisors(peaks: Array, weights: Sequence[Array]) -> Iterator[Array]:
