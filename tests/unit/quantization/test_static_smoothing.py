@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 
 from app.domain.recipe import Calibration, StaticInt8
+from tests.parts import models
 from tests.unit.quantization.conftest import Maker
 from tests.unit.quantization.plans import planned, run_float
 from tests.unit.quantization.products import WIDE, nodes_of, plain_choice, product, rows_of, starts, stored
@@ -85,6 +87,21 @@ def test_a_later_step_leaves_them_in_float(tmp_path: Path) -> None:
     assert (later.weights[place].scale < smoothed.weights[place].scale).any(), "the step has something to do"
     made = insert(later).model
     assert apart.input[1] in {tensor.name for tensor in made.graph.initializer}
+
+
+def test_they_are_kept_where_the_step_takes_the_only_bias_out_of_reach(make: Maker) -> None:
+    """The bias behind the product can no longer be corrected: what was tried without is judged all the same."""
+    model = product()
+    model.graph.node[2].output[0] = "a"
+    model.graph.node.append(helper.make_node("Add", ["a", "bias"], ["y0"], name="add"))
+    model.graph.initializer.append(models.tensor("bias", np.linspace(-1, 1, 6)))
+    rows = rows_of(32, (3, 50))
+    recipe = RECIPE.model_copy(update={"recovery": ("bias_correction", "smoothquant"), "weight_bits": 4})
+    made = make(model, recipe, feeds=rows)
+    assert [(rung.step, rung.kept) for rung in made.produced.recovery] == [
+        ("bias_correction", True),
+        ("smoothquant", True),
+    ]
 
 
 def _channels(model: onnx.ModelProto) -> list[int]:

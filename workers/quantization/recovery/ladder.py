@@ -140,7 +140,7 @@ def _taken(name: str, plan: Plan, material: Material, correcting: bool) -> Itera
         return
     changed = step(plan if step is range_tuning else uncorrected(plan), material)
     yield changed
-    if plan.shifts or (correcting and any(True for _ in correctable(changed))):
+    if (plan.shifts or correcting) and any(True for _ in correctable(changed)):
         yield bias_correction(changed, material)
 
 
