@@ -81,6 +81,16 @@ def plain_choice(model: ModelProto, rows: list[Feeds], *, beforehand: bool = Fal
     return best
 
 
+def assert_chosen(model: ModelProto, divisor: Array, apart: list[int], outliers: tuple[int, ...]) -> None:
+    """A smoothed product has this divisor and these channels in float, the outliers among them."""
+    assert set(outliers) <= set(apart), "the case has something to find"
+    expected = np.array([0.0 if channel in apart else 1 / divisor[channel] for channel in range(WIDE)])
+    (factor,) = (node.input[1] for node in nodes_of(model, "Mul"))
+    np.testing.assert_allclose(stored(model, factor), expected, rtol=1e-5)
+    (places,) = (node.input[1] for node in nodes_of(model, "Gather"))
+    assert list(stored(model, places)) == apart
+
+
 def _plain_error(rows: list[Array], weight: Array, divisor: Array, apart: list[int]) -> float:
     """The relative squared error of one product, row after row: each feed quantized by its own range."""
     inside = np.array([channel not in apart for channel in range(len(divisor))])

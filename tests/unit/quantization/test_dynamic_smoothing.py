@@ -14,7 +14,16 @@ from app.domain.recipe import DynamicInt8, Mixed, Part, StaticInt8, calibration_
 from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.quantization.conftest import Feeds, Maker
-from tests.unit.quantization.products import WIDE, nodes_of, plain_choice, product, rows_of, starts, stored
+from tests.unit.quantization.products import (
+    WIDE,
+    assert_chosen,
+    nodes_of,
+    plain_choice,
+    product,
+    rows_of,
+    starts,
+    stored,
+)
 from workers.quantization.affine import WeightType, for_range
 from workers.quantization.judged import power
 from workers.quantization.recovery.ladder import divided
@@ -190,12 +199,7 @@ def test_the_choice_is_the_one_that_trying_all_would_make(tmp_path: Path, outlie
 
     smooth(model, TYPES, frozenset(), SEVEN, starts(rows), tmp_path)
 
-    assert set(outliers) <= set(apart), "the case has something to find"
-    expected = np.array([0.0 if channel in apart else 1 / divisor[channel] for channel in range(WIDE)])
-    (factor,) = (node.input[1] for node in nodes_of(model, "Mul"))
-    np.testing.assert_allclose(stored(model, factor), expected, rtol=1e-5)
-    (places,) = (node.input[1] for node in nodes_of(model, "Gather"))
-    assert list(stored(model, places)) == apart
+    assert_chosen(model, divisor, apart, outliers)
 
 
 def test_a_normalization_divides_by_itself_and_is_computed_whole(tmp_path: Path) -> None:

@@ -329,3 +329,32 @@ def test_the_emulator_takes_kept_nodes_as_they_are(make: Maker) -> None:
 
     for (found,), (run,) in zip([list(row.values()) for row in emulated], made.artifact, strict=True):
         np.testing.assert_allclose(found, run, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [TensorProto.FLOAT, TensorProto.INT32, TensorProto.INT8, TensorProto.UINT8])
+def test_a_resize_of_some_axes_is_right_in_every_type_that_has_one(make: Maker, kind: int) -> None:
+    """Of integers there is not always a node that keeps the runtime from moving channels behind it."""
+    built = model(
+        [
+            helper.make_node("Conv", ["x", "w1"], ["a"], name="first", pads=[1] * 4),
+            helper.make_node("Relu", ["a"], ["r"], name="relu"),
+            helper.make_node("Conv", ["r", "w2"], ["b"], name="second"),
+            helper.make_node("Relu", ["b"], ["p"], name="positive"),
+            helper.make_node("Cast", ["p"], ["k"], name="cast", to=kind),
+            helper.make_node("Resize", ["k", "", "scales"], ["y"], name="resize", mode="nearest", axes=[2, 3]),
+        ],
+        [value("x", [1, 3, 6, 6])],
+        [value("y", [1, 4, 12, 12], kind)],
+        [weights("w1", 4, 3, 3, 3), weights("w2", 4, 4, 1, 1), tensor("scales", [2, 2])],
+        opset=18,
+    )
+    rng = np.random.default_rng(0)
+    made = make(
+        built,
+        StaticInt8(reduce_range=True),
+        feeds=[{"x": (8 * rng.standard_normal((1, 3, 6, 6))).astype(np.float32)} for _ in range(8)],
+    )
+    for (found,), (wanted,) in zip(made.artifact, made.original, strict=True):
+        assert len(np.unique(wanted)) > 3, "the case has something to find"
+        assert np.corrcoef(found.reshape(-1), wanted.reshape(-1))[0, 1] > 0.95
+        np.testing.assert_array_equal(found, found[..., ::2, ::2].repeat(2, axis=2).repeat(2, axis=3))

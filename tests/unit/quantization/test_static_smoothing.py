@@ -8,10 +8,20 @@ import pytest
 from onnx import helper
 
 from app.domain.recipe import Calibration, StaticInt8
+from app.errors import StepError
 from tests.parts import models
 from tests.unit.quantization.conftest import Maker
 from tests.unit.quantization.plans import planned, run_float
-from tests.unit.quantization.products import WIDE, nodes_of, plain_choice, product, rows_of, starts, stored
+from tests.unit.quantization.products import (
+    WIDE,
+    assert_chosen,
+    nodes_of,
+    plain_choice,
+    product,
+    rows_of,
+    starts,
+    stored,
+)
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.recovery.clip_search import clip_search
 from workers.quantization.recovery.smoothquant import smoothquant
@@ -29,12 +39,7 @@ def test_the_choice_is_the_one_that_trying_all_would_make(tmp_path: Path, outlie
 
     model = smoothquant(plan, material).model
 
-    assert set(outliers) <= set(apart), "the case has something to find"
-    expected = np.array([0.0 if channel in apart else 1 / divisor[channel] for channel in range(WIDE)])
-    (factor,) = (node.input[1] for node in nodes_of(model, "Mul"))
-    np.testing.assert_allclose(stored(model, factor), expected, rtol=1e-5)
-    (places,) = (node.input[1] for node in nodes_of(model, "Gather"))
-    assert list(stored(model, places)) == apart
+    assert_chosen(model, divisor, apart, outliers)
 
 
 @pytest.mark.parametrize("form", [{}, {"op_type": "Gemm"}, {"op_type": "Gemm", "flipped": True}])
@@ -102,6 +107,31 @@ def test_they_are_kept_where_the_step_takes_the_only_bias_out_of_reach(make: Mak
         ("bias_correction", True),
         ("smoothquant", True),
     ]
+
+
+def test_what_a_convolution_makes_in_integers_is_not_smoothed(tmp_path: Path) -> None:
+    """Its Relu is the end of a range: a Mul behind it would be one of integers."""
+    nodes = [
+        helper.make_node("Conv", ["x", "k"], ["c"], name="conv"),
+        helper.make_node("Relu", ["c"], ["r"], name="relu"),
+        helper.make_node("MatMul", ["r", "w"], ["y"], name="product"),
+    ]
+    kernel = models.weights("k", 4, 2, 1, 1)
+    model = models.model(
+        nodes,
+        [models.value("x", ["n", 2, 3, WIDE])],
+        [models.value("y", None)],
+        [kernel, models.weights("w", WIDE, 6)],
+    )
+    rng = np.random.default_rng(0)
+    rows = [{"x": rng.standard_normal((1, 2, 3, WIDE)).astype(np.float32)} for _ in range(8)]
+    for row in rows:
+        row["x"][..., 3] *= 60
+    plan, material = planned(model, rows, tmp_path)
+    assert plan.placement.absorbed == {"relu": "c"}
+    with pytest.raises(StepError, match="No matrix products read") as raised:
+        smoothquant(plan, material)
+    assert raised.value.code == "step_not_applicable"
 
 
 def _channels(model: onnx.ModelProto) -> list[int]:

@@ -58,7 +58,8 @@ def _smoothable(plan: Plan) -> Iterator[Shared]:
     for node in graph.node:
         for index in plan.placement.readers.get(node.name, []):
             readers[node.input[index]].append(node)
-    integers = {name for node in graph.node if node.name in plan.placement.nodes for name in node.output}
+    made = plan.placement.nodes.union(plan.placement.absorbed)
+    integers = {name for node in graph.node if node.name in made for name in node.output}
     for name in plan.placement.activations:
         nodes = readers[name]
         if name not in integers and all(node.op_type in ("MatMul", "Gemm") for node in nodes):
