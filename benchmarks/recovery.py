@@ -81,7 +81,7 @@ def gain(case: Case) -> float:
 
     with tempfile.TemporaryDirectory() as name:
         seen = collect(prepared.model, placement.observed(), feeds, Path(name), threads=threads)
-        material = Material(feeds, feeds, seen, setting, Path(name), threads=threads)
+        material = Material(feeds, feeds, setting, Path(name), threads=threads)
         plan = make_plan(prepared.model, seen, setting, placement)
         judge = judge_for(plan, material, lambda: feeds(workload.evaluation.feeds, JUDGED))
 

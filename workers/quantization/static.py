@@ -95,7 +95,6 @@ class Planned:
     """What will be made of a model, and what led to it; `external` says whether its weights have files of their own."""
 
     plan: Plan
-    seen: Statistics
     rungs: tuple[Rung, ...]
     notes: tuple[str, ...]
     external: bool
@@ -118,7 +117,7 @@ def planned(model_path: Path, options: Static, context: Context) -> Planned:
         f"Ranges by {method}, from {seen.samples} rows.",
         *(told(rung) for rung in rungs),
     )
-    return Planned(plan, seen, tuple(rungs), notes, prepared.external)
+    return Planned(plan, tuple(rungs), notes, prepared.external)
 
 
 def _about_unfit(setting: Setting, placement: Placement) -> Iterator[str]:
@@ -136,7 +135,7 @@ def sensitivity_of(found: Planned, context: Context) -> Sensitivity:
     if context.feeds is None:
         raise StepError("Sensitivities are found on calibration rows, and there are none.", code="calibration_missing")
     rows = [dict(feed) for feed, _ in islice(context.feeds(), JUDGING_FEEDS)]
-    return analyse(found.plan, rows, context.work, context.threads, seen=found.seen)
+    return analyse(found.plan, rows, context.work, context.threads, seen=found.plan.seen)
 
 
 def best_plan(
@@ -154,7 +153,7 @@ def best_plan(
     if context.feeds is None or (len(methods) == 1 and not steps):  # there is nothing to judge by, or nothing to judge
         return make_plan(prepared.model, seen, _by(setting, first), placement), first, []
     fitting, judging = divided(context.feeds)
-    material = Material(fitting, context.feeds, seen, _by(setting, first), context.work, threads=context.threads)
+    material = Material(fitting, context.feeds, _by(setting, first), context.work, threads=context.threads)
     plans = {method: make_plan(prepared.model, seen, _by(setting, method), placement) for method in methods}
     judge = judge_for(plans[first], material, judging)
     # Methods are compared with the means of the errors taken back, where that is among the steps.

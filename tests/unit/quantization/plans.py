@@ -35,7 +35,7 @@ def planned(model: ModelProto, rows: Sequence[Feeds], folder: Path, *, bits: int
         yield from ((row, 1) for row in rows)
 
     seen = collect(prepared.model, placement.observed(), feeds, folder)
-    return make_plan(prepared.model, seen, setting, placement), Material(feeds, feeds, seen, setting, folder)
+    return make_plan(prepared.model, seen, setting, placement), Material(feeds, feeds, setting, folder)
 
 
 def run_plan(

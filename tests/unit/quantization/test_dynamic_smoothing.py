@@ -142,7 +142,7 @@ def test_a_channel_that_was_silent_may_speak_up_later(tmp_path: Path, dead: int)
     for smoothing in (False, True):
         recipe = RECIPE.model_copy(update={"smoothing": smoothing})
         made = quantize(path, tmp_path / f"{smoothing}.onnx", recipe, Context(work=tmp_path, feeds=starts(rows)))
-        found.append(outputs_db(load(path), [load(made.file)], ["y0"], later)[0, 0])
+        found.append(outputs_db(load(path), [load(made.file)], ["y0"], later)[0]["y0"])
     assert found[1] > found[0] - 6
 
 
@@ -233,7 +233,8 @@ def test_what_is_kept_is_nearer_as_measured_on_rows_that_nothing_was_fitted_to(
             for place, (wanted, output) in enumerate(zip(exact, artifact.session.run(row), strict=True)):
                 noise[place] += np.square(wanted - output).sum()
                 signal[place] += np.square(wanted).sum()
-        found.append(np.mean(10 * np.log10(signal / np.maximum(noise, signal * 1e-20))))
+        # The other output is exact, which counts as 40 dB.
+        found.append(np.mean(np.minimum(10 * np.log10(signal / np.maximum(noise, signal * 1e-20)), 40)))
     assert rung.step == "smoothing"
     if rung.kept:
         assert found[1] > found[0]
@@ -374,7 +375,7 @@ def test_distances_are_sums_over_rows_for_each_output() -> None:
         10 * np.log10(np.square(exact[:, place]).sum() / np.square(exact[:, place] - found[:, place]).sum())
         for place in range(2)
     ]
-    np.testing.assert_allclose(values, by_output)
+    assert values == pytest.approx(dict(zip(["a", "b"], by_output, strict=True)))
     assert half.fed == ["float16"] * 3
 
 

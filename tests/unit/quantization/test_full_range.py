@@ -51,7 +51,7 @@ def planned(folder: Path, rows: list[Array], **options: object) -> tuple[Plan, M
         return (({"x": row}, len(row)) for row in rows)
 
     seen = collect(prepared.model, placement.observed(), feeds, work)
-    return make_plan(prepared.model, seen, setting, placement), Material(feeds, feeds, seen, setting, work)
+    return make_plan(prepared.model, seen, setting, placement), Material(feeds, feeds, setting, work)
 
 
 def rows(low: float, high: float) -> list[Array]:

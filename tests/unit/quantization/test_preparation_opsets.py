@@ -246,6 +246,25 @@ def test_differences_are_found_on_inputs_of_every_kind(made: Callable[[], ModelP
     assert disagreement(model, doubled(model), {}) == f"what came of it computes another {model.graph.output[0].name!r}"
 
 
+def less_itself(*, doubly: bool) -> ModelProto:
+    """x − x: zeros, or what rounding leaves of them."""
+    nodes = [make_node("Mul", ["x", "third"], ["t"]), make_node("Sub", ["t", "t"], ["zero"])]
+    ending = make_node("Add", ["zero", "tiny"], ["y"]) if doubly else make_node("Identity", ["zero"], ["y"])
+    return models.model(
+        [*nodes, ending],
+        [value("x", ["n", 4])],
+        [value("y", None)],
+        [models.tensor("third", 1 / 3), models.tensor("tiny", 1e-12)],
+    )
+
+
+def test_what_rounding_leaves_of_zeros_is_no_difference() -> None:
+    assert disagreement(less_itself(doubly=False), less_itself(doubly=True), {}) is None
+    wrong = less_itself(doubly=True)
+    wrong.graph.initializer[1].CopyFrom(models.tensor("tiny", 1e-5))
+    assert disagreement(less_itself(doubly=False), wrong, {}) == "what came of it computes another 'y'"
+
+
 def test_a_model_of_more_than_a_gigabyte_is_not_run() -> None:
     model = models.gemm()
     model.graph.initializer[0].dims[:] = [1 << 14, 1 << 14]

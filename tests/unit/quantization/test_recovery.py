@@ -135,7 +135,7 @@ def planned(model: ModelProto, folder: Path, **options: object) -> tuple[Plan, M
         return ((row, 1) for row in rows)
 
     seen = collect(prepared.model, placement.observed(), feeds, folder)  # type: ignore[arg-type]
-    material = Material(feeds, feeds, seen, setting, folder)  # type: ignore[arg-type]
+    material = Material(feeds, feeds, setting, folder)  # type: ignore[arg-type]
     return make_plan(prepared.model, seen, setting, placement), material
 
 

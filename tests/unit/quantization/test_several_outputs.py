@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import ModelProto, helper
 
 from tests.parts import models
@@ -13,7 +15,7 @@ from tests.unit.quantization.plans import planned
 from workers.quantization.qdq.plan import Plan
 from workers.quantization.recovery.ladder import climb, judge_for, rung_of, told
 from workers.quantization.recovery.material import Material
-from workers.quantization.recovery.measuring import Judge
+from workers.quantization.recovery.measuring import Judge, decibels, level_db
 
 WIDE = 32
 
@@ -114,7 +116,7 @@ def test_of_two_results_the_one_that_no_output_pays_for_is_taken(
 
 
 def test_what_one_output_among_many_gains_is_kept_and_told(tmp_path: Path) -> None:
-    plan, material = planned(one_among_many(), rows(16), tmp_path)
+    plan, material = planned(one_among_many(), rows(16), tmp_path, bits=6)
     climbed = climb(plan, material, ["smoothquant"], judge_for(plan, material))
 
     (rung,) = climbed.rungs
@@ -131,9 +133,32 @@ def test_every_output_is_measured_by_its_name(tmp_path: Path) -> None:
     plan, material = planned(two_heads(), rows(4), tmp_path)
     found = judge_for(plan, material).fidelity(plan)
     assert list(found.outputs_db) == ["a", "b"]
+    assert max(found.outputs_db.values()) < 40
     assert found.output_db == pytest.approx(np.mean([*found.outputs_db.values()]))
     each = Judge(plan.model, [], [dict(row) for row, _ in material.feeds()], tmp_path).fidelity(plan)
     assert each.outputs_db == found.outputs_db
+
+
+def test_an_output_that_is_zero_all_along_has_no_say(tmp_path: Path) -> None:
+    """Whether its zeros stay zeros moves nothing but its own figure, by hundreds of decibels."""
+    model = two_heads()
+    for tensor in model.graph.initializer:
+        if tensor.name == next(node for node in model.graph.node if "b" in node.output).input[1]:
+            tensor.CopyFrom(models.tensor(tensor.name, np.zeros(tuple(tensor.dims))))
+    plan, material = planned(model, rows(4), tmp_path)
+    found = judge_for(plan, material).fidelity(plan)
+    assert list(found.outputs_db) == ["a"]
+    assert decibels(["a", "b"], np.array([[4.0, 1.0], [0.0, 1e-9]])) == pytest.approx({"a": 10 * np.log10(4)})
+    assert decibels(["b"], np.array([[0.0, 1.0]])) == {"b": -200.0}
+
+
+@given(st.lists(st.floats(-200, 200), min_size=2, max_size=6), st.integers(0, 5), st.floats(0, 100))
+def test_the_figure_of_all_never_falls_where_one_comes_nearer(levels: list[float], place: int, by: float) -> None:
+    before = {str(number): value for number, value in enumerate(levels)}
+    after = before | {str(place % len(levels)): before[str(place % len(levels))] + by}
+    assert level_db(after) >= level_db(before) - 1e-9
+    assert min(levels) <= level_db(before) + 1e-9
+    assert level_db(before) <= max(40.0, min(levels))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +175,13 @@ def test_every_output_is_measured_by_its_name(tmp_path: Path) -> None:
         ((10.0, 60.0), (11.0, 50.0), True),  # beyond what anybody sees
         ((10.0, 41.0), (10.2, 39.0), False),
         ((10.0, 200.0), (10.2, 140.0), True),
-        ((90.0, 200.0), (90.2, 140.0), False),  # nothing is gained that anybody sees
+        ((90.0, 200.0), (90.2, 140.0), True),  # where all are near, the least one counts
+        ((90.0, 200.0), (90.0, 201.0), False),
+        ((130.0, 30.0, 30.0), (200.0, 29.6, 29.6), False),  # what is exact does not pay for what is not
+        ((200.0, 30.0), (45.0, 30.2), True),
+        ((-200.0, 30.0), (-3.0, 29.9), False),  # what is lost stays lost
+        ((39.0, 50.0), (60.0, 41.0), True),
+        ((41.0, 60.0), (39.0, 200.0), False),
         ((70.0, 80.0), (71.0, 80.0), True),
         ((20.0,) * 60, (22.0, *(20.0,) * 59), True),
         ((20.0,) * 60, (22.0, *(19.9,) * 59), False),  # all the others pay

@@ -23,6 +23,7 @@ from tests.unit.quantization.products import (
     stored,
 )
 from workers.quantization.qdq.insertion import insert
+from workers.quantization.recovery.bias_correction import correctable
 from workers.quantization.recovery.clip_search import clip_search
 from workers.quantization.recovery.smoothquant import smoothquant
 from workers.quantization.smoothing.seen import observed
@@ -86,7 +87,9 @@ def test_a_later_step_leaves_them_in_float(tmp_path: Path) -> None:
     smoothed = smoothquant(plan, material)
     (apart,) = (node for node in nodes_of(smoothed.model, "MatMul") if "apart" in node.name)
     assert [weight.node for weight in smoothed.placement.weights] == ["product0"]
-    assert smoothed.placement.kept == {apart.name}
+    (whole,) = (node.name for node in nodes_of(smoothed.model, "Add"))
+    (divided,) = (node.name for node in nodes_of(smoothed.model, "Mul"))
+    assert smoothed.placement.kept == {apart.name, whole, divided}
     later = clip_search(smoothed, material)
     place = ("product0", 1)
     assert (later.weights[place].scale < smoothed.weights[place].scale).any(), "the step has something to do"
@@ -94,19 +97,58 @@ def test_a_later_step_leaves_them_in_float(tmp_path: Path) -> None:
     assert apart.input[1] in {tensor.name for tensor in made.graph.initializer}
 
 
-def test_they_are_kept_where_the_step_takes_the_only_bias_out_of_reach(make: Maker) -> None:
-    """The bias behind the product can no longer be corrected: what was tried without is judged all the same."""
-    model = product()
-    model.graph.node[2].output[0] = "a"
-    model.graph.node.append(helper.make_node("Add", ["a", "bias"], ["y0"], name="add"))
-    model.graph.initializer.append(models.tensor("bias", np.linspace(-1, 1, 6)))
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_bias_behind_the_product_stays_beside_it_and_is_corrected(make: Maker, tmp_path: Path, swapped: bool) -> None:
+    model = with_bias(swapped=swapped)
     rows = rows_of(32, (3, 50))
+    plan, material = planned(model, rows, tmp_path, bits=4)
+    changed = smoothquant(plan, material)
+    assert nodes_of(changed.model, "Gather")
+    assert [layer.bias for layer in correctable(changed)] == ["bias"]
+    for before, after in zip(run_float(plan, rows, tmp_path), run_float(changed, rows, tmp_path), strict=True):
+        for one, other in zip(before, after, strict=True):
+            np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5 * np.abs(one).max())
     recipe = RECIPE.model_copy(update={"recovery": ("bias_correction", "smoothquant"), "weight_bits": 4})
     made = make(model, recipe, feeds=rows)
     assert [(rung.step, rung.kept) for rung in made.produced.recovery] == [
         ("bias_correction", True),
         ("smoothquant", True),
     ]
+
+
+def test_an_addend_that_others_make_stays_behind(tmp_path: Path) -> None:
+    """A residual branch is no bias: the few channels are added to the product itself."""
+    model = with_bias(swapped=False)
+    model.graph.node[3].input[1] = "residual"
+    model.graph.node.insert(0, helper.make_node("ReduceMean", ["x"], ["residual"], name="mean", axes=[1]))
+    rows = rows_of(8, (3, 50))
+    plan, material = planned(model, rows, tmp_path)
+    changed = smoothquant(plan, material)
+    (whole,) = (node for node in nodes_of(changed.model, "Add") if node.name.endswith("_whole"))
+    assert list(whole.output) == ["a"]
+    for before, after in zip(run_float(plan, rows, tmp_path), run_float(changed, rows, tmp_path), strict=True):
+        np.testing.assert_allclose(before[0], after[0], rtol=2e-4, atol=2e-5 * np.abs(before[0]).max())
+
+
+def test_weights_that_are_put_out_stay_as_they_are(tmp_path: Path) -> None:
+    model = product()
+    model.graph.output.append(models.value("w0", [WIDE, 6]))
+    rows = rows_of(8, (3, 50))
+    plan, material = planned(model, rows, tmp_path)
+    changed = smoothquant(plan, material)
+    names = [value.name for value in changed.model.graph.output]
+    for before, after in zip(run_float(plan, rows, tmp_path), run_float(changed, rows, tmp_path), strict=True):
+        np.testing.assert_array_equal(after[names.index("w0")], stored(model, "w0"))
+        np.testing.assert_allclose(before[0], after[0], rtol=2e-4, atol=2e-5 * np.abs(before[0]).max())
+
+
+def with_bias(*, swapped: bool) -> onnx.ModelProto:
+    model = product()
+    model.graph.node[2].output[0] = "a"
+    added = ["bias", "a"] if swapped else ["a", "bias"]
+    model.graph.node.append(helper.make_node("Add", added, ["y0"], name="add"))
+    model.graph.initializer.append(models.tensor("bias", np.linspace(-1, 1, 6)))
+    return model
 
 
 def test_what_a_convolution_makes_in_integers_is_not_smoothed(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,8 @@ Array = NDArray[Any]
 Place = tuple[str, int]
 """A node's name and which of its inputs."""
 
+NOTHING_SEEN = Statistics(0, {})
+
 _MASK = 1e4
 """From here on a number that is added is taken for a mask's."""
 
@@ -33,7 +35,8 @@ class Plan:
 
     `activations` are by tensor, `weights` by the place that reads them. `integers` holds weights that were rounded
     otherwise than to the nearest, in their quantized type; `shifts` what biases have been corrected by, which is in the
-    model's stored biases already.
+    model's stored biases already. `seen` is what was observed of this model's activations: a step that changes some
+    replaces theirs, so that a later step finds the ranges of the model that it is given.
     """
 
     model: ModelProto
@@ -42,13 +45,19 @@ class Plan:
     weights: dict[Place, Affine]
     integers: dict[Place, Array] = field(default_factory=dict)
     shifts: dict[str, Array] = field(default_factory=dict)
+    seen: Statistics = NOTHING_SEEN
 
     def copy(self) -> "Plan":
         """A plan whose model and entries can be changed without changing this one's."""
         model = ModelProto()
         model.CopyFrom(self.model)
-        return Plan(
-            model, self.placement, dict(self.activations), dict(self.weights), dict(self.integers), dict(self.shifts)
+        return replace(
+            self,
+            model=model,
+            activations=dict(self.activations),
+            weights=dict(self.weights),
+            integers=dict(self.integers),
+            shifts=dict(self.shifts),
         )
 
     def stored(self, name: str) -> Array:
@@ -93,7 +102,7 @@ def make_plan(
     placement = placement or place_for(model, setting)
     activations = activation_types(placement, seen, setting.calibration, setting.activation_dtype)
     weights = weight_types(model, placement, activations, setting)
-    return Plan(model, placement, activations, weights)
+    return Plan(model, placement, activations, weights, seen=seen)
 
 
 def activation_types(placement: Placement, seen: Statistics, calibration: Calibration, dtype: str) -> dict[str, Affine]:

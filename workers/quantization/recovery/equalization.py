@@ -62,8 +62,10 @@ def _evened(plan: Plan, pairs: list[Pair], largest: list[Array], share: float, m
     nodes = {node.name: node for node in changed.model.graph.node}
     for pair, peaks in zip(pairs, largest, strict=True):
         _even_out(changed, nodes[pair.first], nodes[pair.second], peaks, share)
-    statistics = material.observed_anew(changed.model, [pair.between for pair in pairs])
-    return make_plan(changed.model, statistics, material.setting, plan.placement)
+    scaled = {name for pair in pairs for name in (nodes[pair.first].output[0], pair.between)}
+    tensors = [name for name in plan.placement.observed() if name in scaled]
+    seen = material.observed_anew(plan.seen, changed.model, tensors)
+    return make_plan(changed.model, seen, material.setting, plan.placement)
 
 
 def find_pairs(plan: Plan) -> Iterator[Pair]:

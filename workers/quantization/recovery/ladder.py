@@ -11,7 +11,7 @@ from workers.quantization.calibration.collect import Feeds
 from workers.quantization.qdq.plan import Array, Plan
 from workers.quantization.recovery.bias_correction import bias_correction, correctable, uncorrected
 from workers.quantization.recovery.material import Material, Step
-from workers.quantization.recovery.measuring import Fidelity, Judge, mean_db
+from workers.quantization.recovery.measuring import Fidelity, Judge, followed_db, level_db
 from workers.quantization.recovery.range_tuning import range_tuning
 
 LEAST_GAIN_DB = 0.05
@@ -22,9 +22,6 @@ MOST_LOST_DB = 0.5
 """More than this one output of several may not lose, or more than all gain in the mean, where that is more: what is
 good for one is not bought by another. The few rows that judge make smaller differences by chance, and among the many
 outputs of a decoder some always lose a little of what all gain."""
-NEAR_ENOUGH_DB = 40.0
-"""Of several outputs, each is followed up to here, where its noise is a hundredth of its size: what it has beyond that
-it may lose to others, as where one that was exact is computed in another order."""
 JUDGING_FEEDS = 48
 JUDGED_OF = 4
 """Of so many feeds in a row one judges."""
@@ -39,8 +36,8 @@ _NOT_TAKEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """What became of one step: the outputs' mean SQNR in dB before and after, that of each quantized tensor, and of
-    each output where there are several.
+    """What became of one step: the outputs' SQNR in dB before and after, that of each quantized tensor, and of each
+    output where there are several; the figure for all of them is then `measuring.level_db`.
 
     `after_db` is null where the step could not be taken; `reason` says why it was not, or not kept.
     """
@@ -161,8 +158,8 @@ def rung_of(name: str, before: Mapping[str, float], after: Mapping[str, float]) 
     return Rung(
         step=name,
         kept=reason is None,
-        before_db=round(mean_db(before), 3),
-        after_db=round(mean_db(after), 3),
+        before_db=round(level_db(before), 3),
+        after_db=round(level_db(after), 3),
         reason=reason,
         outputs_db=_pairs(before, after) if len(before) > 1 else {},
     )
@@ -190,8 +187,8 @@ def _why_undone(before: Mapping[str, float], after: Mapping[str, float]) -> str 
 
     Of several outputs the mean would hide what is lost by one, and what is gained by one among many.
     """
-    gained = mean_db(after) >= mean_db(before) + LEAST_GAIN_DB
-    why = f"undone: the outputs' SQNR changed by {mean_db(after) - mean_db(before):+.2f} dB"
+    gained = level_db(after) >= level_db(before) + LEAST_GAIN_DB
+    why = f"undone: the outputs' SQNR changed by {level_db(after) - level_db(before):+.2f} dB"
     if len(before) < 2:
         return None if gained else why
     harmed = _harmed(before, after)
@@ -199,7 +196,7 @@ def _why_undone(before: Mapping[str, float], after: Mapping[str, float]) -> str 
         return f"undone: the SQNR of {harmed!r} would fall from {before[harmed]:.1f} to {after[harmed]:.1f} dB"
     nearer = _nearer(before, after)
     one_alone = max(nearer.values()) >= LEAST_GAIN_DB and min(nearer.values()) > -LEAST_GAIN_DB
-    if gained or one_alone or mean_db(nearer) >= LEAST_GAIN_DB:
+    if gained or one_alone:
         return None
     return f"{why} in the mean, and at most by {max(nearer.values()):+.2f} dB"
 
@@ -210,12 +207,13 @@ def _harmed(before: Mapping[str, float], after: Mapping[str, float]) -> str | No
         return None
     nearer = _nearer(before, after)
     worst = min(nearer, key=lambda output: nearer[output])
-    return worst if nearer[worst] < -max(MOST_LOST_DB, mean_db(nearer)) else None
+    mean = sum(nearer.values()) / len(nearer)
+    return worst if nearer[worst] < -max(MOST_LOST_DB, mean) else None
 
 
 def _nearer(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, float]:
     """What each output gains in dB, as far as it is followed."""
-    return {output: min(after[output], NEAR_ENOUGH_DB) - min(value, NEAR_ENOUGH_DB) for output, value in before.items()}
+    return {output: followed_db(after[output]) - followed_db(value) for output, value in before.items()}
 
 
 def _pairs(before: Mapping[str, float], after: Mapping[str, float]) -> dict[str, tuple[float, float]]:

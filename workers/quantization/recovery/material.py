@@ -17,31 +17,33 @@ class Material:
     """The data and settings that recovery works with.
 
     `feeds` starts over the rows that steps may fit to: each yields the model's inputs by name, and their number of
-    rows. `statistics` are those of the float model's activations on the rows of `observed`, `setting` what quantizes
-    it, `work` a folder for what is only needed on the way, `threads` what may be used.
+    rows, `observed` over those that ranges come from. `setting` is what quantizes the model, `work` a folder for what
+    is only needed on the way, `threads` what may be used.
     """
 
     feeds: Feeds
     observed: Feeds
-    statistics: Statistics
     setting: Setting
     work: Path
     threads: int = 1
 
-    def observed_anew(self, model: ModelProto, tensors: Sequence[str]) -> Statistics:
-        """The statistics, with those of tensors that a step has changed taken from its model.
+    def observed_anew(self, seen: Statistics, model: ModelProto, tensors: Sequence[str]) -> Statistics:
+        """What was seen before a step, with the tensors that it has changed or added taken from its model.
 
-        On the rows that the others come from: ranges from fewer are narrower, and the step would be judged by that.
+        On the rows that the others come from, and with histograms where those have them: ranges from fewer rows are
+        narrower, and the step would be judged by that.
         Raises StepError `step_not_applicable` where the step makes numbers too large for float32.
         """
+        if not tensors:
+            return seen
         try:
-            seen = collect(
+            anew = collect(
                 model,
                 tensors,
                 self.observed,
                 self.work,
                 threads=self.threads,
-                histograms=self.setting.calibration.needs_histograms,
+                histograms=any(of.counts is not None for of in seen.tensors.values()),
             )
         except StepError as error:
             if error.code != "calibration_not_finite":
@@ -49,7 +51,7 @@ class Material:
             raise StepError(
                 "Scaled as the step would have it, activations are too large for float32.", code="step_not_applicable"
             ) from error
-        return Statistics(self.statistics.samples, {**self.statistics.tensors, **seen.tensors})
+        return Statistics(seen.samples, {**seen.tensors, **anew.tensors})
 
 
 Step = Callable[[Plan, Material], Plan]

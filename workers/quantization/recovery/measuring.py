@@ -17,6 +17,12 @@ from workers.runtimes.session import Optimization, Session, load, numpy_dtype
 Feeds = Sequence[Mapping[str, Array]]
 
 
+NEAR_ENOUGH_DB = 40.0
+"""Of several outputs, each is followed up to here, where its noise is a hundredth of its size: what it has beyond that
+it may lose to others, as where one that was exact is computed in another order."""
+LOST_DB = 0.0
+"""And down to here, where the noise is as large as what it hides."""
+
 LAYER_ROWS = 8
 """Feeds on which layers are compared, at most: their tensors are many."""
 
@@ -32,13 +38,35 @@ class Fidelity:
 
     @property
     def output_db(self) -> float:
-        """The mean over outputs."""
-        return mean_db(self.outputs_db)
+        """One figure for all outputs, see `level_db`."""
+        return level_db(self.outputs_db)
 
 
-def mean_db(outputs_db: Mapping[str, float]) -> float:
-    """The mean over outputs; that of no noise where there are none."""
-    return float(np.mean([*outputs_db.values()])) if outputs_db else CAP
+def level_db(outputs_db: Mapping[str, float]) -> float:
+    """One figure for all outputs; that of no noise where there are none.
+
+    Of several it is the mean of each as far as it is followed, and of such as are all near enough, the least one's: one
+    that is nearly exact, or lost anyhow, must not outweigh the others by what nobody sees.
+    """
+    if len(outputs_db) < 2:
+        return next(iter(outputs_db.values()), CAP)
+    least = min(outputs_db.values())
+    return max(least, float(np.mean([followed_db(value) for value in outputs_db.values()])))
+
+
+def followed_db(value: float) -> float:
+    """The SQNR of one output of several, as far as it is followed."""
+    return min(max(value, LOST_DB), NEAR_ENOUGH_DB)
+
+
+def decibels(names: Iterable[str], powers: Array) -> dict[str, float]:
+    """SQNR of outputs by name, from the powers of signal and noise, float64 [outputs, 2].
+
+    An output that was zero all along has none, and is left out where others have.
+    """
+    named = dict(zip(names, powers, strict=True))
+    heard = {name: of for name, of in named.items() if of[0] > 0} or named
+    return {name: decibel(*of) for name, of in heard.items()}
 
 
 def observed_session(
@@ -60,8 +88,8 @@ def observed_session(
 
 def outputs_db(
     original: Session, others: Sequence[Session], names: Sequence[str], rows: Iterable[Mapping[str, Array]]
-) -> Array:
-    """SQNR of each session's outputs of these names against the original's, in dB, float64 [sessions, names].
+) -> list[dict[str, float]]:
+    """SQNR of each session's outputs of these names against the original's, in dB, as `decibels` gives it.
 
     Rows pass one by one, so that nothing but sums is kept. Inputs are cast to the types that each session takes.
     """
@@ -72,7 +100,7 @@ def outputs_db(
         for place, (session, types) in enumerate(zip(others, dtypes, strict=True)):
             given = {name: np.asarray(row[name]).astype(dtype, copy=False) for name, dtype in types.items()}
             powers[place] += [power(*pair) for pair in zip(exact, session.run(given, names), strict=True)]
-    return np.array([[decibel(*each) for each in of] for of in powers])
+    return [decibels(names, of) for of in powers]
 
 
 class Judge:
@@ -104,7 +132,7 @@ class Judge:
             [[row[place] for place in places] for row in self._wanted_layers],
         )
         return Fidelity(
-            outputs_db=dict(zip((each.name for each in self._judged), map(decibel, signal, noise), strict=True)),
+            outputs_db=decibels((each.name for each in self._judged), np.stack([signal, noise], axis=1)),
             pooled_db=decibel(signal.sum(), noise.sum()),
             layers_db={self._layers[place]: decibel(*powers) for place, powers in zip(places, layers.T, strict=True)},
         )

@@ -13,7 +13,7 @@ from onnx import NodeProto
 from app.errors import StepError
 from workers.quantization.affine import WeightType
 from workers.quantization.graph import names_in, sort_nodes
-from workers.quantization.qdq.plan import Plan, make_plan
+from workers.quantization.qdq.plan import Plan, make_plan, place_for
 from workers.quantization.recovery.material import Material
 from workers.quantization.smoothing.applying import Applied, apply
 from workers.quantization.smoothing.search import search
@@ -45,9 +45,13 @@ def smoothquant(plan: Plan, material: Material) -> Plan:
     if not smoothed:
         raise StepError("No activation's products come nearer when it is smoothed.", code="step_not_applicable")
     sort_nodes(changed.model.graph)
-    statistics = material.observed_anew(changed.model, [each.read for each in smoothed])
-    apart = (name for each in smoothed for name in each.apart)
-    return make_plan(changed.model, statistics, replace(setting, kept=setting.kept.union(plan.placement.kept, apart)))
+    in_float = (name for each in smoothed for name in each.in_float)
+    setting = replace(setting, kept=setting.kept.union(plan.placement.kept, in_float))
+    placement = place_for(changed.model, setting)
+    # What had the scale of another tensor may need one of its own now.
+    unseen = [name for name in placement.observed() if name not in plan.seen.tensors]
+    tensors = dict.fromkeys([*(each.read for each in smoothed), *unseen])
+    return make_plan(changed.model, material.observed_anew(plan.seen, changed.model, list(tensors)), setting, placement)
 
 
 def _smoothable(plan: Plan) -> Iterator[Shared]:

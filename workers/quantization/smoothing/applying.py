@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.quantization.affine import Array
 from workers.quantization.graph import attribute, fresh, store, stored
@@ -13,10 +13,10 @@ from workers.quantization.smoothing.shared import Shared, folding, reads
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What the products read now, and the names of products that were added and have to stay in float."""
+    """What the products read now, and the names of nodes that were added and have to stay in float."""
 
     read: str
-    apart: tuple[str, ...] = ()
+    in_float: tuple[str, ...] = ()
 
 
 def apply(model: ModelProto, each: Shared, choice: Choice, taken: set[str]) -> Applied:
@@ -27,12 +27,17 @@ def apply(model: ModelProto, each: Shared, choice: Choice, taken: set[str]) -> A
     """
     if not len(choice.apart):
         _multiply_weights(model, each, choice.divisor, taken)
-        return Applied(_divide(model, each, choice.divisor, taken))
+        producer = folding(model.graph, each)
+        if producer is not None:
+            _divide(model, producer, choice.divisor, taken)
+            return Applied(each.tensor)
+        read = _multiply(model, each, 1 / choice.divisor, taken)
+        return Applied(read, (read,))
     inside = np.ones(len(choice.divisor))
     inside[choice.apart] = 0.0
     _multiply_weights(model, each, choice.divisor * inside, taken)
     read = _multiply(model, each, inside / choice.divisor, taken)
-    return Applied(read, (_multiply_apart(model, each, choice.apart, taken),))
+    return Applied(read, (read, *_multiply_apart(model, each, choice.apart, taken)))
 
 
 def _multiply_weights(model: ModelProto, each: Shared, factors: Array, taken: set[str]) -> None:
@@ -48,20 +53,16 @@ def _multiply_weights(model: ModelProto, each: Shared, factors: Array, taken: se
         store(model, _own(model, name, nodes, 1, taken), harder.T if flipped else harder)
 
 
-def _divide(model: ModelProto, each: Shared, divisor: Array, taken: set[str]) -> str:
-    """Divide an activation's channels on the way to its products; returns the name of what they read then."""
-    producer = folding(model.graph, each)
-    if producer is None:
-        return _multiply(model, each, 1 / divisor, taken)
+def _divide(model: ModelProto, producer: NodeProto, divisor: Array, taken: set[str]) -> None:
+    """Divide what a LayerNormalization makes by its own scale and bias."""
     for place in (1, 2):
         if len(producer.input) > place and producer.input[place]:
             name = _own(model, producer.input[place], [producer], place, taken)
             store(model, name, stored(model, name) / divisor)
-    return each.tensor
 
 
 def _multiply(model: ModelProto, each: Shared, factors: Array, taken: set[str]) -> str:
-    """Multiply an activation's channels in a node of its own; returns the name of what the products read then."""
+    """Multiply an activation's channels in a node of its own; returns its name, and that of what products read then."""
     graph = model.graph
     smooth, factor = (fresh(f"{each.tensor}_{part}", taken) for part in ("smooth", "smoothing"))
     graph.initializer.append(numpy_helper.from_array(factors.astype(np.float32), factor))
@@ -72,23 +73,41 @@ def _multiply(model: ModelProto, each: Shared, factors: Array, taken: set[str]) 
     return smooth
 
 
-def _multiply_apart(model: ModelProto, each: Shared, channels: Array, taken: set[str]) -> str:
-    """Add what some channels give to a product that has lost them; returns the name of their product's node."""
+def _multiply_apart(model: ModelProto, each: Shared, channels: Array, taken: set[str]) -> tuple[str, str]:
+    """Add what some channels give to a product that has lost them; returns the names of their product and the sum.
+
+    Behind the bias, where a node of its own adds it: so the runtime still finds one node of both, and so does the
+    correction of biases.
+    """
     graph, (node,), (weight,) = model.graph, each.readers, each.weights
-    places, few, rows, part = (fresh(f"{node.name}_apart_{name}", taken) for name in ("places", "x", "weight", "y"))
-    last, rest = node.output[0], fresh(f"{node.name}_rest", taken)
+    names = ("places", "x", "weight", "y")
+    places, few, rows, part = (fresh(f"{node.name}_apart_{name}", taken) for name in names)
+    whole, rest = fresh(f"{node.name}_whole", taken), fresh(f"{node.name}_rest", taken)
+    end = _biased(graph, node) or node
+    last = end.output[0]
     factor = attribute(node, "alpha", 1.0) if node.op_type == "Gemm" else 1.0
     graph.initializer.append(numpy_helper.from_array(channels.astype(np.int64), places))
     graph.initializer.append(numpy_helper.from_array((weight[channels] * np.float32(factor)).astype(np.float32), rows))
-    node.output[0] = rest
+    end.output[0] = rest
     graph.node.extend(
         [
             helper.make_node("Gather", [each.tensor, places], [few], name=few, axis=-1),
             helper.make_node("MatMul", [few, rows], [part], name=part),
-            helper.make_node("Add", [rest, part], [last], name=fresh(f"{node.name}_whole", taken)),
+            helper.make_node("Add", [rest, part], [last], name=whole),
         ]
     )
-    return part
+    return part, whole
+
+
+def _biased(graph: GraphProto, product: NodeProto) -> NodeProto | None:
+    """The node that adds a stored bias to what a product makes and nothing else reads; None where there is none."""
+    name = product.output[0]
+    fixed = {tensor.name for tensor in graph.initializer}
+    if reads(graph)[name] != 1:
+        return None
+    adding = (node for node in graph.node if node.op_type == "Add" and name in node.input)
+    found: NodeProto | None = next((node for node in adding if fixed.intersection(node.input)), None)
+    return found
 
 
 def _own(model: ModelProto, name: str, nodes: list[NodeProto], place: int, taken: set[str]) -> str:

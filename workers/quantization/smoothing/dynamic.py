@@ -29,10 +29,10 @@ def smooth(
     """Smooth, in place, each activation of a prepared model whose products come out nearer for it on these feeds.
 
     Products are those of these types that are not in `kept`, as `quantize_products` will find them. Returns the names
-    of products that were added and have to stay in float; None where nothing was smoothed.
+    of nodes that were added and have to stay in float; None where nothing was smoothed.
     """
     found = _smoothable(model, op_types, kept)
-    apart: list[tuple[str, ...]] = []
+    added: list[tuple[str, ...]] = []
     taken = names_in(model)
     seen_of = observed(model, list(found), feeds, work, threads)  # of all, before any is changed
     for name, nodes in found.items():
@@ -42,9 +42,9 @@ def smooth(
             continue
         choice = search(each, seen, weights, folded=folding(model.graph, each) is not None)
         if choice is not None:
-            apart.append(apply(model, each, choice, taken).apart)
+            added.append(apply(model, each, choice, taken).in_float)
     sort_nodes(model.graph)
-    return frozenset(name for names in apart for name in names) if apart else None
+    return frozenset(name for names in added for name in names) if added else None
 
 
 def _smoothable(model: ModelProto, op_types: Sequence[str], kept: frozenset[str]) -> dict[str, list[NodeProto]]:

@@ -31,7 +31,7 @@ def shared(tensor: str, readers: Sequence[NodeProto], weights: Sequence[Array]) 
 
 def folding(graph: GraphProto, each: Shared) -> NodeProto | None:
     """The LayerNormalization that could divide an activation's channels by itself; None where there is none."""
-    producer: NodeProto | None = next((node for node in graph.node if each.tensor in node.output), None)
+    producer: NodeProto | None = next((node for node in graph.node if each.tensor in node.output[:1]), None)
     if producer is None or producer.op_type != "LayerNormalization" or attribute(producer, "axis", -1) != -1:
         return None
     names = {tensor.name for tensor in graph.initializer}
@@ -44,5 +44,7 @@ def folding(graph: GraphProto, each: Shared) -> NodeProto | None:
 
 
 def reads(graph: GraphProto) -> Counter[str]:
-    """How often a graph's nodes read each tensor, their nested bodies included."""
-    return Counter(name for node in graph.node for name in (*node.input, *captured(node)))
+    """How often a graph's nodes read each tensor, their nested bodies included, and once more what it puts out."""
+    found = Counter(name for node in graph.node for name in (*node.input, *captured(node)))
+    found.update(value.name for value in graph.output)
+    return found

@@ -15,7 +15,7 @@ from onnxruntime.quantization.quant_utils import QuantizationMode, QuantType, ad
 
 from app.domain.recipe import DynamicInt8
 from workers.formats.onnx.graph import all_nodes, bodies_of
-from workers.quantization.affine import Array, WeightType
+from workers.quantization.affine import WeightType
 from workers.quantization.dynamic_products import PRODUCTS, quantize_products
 from workers.quantization.finishing import finish
 from workers.quantization.graph import save
@@ -23,7 +23,7 @@ from workers.quantization.judged import judged_tensors
 from workers.quantization.preparation import Prepared, prepare
 from workers.quantization.preparation.naming import rename_inner
 from workers.quantization.recovery.ladder import JUDGING_FEEDS, Rung, divided, rung_of, told
-from workers.quantization.recovery.measuring import observed_session, outputs_db
+from workers.quantization.recovery.measuring import level_db, observed_session, outputs_db
 from workers.quantization.selection import about_types, select_op_types
 from workers.quantization.smoothing.dynamic import smooth
 from workers.quantization.technique import Context, Produced, nothing_to_quantize, tool_failure
@@ -82,26 +82,24 @@ def _made(
     feeds = context.feeds
     fitting, judging = divided(lambda: islice(feeds(), options.samples))
 
-    def nearness(made: ModelProto) -> Array:
+    def nearness(made: ModelProto) -> dict[str, float]:
         sessions = [
             observed_session(each, judged, context.work / f"{name}.onnx", threads=context.threads)
             for name, each in (("original", prepared.model), ("made", made))
         ]
         rows = (feed for feed, _ in islice(judging(), JUDGING_FEEDS))
-        found: Array = outputs_db(sessions[0], sessions[1:], judged, rows)[0]
-        return found
+        return outputs_db(sessions[0], sessions[1:], judged, rows)[0]
 
     plain = _in_integers(_copy(prepared.model), prepared.kept, op_types, options)
     before = nearness(plain)
-    if before.min() >= ENOUGH_DB:
-        return plain, (), f"Smoothing: not needed, the SQNR of the outputs is {before.mean():.1f} dB without."
+    if min(before.values()) >= ENOUGH_DB:
+        return plain, (), f"Smoothing: not needed, the SQNR of the outputs is {level_db(before):.1f} dB without."
     smoothed = _copy(prepared.model)
-    apart = smooth(smoothed, products, prepared.kept, _weights(options), fitting, context.work, threads=context.threads)
-    if apart is None:
+    added = smooth(smoothed, products, prepared.kept, _weights(options), fitting, context.work, threads=context.threads)
+    if added is None:
         return plain, (), "Smoothing: nothing that the products read comes nearer for it."
-    smoothed = _in_integers(smoothed, prepared.kept | apart, op_types, options)
-    figures = [dict(zip(judged, map(float, of), strict=True)) for of in (before, nearness(smoothed))]
-    rung = rung_of("smoothing", *figures)
+    smoothed = _in_integers(smoothed, prepared.kept | added, op_types, options)
+    rung = rung_of("smoothing", before, nearness(smoothed))
     return smoothed if rung.kept else plain, (rung,), told(rung)
 
 

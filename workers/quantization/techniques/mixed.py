@@ -13,7 +13,7 @@ from app.errors import StepError
 from workers.quantization.assignment import Assigned, alone, assign, with_costly
 from workers.quantization.judged import FLOATING_DTYPES
 from workers.quantization.recovery.ladder import JUDGING_FEEDS, Rung, divided
-from workers.quantization.recovery.measuring import outputs_db
+from workers.quantization.recovery.measuring import level_db, outputs_db
 from workers.quantization.sensitivity.choosing import keep_precise, predicted_db
 from workers.quantization.sensitivity.result import Sensitivity
 from workers.quantization.static import planned, sensitivity_of
@@ -152,7 +152,7 @@ def _told(produced: Produced, found: _Found, note: str) -> Produced:
 
 
 def _measured(model_path: Path, artifacts: Sequence[Produced], context: Context) -> list[float] | None:
-    """SQNR of each artifact against the original, in dB, the mean over its outputs of floats; None without any.
+    """SQNR of each artifact against the original, in dB, one figure for its outputs of floats; None without any.
 
     The rows are those that judge recovery steps, as none was fitted to them.
     """
@@ -163,7 +163,7 @@ def _measured(model_path: Path, artifacts: Sequence[Produced], context: Context)
     if not names:
         return None
     made = [load(each.file, threads=context.threads, session_options=each.session_options) for each in artifacts]
-    return [float(of.mean()) for of in outputs_db(original, made, names, rows)]
+    return [level_db(of) for of in outputs_db(original, made, names, rows)]
 
 
 def _follow(assigned: Assigned, model_path: Path, out_path: Path, context: Context) -> Produced:
