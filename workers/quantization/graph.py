@@ -59,6 +59,13 @@ def captured(node: NodeProto) -> set[str]:
     return names
 
 
+def reads(graph: GraphProto) -> Counter[str]:
+    """How often a graph's nodes read each tensor, their nested bodies included, and once more what it puts out."""
+    found = Counter(name for node in graph.node for name in (*node.input, *captured(node)))
+    found.update(value.name for value in graph.output)
+    return found
+
+
 def fresh(name: str, taken: set[str]) -> str:
     """A name that is not taken yet, this one if it can be; it is taken from then on."""
     number, free = 2, name

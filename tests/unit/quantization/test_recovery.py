@@ -18,6 +18,7 @@ from app.domain.recipe import Calibration, StaticInt8
 from app.errors import StepError
 from tests.parts import models
 from tests.parts.models import Array
+from tests.unit.quantization.plans import planned as planned_of
 from workers.quantization.affine import reach_of, symmetric
 from workers.quantization.calibration.collect import collect
 from workers.quantization.qdq.insertion import insert
@@ -374,3 +375,35 @@ def test_the_ladder_only_climbs_and_says_what_each_step_brought(tmp_path: Path, 
             assert rung.reason
     assert judge.fidelity(climbed.plan).output_db == pytest.approx(reached, abs=0.01)
     assert any(rung.kept for rung in rungs)
+
+
+@pytest.mark.parametrize("elsewhere", ["output", "body"])
+def test_a_bias_that_others_read_is_not_corrected(tmp_path: Path, elsewhere: str) -> None:
+    """What a graph puts out, or a nested body reads, no node lists among its inputs."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], name="product"),
+        helper.make_node("Add", ["m", "b"], ["y"], name="add"),
+    ]
+    outputs = [models.value("y", ["n", 6])]
+    if elsewhere == "output":
+        outputs.append(models.value("b", [6]))
+    else:
+        branches = {
+            f"{name}_branch": helper.make_graph(
+                [helper.make_node(op_type, ["b"], [name], name=f"inner_{name}")], name, [], [models.value(name, [6])]
+            )
+            for name, op_type in (("then", "Neg"), ("else", "Abs"))
+        }
+        nodes += [
+            helper.make_node("ReduceSum", ["x"], ["sum"], name="sum", keepdims=0),
+            helper.make_node("Greater", ["sum", "zero"], ["positive"], name="positive"),
+            helper.make_node("If", ["positive"], ["o"], name="if", **branches),
+        ]
+        outputs.append(models.value("o", [6]))
+    tensors = [models.weights("w", 64, 6), models.weights("b", 6), models.tensor("zero", 0.0)]
+    model = models.model(nodes, [models.value("x", ["n", 64])], outputs, tensors)
+    rng = np.random.default_rng(0)
+    plan, material = planned_of(model, [{"x": rng.standard_normal((5, 64)).astype(np.float32)}], tmp_path, bits=3)
+    with pytest.raises(StepError, match="No quantized layer has a bias") as raised:
+        bias_correction(plan, material)
+    assert raised.value.code == "step_not_applicable"

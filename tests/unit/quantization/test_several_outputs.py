@@ -147,9 +147,13 @@ def test_an_output_that_is_zero_all_along_has_no_say(tmp_path: Path) -> None:
             tensor.CopyFrom(models.tensor(tensor.name, np.zeros(tuple(tensor.dims))))
     plan, material = planned(model, rows(4), tmp_path)
     found = judge_for(plan, material).fidelity(plan)
-    assert list(found.outputs_db) == ["a"]
-    assert decibels(["a", "b"], np.array([[4.0, 1.0], [0.0, 1e-9]])) == pytest.approx({"a": 10 * np.log10(4)})
-    assert decibels(["b"], np.array([[0.0, 1.0]])) == {"b": -200.0}
+    assert found.outputs_db["b"] == 200
+    told_of = decibels(["a", "b"], np.array([[4.0, 1.0], [0.0, 1e-9]]))
+    assert told_of == pytest.approx({"a": 10 * np.log10(4), "b": 90})
+    assert not rung_of("smoothing", told_of, told_of | {"b": 200.0}).kept
+    assert not rung_of("smoothing", told_of | {"b": 200.0}, told_of).kept
+    noisy = decibels(["a", "b"], np.array([[8.0, 1.0], [0.0, 1e9]]))
+    assert rung_of("smoothing", told_of, noisy).reason == "undone: the SQNR of 'b' would fall from 90.0 to -90.0 dB"
 
 
 @given(st.lists(st.floats(-200, 200), min_size=2, max_size=6), st.integers(0, 5), st.floats(0, 100))
@@ -179,7 +183,10 @@ def test_the_figure_of_all_never_falls_where_one_comes_nearer(levels: list[float
         ((90.0, 200.0), (90.0, 201.0), False),
         ((130.0, 30.0, 30.0), (200.0, 29.6, 29.6), False),  # what is exact does not pay for what is not
         ((200.0, 30.0), (45.0, 30.2), True),
-        ((-200.0, 30.0), (-3.0, 29.9), False),  # what is lost stays lost
+        ((-200.0, 30.0), (-90.0, 29.9), False),  # what is lost stays lost
+        ((20.0, 0.4), (20.5, -200.0), False),
+        ((16.1, -1.0), (17.6, -9.1), False),
+        ((-15.0, -15.0), (-1.0, -1.0), True),
         ((39.0, 50.0), (60.0, 41.0), True),
         ((41.0, 60.0), (39.0, 200.0), False),
         ((70.0, 80.0), (71.0, 80.0), True),
@@ -199,9 +206,14 @@ def test_what_is_worth_it(before: tuple[float, ...], after: tuple[float, ...], k
 
 def test_who_gains_most_is_told_and_who_loses() -> None:
     before, after = {"a": 10.0, "b": 32.0, "c": 20.0}, {"a": 20.0, "b": 31.0, "c": 21.0}
-    gains = "Smoothing: SQNR of the outputs 20.7 → 24.0 dB in the mean, of 'a' 10.0 → 20.0 dB"
+    gains = "Smoothing: SQNR of the outputs 20.7 → 24.0 dB taken together, of 'a' 10.0 → 20.0 dB"
     assert told(rung_of("smoothing", before, after)) == f"{gains}, of 'b' 32.0 → 31.0 dB."
-    assert told(rung_of("smoothing", before, after | {"b": 32.0})).endswith("in the mean, of 'a' 10.0 → 20.0 dB.")
+    assert told(rung_of("smoothing", before, after | {"b": 32.0})).endswith("taken together, of 'a' 10.0 → 20.0 dB.")
+
+
+def test_gains_are_told_beyond_what_is_followed() -> None:
+    rung = rung_of("smoothing", {"a": 60.0, "b": 41.0}, {"a": 45.0, "b": 45.0})
+    assert told(rung).endswith("41.0 → 45.0 dB taken together, of 'b' 41.0 → 45.0 dB, of 'a' 60.0 → 45.0 dB.")
 
 
 def test_one_output_is_told_as_the_outputs() -> None:

@@ -6,14 +6,13 @@ input as the layer will get it, and both products are computed side by side in o
 correction of one layer does not count the shift of another, and all are found in a single pass.
 """
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from onnx import ModelProto, NodeProto, numpy_helper
 
 from app.errors import StepError
-from workers.quantization.graph import sort_nodes
+from workers.quantization.graph import reads, sort_nodes
 from workers.quantization.qdq.insertion import insert
 from workers.quantization.qdq.plan import Plan
 from workers.quantization.recovery.material import Material
@@ -74,7 +73,7 @@ def correctable(plan: Plan) -> Iterator[Corrected]:
         yield Corrected(bias.node, bias.weight, bias.tensor)
     graph = plan.model.graph
     stored = {tensor.name: tensor for tensor in graph.initializer}
-    readers = Counter(name for node in graph.node for name in node.input)
+    readers = reads(graph)
     products = {weight.node: weight.tensor for weight in plan.placement.weights if weight.product}
     made = {node.output[0]: node for node in graph.node if node.op_type == "MatMul" and node.name in products}
     for node in graph.node:

@@ -174,12 +174,12 @@ def told(rung: Rung) -> str:
     if not rung.outputs_db:
         return f"{gained}."
     before, after = ({output: pair[place] for output, pair in rung.outputs_db.items()} for place in (0, 1))
-    nearer = _nearer(before, after)
-    gainer = max(nearer, key=lambda output: nearer[output])
-    loser = min(nearer, key=lambda output: nearer[output])
-    named = [gainer, loser] if nearer[loser] <= -LEAST_GAIN_DB else [gainer]
+    gained_by = {output: after[output] - value for output, value in before.items()}
+    gainer = max(gained_by, key=lambda output: gained_by[output])
+    loser = min(gained_by, key=lambda output: gained_by[output])
+    named = [gainer, loser] if gained_by[loser] <= -LEAST_GAIN_DB else [gainer]
     each = (f"of {output!r} {before[output]:.1f} → {after[output]:.1f} dB" for output in named)
-    return f"{gained} in the mean, {', '.join(each)}."
+    return f"{gained} taken together, {', '.join(each)}."
 
 
 def _why_undone(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:
@@ -198,7 +198,7 @@ def _why_undone(before: Mapping[str, float], after: Mapping[str, float]) -> str 
     one_alone = max(nearer.values()) >= LEAST_GAIN_DB and min(nearer.values()) > -LEAST_GAIN_DB
     if gained or one_alone:
         return None
-    return f"{why} in the mean, and at most by {max(nearer.values()):+.2f} dB"
+    return f"{why} taken together, and at most by {max(nearer.values()):+.2f} dB"
 
 
 def _harmed(before: Mapping[str, float], after: Mapping[str, float]) -> str | None:

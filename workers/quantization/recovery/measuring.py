@@ -20,8 +20,8 @@ Feeds = Sequence[Mapping[str, Array]]
 NEAR_ENOUGH_DB = 40.0
 """Of several outputs, each is followed up to here, where its noise is a hundredth of its size: what it has beyond that
 it may lose to others, as where one that was exact is computed in another order."""
-LOST_DB = 0.0
-"""And down to here, where the noise is as large as what it hides."""
+LOST_DB = -40.0
+"""And down to here, where the noise is a hundred times what it hides: one that is infinite counts as no more."""
 
 LAYER_ROWS = 8
 """Feeds on which layers are compared, at most: their tensors are many."""
@@ -46,7 +46,7 @@ def level_db(outputs_db: Mapping[str, float]) -> float:
     """One figure for all outputs; that of no noise where there are none.
 
     Of several it is the mean of each as far as it is followed, and of such as are all near enough, the least one's: one
-    that is nearly exact, or lost anyhow, must not outweigh the others by what nobody sees.
+    that is nearly exact, or lost anyhow, does not outweigh the others by what nobody sees.
     """
     if len(outputs_db) < 2:
         return next(iter(outputs_db.values()), CAP)
@@ -62,11 +62,9 @@ def followed_db(value: float) -> float:
 def decibels(names: Iterable[str], powers: Array) -> dict[str, float]:
     """SQNR of outputs by name, from the powers of signal and noise, float64 [outputs, 2].
 
-    An output that was zero all along has none, and is left out where others have.
+    The noise of an output that was zero all along is compared with 1: what rounding leaves there is next to nothing.
     """
-    named = dict(zip(names, powers, strict=True))
-    heard = {name: of for name, of in named.items() if of[0] > 0} or named
-    return {name: decibel(*of) for name, of in heard.items()}
+    return {name: decibel(signal or 1.0, noise) for name, (signal, noise) in zip(names, powers.tolist(), strict=True)}
 
 
 def observed_session(

@@ -6,9 +6,9 @@ import numpy as np
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from workers.quantization.affine import Array
-from workers.quantization.graph import attribute, fresh, store, stored
+from workers.quantization.graph import attribute, fresh, reads, store, stored
 from workers.quantization.smoothing.search import Choice
-from workers.quantization.smoothing.shared import Shared, folding, reads
+from workers.quantization.smoothing.shared import Shared, folding
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from onnx import ModelProto, NodeProto
 from workers.quantization.affine import WeightType
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.dynamic_products import products_by_activation
-from workers.quantization.graph import names_in, sort_nodes, stored
+from workers.quantization.graph import names_in, reads, sort_nodes, stored
 from workers.quantization.smoothing.applying import apply
 from workers.quantization.smoothing.search import search
 from workers.quantization.smoothing.seen import observed
-from workers.quantization.smoothing.shared import folding, reads, shared
+from workers.quantization.smoothing.shared import folding, shared
 
 
 def smooth(

@@ -1,6 +1,5 @@
 """Activations, and the matrix products that share them."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,10 +40,3 @@ def folding(graph: GraphProto, each: Shared) -> NodeProto | None:
     if each.tensor in others or any(name not in names for name in producer.input[1:3] if name):
         return None
     return producer
-
-
-def reads(graph: GraphProto) -> Counter[str]:
-    """How often a graph's nodes read each tensor, their nested bodies included, and once more what it puts out."""
-    found = Counter(name for node in graph.node for name in (*node.input, *captured(node)))
-    found.update(value.name for value in graph.output)
-    return found
