@@ -62,7 +62,7 @@ def _divide(model: ModelProto, producer: NodeProto, divisor: Array, taken: set[s
 
 
 def _multiply(model: ModelProto, each: Shared, factors: Array, taken: set[str]) -> str:
-    """Multiply an activation's channels in a node of its own; returns its name, and that of what products read then."""
+    """Multiply an activation's channels in a node of its own; returns the one name of it and of what it makes."""
     graph = model.graph
     smooth, factor = (fresh(f"{each.tensor}_{part}", taken) for part in ("smooth", "smoothing"))
     graph.initializer.append(numpy_helper.from_array(factors.astype(np.float32), factor))
