@@ -52,7 +52,7 @@ openapi: $(VENV)/.test ## Write openapi.json and the client's types anew from th
 locks: $(VENV)/.worker ## Resolve the locks anew
 	$(PIP) uv
 	for name in server worker test; do \
-	  extras=""; [ $$name = server ] || extras="--extra worker"; [ $$name != test ] || extras="$$extras --extra test"; \
+	  extras=""; [ $$name = server ] || extras="--extra worker"; [ $$name != test ] || extras="$$extras --extra openvino --extra tflite --extra test"; \
 	  $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
 	    $$extras pyproject.toml requirements/client.in -o requirements/$$name.txt || exit 1; \
 	done
