@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from workers.tasks.plan import measuring_steps
+from workers.tasks.measuring import Measuring
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
@@ -45,17 +45,19 @@ def run_plainly(scratch: Path, job: dict[str, Any]) -> float:
         for found in made["candidates"]
     ]
     original = {"path": common["model"], "session_options": {}}
-    measuring = measuring_steps(
+    measuring = Measuring(
         original,
         candidates,
         common,
-        replicates=REPLICATES,
-        seconds=MEASURE_SECONDS,
         batches=baseline["batches"],
+        replicates=REPLICATES,
+        most_replicates=REPLICATES,
+        seconds=MEASURE_SECONDS,
+        fresh=lambda step: _steps(scratch, [(step.name, step.folder, step.request)])[0],
+        beside=lambda step: {"wide": []},
+        show=lambda share, text: None,
     )
-    for step in measuring:
-        _steps(scratch, [(step.name, step.folder, step.request)])
-    last = common | {"measurements": [step.folder for step in measuring]}
+    last = common | {"measurements": measuring.run()}
     source = {"id": job["model"], "name": "plain", "sha256": "0" * 64, "bytes": 1}
     package = {"job": job["id"], "source": source, "data": {}, "steps": []}
     _steps(scratch, [("gate", "gate", last), ("package", "package", last | package)])

@@ -117,6 +117,7 @@ def open_station(settings: Settings, queue: str) -> Station:
         max_unpacked_bytes=settings.max_unpacked_bytes,
         inspect_seconds=settings.inspect_seconds,
         replicates=settings.replicates,
+        most_replicates=settings.most_replicates,
         measure_seconds=settings.measure_seconds,
     )
     services.targets.register(worker_id, queue, settings.target, fingerprint, confinement)

@@ -2,14 +2,14 @@
 
 from enum import StrEnum
 from itertools import product
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.domain.goal import Goal
 from app.domain.metric import Asked, MetricChoice, as_choices
-from app.domain.recipe import Recipe
+from app.domain.recipe import AnyRecipe, Recipe
 
 
 class JobState(StrEnum):
@@ -38,8 +38,9 @@ MOST_CONDITIONS = 16
 MAX_ATTEMPTS = 3
 """A job whose worker was lost this often fails: what kills three workers will kill the fourth."""
 
-STAGES = ("inspect", "baseline", "calibrate", "candidates", "gate", "package")
 Stage = Literal["inspect", "baseline", "calibrate", "candidates", "gate", "package"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+Kind = Literal["optimize", "evaluate"]
 Gate = Literal["met", "missed", "undecided", "none"]
 Role = Literal["calibration", "tuning", "evaluation", "training"]
 
@@ -73,6 +74,9 @@ class DatasetRoles(_Part):
         return {role: value for role, value in self.model_dump().items() if value is not None}
 
 
+CaseName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
+
+
 class Measure(_Part):
     """The conditions that latency is measured under."""
 
@@ -82,6 +86,15 @@ class Measure(_Part):
     """Rows a call; each is measured with each number of `threads`, and goals use the first."""
     shapes: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
     """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
+    cases: dict[CaseName, dict[str, tuple[Annotated[int, Field(ge=0)], ...]]] = Field(
+        default_factory=dict, max_length=8
+    )
+    """Further shapes of inputs by a name of yours, such as `prefill` and `step` of a decoder: latency is measured at
+    each of them too, on made-up values, with the first of `threads`."""
+    width: float = Field(default=0.02, ge=0.001, le=1)
+    """Latency is measured until the 95 % interval of its median is no wider than this share of it, or time is up."""
+    seconds: float | None = Field(default=None, gt=0, le=3600)
+    """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
     runtime: Literal["onnxruntime", "auto"] = "onnxruntime"
 
     @model_validator(mode="after")
@@ -111,18 +124,18 @@ class Limits(_Part):
 class JobSpec(_Part):
     """Everything that a caller says about a job; `POST /v1/jobs` takes it."""
 
-    kind: Literal["optimize"] = "optimize"
-    """`optimize`: make an artifact and measure it against the original."""
+    kind: Kind = "optimize"
+    """`optimize`: make an artifact and measure it against the original. `evaluate`: measure, and change nothing."""
     name: str | None = Field(default=None, max_length=200)
-    model: Annotated[str, Field(pattern=r"^mdl_[0-9a-z]{26}$")]
-    """The model to work on."""
+    model: Annotated[str, Field(pattern=r"^(mdl|art)_[0-9a-z]{26}$")]
+    """The model to work on; `evaluate` takes an artifact as well."""
     datasets: DatasetRoles = Field(default_factory=DatasetRoles)
     target: str = Field(default="local", min_length=1, max_length=100)
     """Where the artifact will run; `local` is the one machine of an embedded service."""
     if_no_worker: Literal["wait", "refuse"] = "wait"
     """What to do when no worker of the target is alive."""
-    recipe: Recipe
-    """The technique and its options."""
+    recipe: Recipe | None = None
+    """The technique and its options; `evaluate` has none."""
     goal: Goal | None = None
     """Without a goal there is no gate."""
     metrics: tuple[Asked, ...] = Field(default=(), max_length=32)
@@ -136,6 +149,17 @@ class JobSpec(_Part):
         default_factory=dict, max_length=32
     )
     """The caller's own marks; lists can be filtered by them."""
+
+    @property
+    def made_with(self) -> AnyRecipe:
+        """The recipe of a job that makes something."""
+        assert self.recipe is not None, "a job that makes nothing has no recipe"
+        return self.recipe
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """What the job goes through, in order."""
+        return tuple(stage for stage in STAGES if self.kind == "optimize" or stage != "calibrate")
 
     def asked_metrics(self) -> tuple[MetricChoice, ...]:
         """The metrics that are named, and those that only constraints name."""

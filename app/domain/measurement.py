@@ -14,7 +14,10 @@ UNITS: dict[str, tuple[str, Better]] = {
     "latency_mean": ("ms", "lower"),
     "throughput": ("1/s", "higher"),
     "load_time": ("ms", "lower"),
+    "first_run": ("ms", "lower"),
+    "cpu_per_inference": ("s", "lower"),
     "peak_memory": ("bytes", "lower"),
+    "steady_memory": ("bytes", "lower"),
     "artifact_bytes": ("bytes", "lower"),
     "energy_per_inference": ("J", "lower"),
 }

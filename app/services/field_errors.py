@@ -62,7 +62,7 @@ _MUST_BE = {
 _BEGINNING = "This must be "
 
 _PATTERNS = {
-    r"^mdl_[0-9a-z]{26}$": "the id of an uploaded model, as POST /v1/models returned it",
+    r"^(mdl|art)_[0-9a-z]{26}$": "the id of an uploaded model, as POST /v1/models returned it, or of an artifact",
     r"^dst_[0-9a-z]{26}$": "the id of an uploaded dataset, as POST /v1/datasets returned it",
     r"^[0-9a-f]{64}$": "a SHA-256: 64 digits of 0-9 and a-f",
 }

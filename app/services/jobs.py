@@ -20,6 +20,7 @@ from app.domain.job import ENDED, JobSpec, JobState
 from app.errors import Conflict, InvalidRequest, NotFound, Unavailable
 from app.queue.names import jobs_queue
 from app.queue.wake_up import WakeUps
+from app.services.artifacts import refuse_evaluated
 from app.services.specification import Checked, check
 from app.services.targets import known_targets, target_alive
 
@@ -100,6 +101,7 @@ class Jobs:
         checked.raise_errors()
         spec = checked.spec
         assert spec is not None, "a specification without errors was read"
+        assert checked.model is not None, "what it names was found"
         self._refuse_weak_sandbox(session, spec)
         moment = session.scalars(select(now_ms())).one()
         job = Job(
@@ -109,7 +111,7 @@ class Jobs:
             state=JobState.QUEUED,
             target=spec.target,
             priority=spec.priority,
-            model_id=spec.model,
+            model_id=checked.model.id,
             spec=spec.model_dump(mode="json"),
             queue_until=moment + round(spec.limits.queue_seconds * 1000),
             created_at=moment,
@@ -242,7 +244,7 @@ class Jobs:
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:
-        """Forget an ended job and its artifacts. Raises `Conflict` (`job_not_ended`)."""
+        """Forget an ended job and its artifacts. Raises `Conflict` (`job_not_ended`, `artifact_in_use`)."""
         with self._database.write() as session:
             job = self._found(session, job_id)
             if JobState(job.state) not in ENDED:
@@ -250,6 +252,7 @@ class Jobs:
                     f"The job is {job.state}. Cancel it and wait for its end before deleting it.",
                     code="job_not_ended",
                 )
+            refuse_evaluated(session, select(Artifact.id).where(Artifact.job_id == job_id))
             session.query(Artifact).where(Artifact.job_id == job_id).delete()
             session.delete(job)
 

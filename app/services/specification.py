@@ -7,10 +7,11 @@ from typing import Any
 from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
-from app.db.tables import Dataset, Model
+from app.db.tables import Artifact, Dataset, Job, Model
 from app.domain.dataset import LABELS
 from app.domain.fit import fit
 from app.domain.goal import CEILINGS
+from app.domain.ids import is_id
 from app.domain.job import JobSpec
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes
@@ -26,10 +27,14 @@ from app.services.valid_parts import ValidParts, valid_parts
 
 @dataclass(slots=True)
 class Checked:
-    """A specification with every default filled in, what is wrong with it, and what is doubtful."""
+    """A specification with every default filled in, what is wrong with it, and what is doubtful.
+
+    `model` is the one that the job is about: of an artifact, the one that it was made from.
+    """
 
     spec: JobSpec | None
     model: Model | None = None
+    artifact: Artifact | None = None
     datasets: dict[str, Dataset] = field(default_factory=dict)
     errors: list[FieldError] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
@@ -48,17 +53,13 @@ def check(session: Session, body: Any) -> Checked:
     if not isinstance(body, dict):
         checked.errors.append(FieldError("", "invalid_json", "The body must be a JSON object: a job's specification."))
         return checked
-    kind = body.get("kind", "optimize")
-    if isinstance(kind, str) and kind != "optimize":
-        detail = f"Jobs of the kind {kind!r} are not available in this version: leave kind out, or say optimize."
-        checked.errors.append(FieldError("/kind", "kind_not_available", detail))
-    elif "recipe" not in body:
+    if body.get("kind", "optimize") == "optimize" and body.get("recipe") is None:
         checked.errors.append(
             FieldError(
                 "/recipe",
                 "recipe_required",
                 'Name a recipe, such as {"technique": "dynamic_int8"}; GET /v1/techniques lists them all. '
-                "A goal alone does not choose one here.",
+                "A goal alone does not choose one here. To measure without changing anything, say kind: evaluate.",
             )
         )
     try:
@@ -66,13 +67,12 @@ def check(session: Session, body: Any) -> Checked:
         parts = ValidParts(checked.spec)
     except ValidationError as error:
         known = {found.pointer for found in checked.errors}
-        if "/kind" in known and "recipe" not in body:
-            known.add("/recipe")  # other kinds may need none
         checked.errors.extend(found for found in schema_errors(error, body) if found.pointer not in known)
         parts = valid_parts(body, checked.errors)
     _find_inputs(session, body, checked)
     if (spec := parts.spec) is not None:
         before = list(checked.errors)
+        _check_kind(spec, checked)
         _check_recipe(spec, checked)
         _check_target(session, spec, checked)
         _check_goal(spec, checked)
@@ -91,11 +91,15 @@ def _overlap(one: FieldError, other: FieldError) -> bool:
 def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> None:
     """Look up what the body names, even where the rest of it is not valid."""
     bad = {found.pointer for found in checked.errors}
-    if isinstance(model_id := body.get("model"), str) and "/model" not in bad:
+    model_id = body.get("model")
+    if isinstance(model_id, str) and "/model" not in bad and is_id(model_id, "art"):
+        _find_artifact(session, model_id, body, checked)
+    elif isinstance(model_id, str) and "/model" not in bad:
         checked.model = session.get(Model, model_id)
         checked.errors.extend(_not_ready(checked.model, "model", model_id, "/model"))
         recipe = body.get("recipe")
         requantize = isinstance(recipe, dict) and recipe.get("requantize") is True
+        requantize |= body.get("kind") == "evaluate"
         if checked.model is not None and (checked.model.inspection or {}).get("quantized") and not requantize:
             checked.errors.append(
                 FieldError(
@@ -128,6 +132,22 @@ def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> No
             checked.datasets[role] = dataset
 
 
+def _find_artifact(session: Session, artifact_id: str, body: dict[str, Any], checked: Checked) -> None:
+    checked.artifact = session.get(Artifact, artifact_id)
+    if checked.artifact is None:
+        detail = f"There is no artifact {artifact_id}. A job that has succeeded lists its own."
+        checked.errors.append(FieldError("/model", "artifact_not_found", detail))
+        return
+    source = session.get_one(Job, checked.artifact.job_id).model_id
+    checked.model = session.get_one(Model, source)
+    if body.get("kind", "optimize") == "optimize":
+        detail = (
+            f"Optimizing begins with an uploaded model: name {source}, from which {artifact_id} was made. To measure "
+            "the artifact, say kind: evaluate."
+        )
+        checked.errors.append(FieldError("/model", "artifact_not_optimizable", detail))
+
+
 def _not_ready(row: Model | Dataset | None, noun: str, row_id: str, place: str) -> list[FieldError]:
     if row is None:
         return [FieldError(place, f"{noun}_not_found", f"There is no {noun} {row_id}. Upload it first.")]
@@ -146,8 +166,36 @@ def _not_ready(row: Model | Dataset | None, noun: str, row_id: str, place: str) 
     return []
 
 
+def _check_kind(spec: JobSpec, checked: Checked) -> None:
+    """What a job that only measures has no use for."""
+    if spec.kind == "optimize":
+        return
+    if spec.recipe is not None:
+        detail = "kind: evaluate changes nothing, so it has no recipe: leave the recipe out, or say kind: optimize."
+        checked.errors.append(FieldError("/recipe", "recipe_not_used", detail))
+    for role in spec.datasets.by_role():
+        if role != "evaluation":
+            detail = f"kind: evaluate makes nothing and uses no {role} rows: give its rows as datasets.evaluation."
+            checked.errors.append(FieldError(f"/datasets/{role}", "dataset_not_used", detail))
+    alone = "kind: evaluate measures one model alone, so there is no original to compare with"
+    for index, asked in enumerate(spec.metrics):
+        name = asked if isinstance(asked, str) else asked.name
+        if name in METRICS and METRICS[name].relative_to_original:
+            place = f"/metrics/{index}" if isinstance(asked, str) else f"/metrics/{index}/name"
+            checked.errors.append(FieldError(place, "nothing_to_compare", f"{alone}: leave {name} out."))
+    for index, constraint in enumerate(spec.goal.constraints if spec.goal is not None else ()):
+        place = f"/goal/constraints/{index}"
+        if constraint.max_drop is not None:
+            checked.errors.append(FieldError(place, "nothing_to_compare", f"{alone}: give min or max."))
+        elif constraint.metric in METRICS and METRICS[constraint.metric].relative_to_original:
+            detail = f"{alone}: {constraint.metric} says how well an artifact follows it."
+            checked.errors.append(FieldError(f"{place}/metric", "nothing_to_compare", detail))
+
+
 def _check_recipe(spec: JobSpec, checked: Checked) -> None:
     """What the schema names but no runtime can run, which the worker would find out only after the steps before."""
+    if spec.recipe is None:
+        return
     for place, recipe in placed_recipes(spec.recipe):
         if isinstance(recipe, WeightOnly) and recipe.bits == 3:
             checked.errors.append(
@@ -189,7 +237,7 @@ def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
 
 
 def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked) -> None:
-    for recipe in recipes_of(spec.recipe):
+    for recipe in recipes_of(spec.recipe) if spec.recipe is not None else ():
         if recipe.technique == "float16" and not fp16_is_native(features):
             checked.doubts.append("This target has no native half precision: float16 saves bytes there, not time.")
         if recipe.technique == "static_int8" and recipe.reduce_range is False and saturates_int8(features):
@@ -331,6 +379,8 @@ def _check_data(spec: JobSpec, checked: Checked) -> None:
 
 def _why_calibrated(spec: JobSpec) -> str | None:
     """For what a recipe cannot do without calibration rows, and what to give; None where it can."""
+    if spec.recipe is None:
+        return None
     if needs_calibration(spec.recipe):
         return f"{spec.recipe.technique} finds ranges from data: give a calibration dataset of a few hundred rows."
     if algorithms := fitted_algorithms(spec.recipe):
@@ -342,27 +392,29 @@ def _why_calibrated(spec: JobSpec) -> str | None:
 
 
 def _check_shapes(spec: JobSpec, checked: Checked) -> None:
-    """`measure.shapes` against the model's inputs, as `workers.steps.rows` takes them."""
+    """`measure.shapes` and the cases against the model's inputs, as `workers.steps.rows` takes them."""
     if checked.model is None or checked.model.state != UploadState.READY:
         return
     inputs = {port.name: port for port in _tensors((checked.model.inspection or {}).get("inputs"))}
     for name, sizes in spec.measure.shapes.items():
-        place = pointer(["measure", "shapes", name])
-        if (port := inputs.get(name)) is None:
-            near = difflib.get_close_matches(name, inputs, n=2)
-            hint = (
-                f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has {', '.join(map(repr, inputs))}."
-            )
-            checked.errors.append(FieldError(place, "shapes_do_not_fit", f"The model has no input {name!r}. {hint}"))
-        elif port.shape is not None and not _fills(sizes, port.shape):
-            checked.errors.append(
-                FieldError(
-                    place,
-                    "shapes_do_not_fit",
-                    f"{shape_text(sizes)} is no shape of the input {name!r}, which is {shape_text(port.shape)}: give "
-                    "every axis a size, the batch axis included, and fixed axes their own.",
-                )
-            )
+        checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "shapes", name])))
+    for case, shapes in spec.measure.cases.items():
+        for name, sizes in shapes.items():
+            checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "cases", case, name])))
+
+
+def _shape_errors(name: str, sizes: tuple[int, ...], inputs: dict[str, TensorSpec], place: str) -> list[FieldError]:
+    if (port := inputs.get(name)) is None:
+        near = difflib.get_close_matches(name, inputs, n=2)
+        hint = f"Did you mean {' or '.join(map(repr, near))}?" if near else f"It has {', '.join(map(repr, inputs))}."
+        return [FieldError(place, "shapes_do_not_fit", f"The model has no input {name!r}. {hint}")]
+    if port.shape is None or _fills(sizes, port.shape):
+        return []
+    detail = (
+        f"{shape_text(sizes)} is no shape of the input {name!r}, which is {shape_text(port.shape)}: give every axis a "
+        "size, the batch axis included, and fixed axes their own."
+    )
+    return [FieldError(place, "shapes_do_not_fit", detail)]
 
 
 def _fills(sizes: tuple[int, ...], shape: tuple[Dimension, ...]) -> bool:

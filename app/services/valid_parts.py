@@ -15,7 +15,7 @@ Place = tuple[str, ...]
 # What is left out below each name: null for all of it.
 _Gone = dict[str, "_Gone | None"]
 
-_STAND_INS = {"model": "mdl_" + "0" * 26, "recipe": {"technique": "dynamic_int8"}}
+_STAND_INS = {"model": "mdl_" + "0" * 26}
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,10 +16,10 @@ from app.db.clock import now_ms
 from app.db.repositories import jobs, leases
 from app.db.session import Database
 from app.db.tables import Artifact, Blob, Dataset, Job, JobDataset, JobStep, JobStepFile, Model
-from app.domain.ids import new_id
+from app.domain.ids import is_id, new_id
 from app.domain.job import JobSpec, JobState
 from app.domain.uploads import UploadState
-from app.errors import BitpressError
+from app.errors import BitpressError, NotFound
 from app.queue.names import INSPECTIONS, jobs_queue
 from app.services.blobs import Blobs, Received
 
@@ -57,12 +57,16 @@ class FinishedStep:
 
 @dataclass(frozen=True, slots=True)
 class ClaimedJob:
-    """A job that this worker has, and all that running it needs."""
+    """A job that this worker has, and all that running it needs.
+
+    `model` is the artifact where the job evaluates one, and `session_options` are what that requires.
+    """
 
     id: str
     attempt: int
     spec: JobSpec
     model: Input
+    session_options: dict[str, str]
     datasets: dict[str, Input]
     finished: dict[str, FinishedStep]
 
@@ -112,40 +116,12 @@ class Work:
     def claim_job(self, target: str, worker: str, *, fingerprint: str) -> ClaimedJob | None:
         """Take the best queued job of a target; steps finished on another machine are forgotten."""
         with self._database.write() as session:
-            job = leases.claim_job(session, target=target, worker=worker, lease_ms=self._lease_ms)
-            if job is None:
-                return None
-            jobs.forget_steps(session, job.id, other_than_fingerprint=fingerprint)
-            steps = session.scalars(select(JobStep).where(JobStep.job_id == job.id).order_by(JobStep.created_at))
-            finished = {step.folder: FinishedStep(step.folder, json.loads(step.result), step.seconds) for step in steps}
-            files = session.execute(
-                select(JobStepFile, Blob).join(Blob, Blob.id == JobStepFile.blob_id).where(JobStepFile.job_id == job.id)
-            )
-            for row in files:
-                finished[row.JobStepFile.folder].files[row.JobStepFile.path] = Input(
-                    row.Blob.id,
-                    row.JobStepFile.path,
-                    row.JobStepFile.path,
-                    row.Blob.location,
-                    row.Blob.sha256 or "",
-                    row.Blob.bytes,
-                )
-            model = session.get_one(Model, job.model_id)
-            datasets = session.execute(
-                select(JobDataset.role, Dataset)
-                .join(Dataset, Dataset.id == JobDataset.dataset_id)
-                .where(JobDataset.job_id == job.id)
-            )
-            return ClaimedJob(
-                id=job.id,
-                attempt=job.attempt,
-                spec=JobSpec.model_validate(job.spec),
-                model=_input(model, session.get_one(Blob, model.blob_id)),
-                datasets={
-                    row.role: _input(row.Dataset, session.get_one(Blob, row.Dataset.blob_id)) for row in datasets
-                },
-                finished=finished,
-            )
+            while (job := leases.claim_job(session, target=target, worker=worker, lease_ms=self._lease_ms)) is not None:
+                try:
+                    return _claimed(session, job, fingerprint)
+                except NotFound as error:
+                    leases.end_job(session, job.id, job.attempt, JobState.FAILED, error=error.as_dict())
+            return None
 
     def renew(self, job: ClaimedJob, **visible: Any) -> None:
         """Extend the lease and show progress. Raises `LeaseLost`, `CancelRequested`."""
@@ -311,6 +287,58 @@ class Work:
             }
             if not leases.end_upload(session, table, upload.id, upload.attempt, **values):
                 raise LeaseLost(upload.id)
+
+
+def _claimed(session: Session, job: Job, fingerprint: str) -> ClaimedJob:
+    """All that running a claimed job needs. Raises `NotFound` where the artifact it evaluates was deleted."""
+    jobs.forget_steps(session, job.id, other_than_fingerprint=fingerprint)
+    steps = session.scalars(select(JobStep).where(JobStep.job_id == job.id).order_by(JobStep.created_at))
+    finished = {step.folder: FinishedStep(step.folder, json.loads(step.result), step.seconds) for step in steps}
+    files = session.execute(
+        select(JobStepFile, Blob).join(Blob, Blob.id == JobStepFile.blob_id).where(JobStepFile.job_id == job.id)
+    )
+    for row in files:
+        finished[row.JobStepFile.folder].files[row.JobStepFile.path] = Input(
+            row.Blob.id,
+            row.JobStepFile.path,
+            row.JobStepFile.path,
+            row.Blob.location,
+            row.Blob.sha256 or "",
+            row.Blob.bytes,
+        )
+    datasets = session.execute(
+        select(JobDataset.role, Dataset)
+        .join(Dataset, Dataset.id == JobDataset.dataset_id)
+        .where(JobDataset.job_id == job.id)
+    )
+    model, session_options = _subject(session, job)
+    return ClaimedJob(
+        id=job.id,
+        attempt=job.attempt,
+        spec=JobSpec.model_validate(job.spec),
+        model=model,
+        session_options=session_options,
+        datasets={row.role: _input(row.Dataset, session.get_one(Blob, row.Dataset.blob_id)) for row in datasets},
+        finished=finished,
+    )
+
+
+def _subject(session: Session, job: Job) -> tuple[Input, dict[str, str]]:
+    """The model or artifact that a job is about, and the session options that it requires."""
+    subject_id = str(job.spec["model"])
+    if not is_id(subject_id, "art"):
+        model = session.get_one(Model, job.model_id)
+        return _input(model, session.get_one(Blob, model.blob_id)), {}
+    artifact = session.get(Artifact, subject_id)
+    if artifact is None:
+        raise NotFound(f"The artifact {subject_id} was deleted before the job began.", code="artifact_not_found")
+    made = session.get_one(Job, artifact.job_id).outcome or {}
+    options: dict[str, str] = next(
+        (found.get("session_options", {}) for found in made["candidates"] if found["id"] == artifact.candidate_id), {}
+    )
+    blob = session.get_one(Blob, artifact.blob_id)
+    name = artifact.file_name
+    return Input(artifact.id, name, name, blob.location, artifact.sha256, artifact.bytes), options
 
 
 def _input(row: Model | Dataset, blob: Blob) -> Input:

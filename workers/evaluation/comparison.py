@@ -39,13 +39,18 @@ class Comparison(BaseModel):
 
 def compare_latency(replicates: Sequence[LatencyReplicate]) -> Comparison:
     """Compare the p50 of children that timed the same two models under the same conditions."""
-    ratios = [block_ratio(replicate.against) for replicate in replicates]
+    ratios = [block_ratio(replicate.against) for replicate in replicates if replicate.against is not None]
+    first = replicates[0]
     return _compared(
         "latency_p50",
         ratios,
         same_ratio=same_ratio(replicates),
         flags=flags_of(replicates),
-        conditions={"threads": replicates[0].threads, "batch": replicates[0].batch},
+        conditions={
+            "threads": first.threads,
+            "batch": first.batch,
+            **({"case": first.case} if first.case is not None else {}),
+        },
     )
 
 
@@ -91,7 +96,7 @@ def flags_of(replicates: Sequence[LatencyReplicate]) -> tuple[str, ...]:
     warm_ups = [warmth for replicate in replicates for warmth in replicate.warm_up.values()]
     if 2 * sum(not warmth.settled for warmth in warm_ups) > len(warm_ups):
         found.append("unsettled")
-    if any(len(block) < CALLS_A_BLOCK for replicate in replicates for block in replicate.against.first):
+    if any(len(block) < CALLS_A_BLOCK for each in replicates for block in (each.against or each.same).first):
         found.append("short_blocks")
     return tuple(found)
 

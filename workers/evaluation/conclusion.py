@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app.domain.job import Gate
+from app.domain.measurement import Measurement
+from app.domain.metric import METRICS
 from workers.evaluation.bounds import TWO_SIDED_95, Bounded, drop_bounds
 from workers.evaluation.comparison import Comparison
 from workers.evaluation.evidence import Evidence
@@ -44,6 +46,34 @@ def conclude(
     if technique.endswith("int8") and _lacks_vnni(fingerprint):
         sentences.append("This processor has no VNNI.")
     return " ".join(sentences)
+
+
+def describe(evidence: Evidence, *, gate: Gate, verdicts: Sequence[Verdict], fingerprint: Mapping[str, Any]) -> str:
+    """A few sentences on one model measured alone: its latency, size, memory and metrics, the verdict, the doubts."""
+    facts = [
+        f"{_value(measured)} {said}".rstrip()
+        for name, said in (("latency_p50", "a call"), ("artifact_bytes", "on disk"), ("peak_memory", "of memory"))
+        if (measured := evidence.artifact.get(name)) is not None and measured.value is not None
+    ]
+    facts += [
+        f"{name} {_value(measured)}"
+        for name, measured in evidence.artifact.items()
+        if name in METRICS and measured.value is not None
+    ]
+    machine = str(fingerprint.get("model_name") or "this machine")
+    sentences = [f"On {machine}: {_listed(facts)}."] if facts else []
+    sentences += _gate(gate, verdicts)
+    sentences += _doubts(None, evidence)
+    sentences += _not_held_out(evidence, verdicts)
+    return " ".join(sentences)
+
+
+def _value(measured: Measurement) -> str:
+    said = amount(measured.value or 0.0, measured.unit)
+    if measured.ci95 is None:
+        return said
+    low, high = (amount(end, measured.unit) for end in measured.ci95)
+    return f"{said} ({low} to {high})"
 
 
 def _latency(found: Comparison | None) -> str | None:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from app.domain.measurement import Measurement
 from workers.evaluation.comparison import Comparison, compare_exact, compare_latency, compare_paired
-from workers.evaluation.footprint import bytes_above_zero, peak_memory
+from workers.evaluation.footprint import bytes_above_zero, footprint
 from workers.evaluation.latency import latencies, per_child
 from workers.evaluation.metrics.definition import Floats
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, MemoryReplicate, Subject
@@ -20,7 +20,10 @@ Children = tuple[Sequence[float], Sequence[float]]
 Of memory, a child has one model alone: pairs are any two of them.
 """
 
-_TIMED = ("latency_p50", "latency_p90", "latency_p99", "latency_mean", "throughput", "load_time")
+_TIMED = (
+    "latency_p50", "latency_p90", "latency_p99", "latency_mean", "throughput", "load_time", "first_run",
+    "cpu_per_inference",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +48,9 @@ class Evidence:
 
 
 def timed(replicates: Sequence[LatencyReplicate], subject: Subject, *, target: str | None = None) -> list[Measurement]:
-    """Latency and what belongs to it, for each number of threads and rows a call, the first child's first."""
+    """Latency and what belongs to it, for each condition, the first child's first."""
     return [
-        measurement for group in _by_conditions(replicates) for measurement in latencies(group, subject, target=target)
+        measurement for group in by_conditions(replicates) for measurement in latencies(group, subject, target=target)
     ]
 
 
@@ -71,14 +74,14 @@ def gather(
     measurements = [
         *artifact,
         *timed(mine, "artifact", target=target),
-        peak_memory(memory, candidate, target=target),
+        *footprint(memory, candidate, target=target),
     ]
     before, after = _by_name(original), _by_name(measurements)
     children: dict[str, Children] = {
         "peak_memory": (bytes_above_zero(memory, ORIGINAL), bytes_above_zero(memory, candidate))
     }
     comparisons: list[Comparison] = []
-    groups = _by_conditions(mine)
+    groups = by_conditions(mine)
     if groups:
         comparisons = [compare_latency(group) for group in groups]
         for name in _TIMED:
@@ -102,10 +105,29 @@ def gather(
     return evidence, measurements
 
 
-def _by_conditions(replicates: Iterable[LatencyReplicate]) -> list[list[LatencyReplicate]]:
-    groups: dict[tuple[int, int], list[LatencyReplicate]] = {}
+def alone(
+    *,
+    source: Source,
+    measurements: Iterable[Measurement],
+    scores: Mapping[str, Floats],
+    latency: Sequence[LatencyReplicate],
+    memory: Sequence[MemoryReplicate],
+) -> Evidence:
+    """What is known of a model that was measured without another beside it: it stands where an artifact would."""
+    groups = by_conditions(latency)
+    children: dict[str, Children] = {"peak_memory": ((), bytes_above_zero(memory, ORIGINAL))}
+    for name in _TIMED if groups else ():
+        children[name] = ((), per_child(name, groups[0], "original"))
+    return Evidence(
+        source=source, original={}, artifact=_by_name(measurements), children=children, artifact_scores=scores
+    )
+
+
+def by_conditions(replicates: Iterable[LatencyReplicate]) -> list[list[LatencyReplicate]]:
+    """The children of each condition, the first child's first."""
+    groups: dict[tuple[int, int, str | None], list[LatencyReplicate]] = {}
     for replicate in replicates:
-        groups.setdefault((replicate.threads, replicate.batch), []).append(replicate)
+        groups.setdefault((replicate.threads, replicate.batch, replicate.case), []).append(replicate)
     return list(groups.values())
 
 

@@ -1,36 +1,61 @@
-"""Peak memory of a model: what its child used beyond a child with the smallest model there is."""
+"""Memory of a model: what its child used beyond a child with the smallest model there is."""
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 from app.domain.measurement import Measurement, absent
 from workers.evaluation.bounds import TWO_SIDED_95, replicate_interval
 from workers.evaluation.replicate import ZERO, MemoryReplicate
 
-_NAME = "peak_memory"
 
+def bytes_above_zero(replicates: Sequence[MemoryReplicate], subject: str, field: str = "peak_bytes") -> list[float]:
+    """Each child's bytes less the median of the zero children; below 0 is scatter and counts as 0.
 
-def bytes_above_zero(replicates: Sequence[MemoryReplicate], subject: str) -> list[float]:
-    """Each child's peak less the median of the zero children; below 0 is scatter and counts as 0."""
-    zeros = [replicate.peak_bytes for replicate in replicates if replicate.subject == ZERO]
+    `field` is one of those of `MemoryReplicate` that hold bytes; empty where no zero or no child has it.
+    """
+    zeros = _values(replicates, ZERO, field)
     if not zeros:
         return []
     zero = statistics.median(zeros)
-    return [max(replicate.peak_bytes - zero, 0.0) for replicate in replicates if replicate.subject == subject]
+    return [max(value - zero, 0.0) for value in _values(replicates, subject, field)]
 
 
-def peak_memory(replicates: Sequence[MemoryReplicate], subject: str, *, target: str | None = None) -> Measurement:
-    """The measurement in bytes; the interval is across children, null where there was one."""
-    found = bytes_above_zero(replicates, subject)
+def footprint(replicates: Sequence[MemoryReplicate], subject: str, *, target: str | None = None) -> list[Measurement]:
+    """`peak_memory` and `steady_memory` in bytes; intervals are across children, null where there was one.
+
+    What a model holds once it is loaded (weights, and what the runtime made of them) and what its calls add to that
+    (the arena of activations) are told apart in the conditions of the steady one.
+    """
+    stated = {"target": target} if target else {}
+    loaded, steady = (bytes_above_zero(replicates, subject, field) for field in ("loaded_bytes", "steady_bytes"))
+    parts: dict[str, Any] = {}
+    if loaded and len(loaded) == len(steady):
+        parts["loaded_bytes"] = statistics.median(loaded)
+        parts["added_by_calls"] = statistics.median(
+            max(after - before, 0.0) for before, after in zip(loaded, steady, strict=True)
+        )
+    return [
+        _measured("peak_memory", bytes_above_zero(replicates, subject), stated),
+        _measured("steady_memory", steady, stated | parts),
+    ]
+
+
+def _values(replicates: Sequence[MemoryReplicate], subject: str, field: str) -> list[float]:
+    found = [getattr(replicate, field) for replicate in replicates if replicate.subject == subject]
+    return [float(value) for value in found if value is not None]
+
+
+def _measured(name: str, found: Sequence[float], conditions: dict[str, Any]) -> Measurement:
     if not found:
-        return absent(_NAME, "no child of its own measured it")
+        return absent(name, "no child of its own measured it")
     across = replicate_interval(found, TWO_SIDED_95)
     return Measurement(
-        name=_NAME,
+        name=name,
         value=statistics.median(found),
         unit="bytes",
         better="lower",
         ci95=None if across is None else (across.lower, across.upper),
         count=len(found),
-        conditions={"children": len(found), **({"target": target} if target else {})},
+        conditions={"children": len(found), **conditions},
     )

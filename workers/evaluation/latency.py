@@ -19,6 +19,8 @@ UNSTABLE_SPREAD = 1.06
 """Children whose medians differ by more than this factor (3 % to either side) have no one latency."""
 
 _QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
+_SINGLE = ("load_time", "first_run")
+"""What happens once in a process."""
 
 PerChild = Callable[[LatencyReplicate], float]
 
@@ -26,10 +28,10 @@ PerChild = Callable[[LatencyReplicate], float]
 def latencies(
     replicates: Sequence[LatencyReplicate], subject: Subject, *, target: str | None = None
 ) -> list[Measurement]:
-    """Everything that the children say of one model at one number of threads and rows a call.
+    """Everything that the children say of one model under one condition: threads, rows a call, case.
 
-    Of the original only those samples count that took turns with the candidate's. `target` is the id of the
-    hardware fingerprint.
+    Of the original only those samples count that took turns with the candidate's, if there is one. `target` is the id
+    of the hardware fingerprint.
     """
     conditions = _conditions(replicates, subject, target)
     flags = flags_of(replicates)
@@ -41,10 +43,13 @@ def latencies(
         _measured(name, per_child(name, replicates, subject), _count(replicates, subject), conditions, flags)
         for name in ("latency_mean", "throughput")
     ]
-    # Loading is no series of calls: only other work on the machine speaks against it.
+    # No series of calls: only other work on the machine speaks against them.
     disturbed = tuple(flag for flag in flags if flag == "contended")
-    loads = per_child("load_time", replicates, subject)
-    found.append(_measured("load_time", loads, len(loads), conditions, disturbed))
+    for name in _SINGLE:
+        once = per_child(name, replicates, subject)
+        found.append(_measured(name, once, len(once), conditions, disturbed))
+    spent = per_child("cpu_per_inference", replicates, subject)
+    found.append(_measured("cpu_per_inference", spent, _count(replicates, subject), conditions, disturbed))
     return [*found, _energy(replicates, subject, conditions)]
 
 
@@ -56,7 +61,10 @@ def per_child(name: str, replicates: Iterable[LatencyReplicate], subject: Subjec
 
 def samples_of(replicate: LatencyReplicate, subject: Subject) -> list[float]:
     """All samples of a model in one child, in ms."""
-    blocks = replicate.against.first if subject == "original" else replicate.against.second
+    if subject == "artifact":
+        blocks = replicate.against.second if replicate.against is not None else []
+    else:
+        blocks = (replicate.against or replicate.same).first
     return [sample for block in blocks for sample in block]
 
 
@@ -72,6 +80,8 @@ def _readings(subject: Subject) -> Mapping[str, PerChild]:
         "latency_mean": mean,
         "throughput": lambda replicate: 1000 * replicate.batch / mean(replicate),
         "load_time": lambda replicate: replicate.load_ms[subject],
+        "first_run": lambda replicate: replicate.first_ms[subject],
+        "cpu_per_inference": lambda replicate: replicate.cpu_seconds[subject] / replicate.batch,
     }
 
 
@@ -137,6 +147,7 @@ def _conditions(replicates: Sequence[LatencyReplicate], subject: Subject, target
         **first.conditions[subject],
         "threads": first.threads,
         "batch": first.batch,
+        **({"case": first.case} if first.case is not None else {}),
         "rows": first.rows,
         "children": len(replicates),
         **({"target": target} if target else {}),

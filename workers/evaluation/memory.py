@@ -19,13 +19,25 @@ def peak_bytes(status: Path = _STATUS) -> int:
 
     Raises StepError `memory_not_measurable` where the platform does not tell.
     """
+    return _read("VmHWM", status)
+
+
+def present_bytes(status: Path = _STATUS) -> int:
+    """This process's resident memory at this moment (VmRSS, proc(5)).
+
+    Raises StepError `memory_not_measurable` where the platform does not tell.
+    """
+    return _read("VmRSS", status)
+
+
+def _read(field: str, status: Path) -> int:
     try:
-        found = re.search(r"^VmHWM:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)
+        found = re.search(rf"^{field}:\s+(\d+) kB$", status.read_text(encoding="ascii"), re.MULTILINE)
     except OSError:
         found = None
     if found is None:
         raise StepError(
-            "This platform does not tell a process's peak memory (no VmHWM in /proc/self/status).",
+            f"This platform does not tell a process's memory (no {field} in /proc/self/status).",
             code="memory_not_measurable",
         )
     return int(found.group(1)) * 1024

@@ -36,11 +36,13 @@ class Warmth(_Part):
 
 
 class LatencyReplicate(_Part):
-    """The result of one measuring child: the original, a second session of it, and a candidate."""
+    """The result of one measuring child: the original, a second session of it, and a candidate if there is one."""
 
     kind: Literal["latency"] = "latency"
-    candidate: str
-    """The candidate's id."""
+    candidate: str = ORIGINAL
+    """The candidate's id; `original` where the original was timed alone."""
+    case: str | None = None
+    """Which of the job's cases the feeds have the shapes of; None for those of the data."""
     replicate: int
     """Which child this was, from 1."""
     threads: int
@@ -50,11 +52,17 @@ class LatencyReplicate(_Part):
     """Different rows that the calls cycled through."""
     load_ms: dict[Subject, float]
     """Loading each model in this process, its file in the page cache."""
+    first_ms: dict[Subject, float] = Field(default_factory=dict)
+    """The first call of each session."""
     warm_up: dict[Subject, Warmth]
     same: Pair
     """The original (first) against a second session of itself."""
-    against: Pair
+    against: Pair | None = None
     """The original (first) against the candidate (second)."""
+    cpu_seconds: dict[Subject, float] = Field(default_factory=dict)
+    """Processor time of all of the process's threads, a call."""
+    repeated: int = 0
+    """Rounds that were disturbed and timed again."""
     energy_joules: dict[Subject, float] | None = None
     """Joules a call of all packages, idle parts included; null where no counter can be read."""
     context: Context
@@ -72,6 +80,10 @@ class MemoryReplicate(_Part):
     """`zero` for the one-node model, `original`, or a candidate's id."""
     peak_bytes: int
     """High-water mark of the whole process."""
+    loaded_bytes: int | None = None
+    """What the process held once the model was loaded."""
+    steady_bytes: int | None = None
+    """What it held after the last call."""
     calls: int
 
 

@@ -11,6 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from workers.evaluation.statistics.series import median_bounds
 
 Call = Callable[[int], object]
 """Runs the model on the feed of that index; the caller cycles through its feeds."""
@@ -30,6 +35,8 @@ _LEAST_CALLS = 3
 _MOST_SAMPLES = 2_000  # of one session in one comparison: 20 beyond the p99
 
 _OVERTIME = 1.5  # what a disturbed series may take of what was planned
+_TWO_SIDED_95 = 0.975
+_LEAST_SAMPLES = 140  # from so many on, the interval of a series holds what it promises
 
 _STEADY = 0.02  # three windows in a row this close have stopped drifting
 _WINDOW_MS = 5.0
@@ -60,12 +67,38 @@ class Plan:
     seconds: float = math.inf
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Blocks:
-    """Samples in ms of two sessions, one list a block; blocks of the same round stand at the same place."""
+    """Samples in ms of two sessions, one list a block; blocks of the same round stand at the same place.
+
+    `repeated` counts the rounds that something disturbed and that were timed again.
+    """
 
     first: list[list[float]]
     second: list[list[float]]
+    repeated: int = 0
+
+
+class Window(Protocol):
+    """What is told around the counted calls of each block, with 0 or 1 for the session."""
+
+    def begin(self, session: int) -> None: ...
+
+    def end(self, session: int, calls: int) -> bool:
+        """Whether the block can be trusted."""
+        ...
+
+
+class _Unwatched:
+    """A window that sees nothing."""
+
+    def begin(self, session: int) -> None: ...
+
+    def end(self, session: int, calls: int) -> bool:
+        return True
+
+
+_UNWATCHED = _Unwatched()
 
 
 def warm_up(call: Call, *, seconds: float, clock: Clock = time.perf_counter_ns) -> WarmUp:
@@ -119,33 +152,65 @@ def alternate(
     *,
     second_leads: bool = False,
     clock: Clock = time.perf_counter_ns,
-    around: Callable[[int], None] = lambda session: None,
+    window: Window = _UNWATCHED,
+    width: float = 0.0,
 ) -> Blocks:
     """Time two sessions in alternating blocks, the order reversed each round.
 
-    In a round both get the same feeds. `second_leads` says who begins the first round. `around` is
-    called before and after each block's counted calls with 0 or 1 for the session.
+    In a round both get the same feeds. `second_leads` says who begins the first round. Rounds that `window` does not
+    trust are timed again while time lasts, and taken all the same where it would not suffice. Ends early, after as
+    many rounds of either order, once the 95 % intervals of both medians are narrower than this share of them.
     """
-    blocks = Blocks([], [])
-    sessions = ((0, first, blocks.first), (1, second, blocks.second))
+    blocks, doubtful = Blocks([], []), Blocks([], [])
+    sessions = ((0, first), (1, second))
     begun = clock()
-    for number in range(plan.rounds):
-        if number and number % 2 == 0 and (clock() - begun) / 1e9 > plan.seconds:
+    done = 0
+    while len(blocks.first) < plan.rounds and done < 2 * plan.rounds:
+        if done and done % 2 == 0 and (clock() - begun) / 1e9 > plan.seconds:
             break
-        order = reversed(sessions) if (number % 2 == 0) == second_leads else sessions
-        for session, call, samples in order:
-            feed = number * plan.calls
+        order = reversed(sessions) if (done % 2 == 0) == second_leads else sessions
+        trusted = True
+        found: dict[int, list[float]] = {}
+        for session, call in order:
+            feed = done * plan.calls
             for lead in range(_LEAD_IN):
                 call(feed + lead)
-            around(session)
+            window.begin(session)
             block = []
             for index in range(feed, feed + plan.calls):
                 started = clock()
                 call(index)
                 block.append(clock() - started)
-            around(session)
-            samples.append([round(taken / 1e6, 6) for taken in block])
+            trusted &= window.end(session, plan.calls)
+            found[session] = [round(taken / 1e6, 6) for taken in block]
+        taken_up = blocks if trusted else doubtful
+        taken_up.first.append(found[0])
+        taken_up.second.append(found[1])
+        done += 1
+        if width and _is_power_of_two(len(blocks.first)) and trusted and _narrow(blocks, width):
+            break
+    blocks.repeated = len(doubtful.first)
+    if len(blocks.first) < len(doubtful.first):
+        blocks.first += doubtful.first
+        blocks.second += doubtful.second
+        blocks.repeated = 0
     return blocks
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number > 1 and number & (number - 1) == 0
+
+
+def _narrow(blocks: Blocks, width: float) -> bool:
+    """Whether both medians are known that well."""
+    for side in (blocks.first, blocks.second):
+        samples = np.array([sample for block in side for sample in block])
+        if len(samples) < _LEAST_SAMPLES:
+            return False
+        lower, upper = median_bounds(samples, _TWO_SIDED_95)
+        if upper - lower > width * float(np.median(samples)):
+            return False
+    return True
 
 
 @contextmanager

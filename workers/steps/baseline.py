@@ -53,11 +53,12 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     """
     progress(0.0, "loading the model")
     model = scratch / request.model
-    session = load(model)
+    options = request.session_options
+    session = load(model, session_options=options)
     rows = rows_of(request, scratch, session)
     batch = request.spec.measure.batch[0]
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
-        session = load(model, threads=threads)
+        session = load(model, threads=threads, session_options=options)
     kept = run_over(session, rows, folder / OUTPUTS, lambda share, text: progress(0.9 * share, text), batch=batch)
     metrics = _metrics(request, rows)
     labels = _labels(metrics, rows, kept)

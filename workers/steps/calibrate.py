@@ -29,7 +29,7 @@ def run(request: CalibrateRequest, scratch: Path, folder: Path, progress: Progre
 
     Raises StepError `calibration_missing`, or as `workers.quantization.calibration.collect.collect` does.
     """
-    recipe = request.spec.recipe
+    recipe = request.spec.made_with
     if not needs_calibration(recipe):
         return CalibrateResult(tensors=0)
     if "calibration" not in request.datasets:

@@ -71,7 +71,7 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
     baseline = read_result(BaselineResult, scratch, request.baseline)
     model = scratch / request.model
     features = frozenset(request.fingerprint.get("features", ()))
-    recipe = resolve(request.spec.recipe, features)
+    recipe = resolve(request.spec.made_with, features)
     name = request.candidate or _id_of(model, recipe)
     home = folder / name / "model"
     home.mkdir(parents=True, exist_ok=True)

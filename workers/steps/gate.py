@@ -9,9 +9,9 @@ from app.domain.job import Gate
 from app.domain.measurement import Measurement
 from workers.evaluation.accuracy import read_scores
 from workers.evaluation.comparison import Comparison
-from workers.evaluation.conclusion import conclude
-from workers.evaluation.evidence import Evidence, gather, timed
-from workers.evaluation.footprint import peak_memory
+from workers.evaluation.conclusion import conclude, describe
+from workers.evaluation.evidence import Evidence, alone, gather, timed
+from workers.evaluation.footprint import footprint
 from workers.evaluation.gate import Verdict, judge_goal
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, MemoryReplicate
 from workers.evaluation.selection import choose, pareto
@@ -52,17 +52,22 @@ class GateResult(BaseModel):
 
 
 def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -> GateResult:
-    """Combine all replicates, choose, and judge the chosen candidate."""
+    """Combine all replicates, choose, and judge the chosen candidate; or the model itself, where there is none."""
     baseline = read_result(BaselineResult, scratch, request.baseline)
-    made = read_result(CandidatesResult, scratch, request.candidates)
     latency, memory = _replicates(request, scratch)
     target = request.fingerprint.get("id")
     original = [
         *baseline.measurements,
         *timed(latency, "original", target=target),
-        peak_memory(memory, ORIGINAL, target=target),
+        *footprint(memory, ORIGINAL, target=target),
     ]
     original_scores = read_scores(scratch / request.baseline)
+    if request.spec.kind == "evaluate":
+        evidence_of_it = alone(
+            source=baseline.source, measurements=original, scores=original_scores, latency=latency, memory=memory
+        )
+        return _evaluated(request, original, evidence_of_it, _disturbances(latency))
+    made = read_result(CandidatesResult, scratch, request.candidates)
     evidence: dict[str, Evidence] = {}
     measurements: dict[str, list[Measurement]] = {}
     for number, candidate in enumerate(made.candidates):
@@ -112,6 +117,21 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         verdicts=verdicts,
         conclusion=conclusion,
         notes=_disturbances(latency),
+    )
+
+
+def _evaluated(
+    request: GateRequest, measurements: list[Measurement], evidence: Evidence, notes: tuple[str, ...]
+) -> GateResult:
+    gate, verdicts = judge_goal(request.spec.goal, evidence)
+    return GateResult(
+        baseline=tuple(measurements),
+        candidates=(),
+        chosen=None,
+        gate=gate,
+        verdicts=verdicts,
+        conclusion=describe(evidence, gate=gate, verdicts=verdicts, fingerprint=request.fingerprint),
+        notes=notes,
     )
 
 

@@ -1,10 +1,9 @@
-"""One fresh child's timings: the original against itself, then against a candidate.
+"""One fresh child's timings: the original against itself, then against a candidate if there is one.
 
 The parent starts several such children. Nothing here imports more than it measures with.
 """
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from pydantic import Field
@@ -12,12 +11,12 @@ from pydantic import Field
 from workers.evaluation.contention import Witness
 from workers.evaluation.energy import EnergyCounter
 from workers.evaluation.memory import one_node_model
-from workers.evaluation.replicate import LatencyReplicate, Pair, Subject, Warmth
+from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
 from workers.runtimes.session import Array, Session, load
 from workers.steps.feeds import first_feeds
-from workers.steps.requests import JobRequest, ModelFile, Progress
-from workers.steps.rows import rows_of
+from workers.steps.requests import JobRequest, ModelFile, Progress, RowSource
+from workers.steps.rows import Rows, rows_from, rows_of
 
 _STOP_SPINNING = {"session.force_spinning_stop": "1"}
 """Threads of a session end their busy wait when its last call returns. Measured at 2 threads on 2 cores
@@ -25,25 +24,28 @@ _STOP_SPINNING = {"session.force_spinning_stop": "1"}
 alternate between two sessions from 17.4 to 11.8 ms, where one alone takes 9.7."""
 
 _SAME_SHARE = 0.4
-"""Of the time, for the original against itself."""
+"""Of the time, for the original against itself where there is a candidate."""
 _WARM_UP_SHARE = 0.3
-"""Of the time, at most, for each of three warm-ups, and besides it."""
+"""Of the time, at most, for each of the warm-ups, and besides it."""
 
 
 class MeasureLatencyRequest(JobRequest):
-    """Time the original and a candidate in this process."""
+    """Time the original, and a candidate beside it, in this process."""
 
     baseline: ModelFile
-    candidate: ModelFile
-    candidate_id: str
+    candidate: ModelFile | None = None
+    """None where the original is timed alone."""
+    candidate_id: str = ORIGINAL
     replicate: int = Field(default=1, ge=1)
     """Which child this is; even ones take the candidate first."""
+    case: str | None = None
+    """The case of `measure.cases` whose shapes the feeds have; None: those of the data."""
     threads: int | None = Field(default=None, ge=1, le=256)
     """Left out: the first that the job asks for."""
     batch: int | None = Field(default=None, ge=1, le=4096)
     """Left out: the first that the job asks for."""
     seconds: float = Field(default=2.0, gt=0)
-    """About how long blocks are timed. A model whose blocks take longer is given one round."""
+    """About how long blocks are timed, at most. A model whose blocks take longer is given one round."""
 
 
 def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: Progress) -> LatencyReplicate:
@@ -53,65 +55,81 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
     """
     begun = time.monotonic()
     threads = request.threads or request.spec.measure.threads[0]
-    original, candidate, load_ms = _load(request, scratch, folder, threads)
+    sessions, load_ms = _load(request, scratch, folder, threads)
+    original = sessions["original"]
     again = _open(request.baseline, scratch, threads)
-    rows = rows_of(request, scratch, original)
-    batch = rows.size(request.batch or request.spec.measure.batch[0])
+    rows = _rows(request, scratch, original)
+    batch = rows.size(_rows_a_call(request))
     feeds = first_feeds(rows, batch)
-    first, second = _calls(original, feeds), _calls(again, feeds)
-    # The same rows with the candidate's own types: its inputs may be in half precision.
-    other = _calls(candidate, first_feeds(rows_of(request, scratch, candidate), batch))
+    # The same rows with each model's own types: a candidate's inputs may be in half precision.
+    calls: dict[Subject, Call] = {"original": _calls(original, feeds)}
+    if "artifact" in sessions:
+        candidate = sessions["artifact"]
+        calls["artifact"] = _calls(candidate, first_feeds(_rows(request, scratch, candidate), batch))
+    second = _calls(again, feeds)
 
+    width, most = request.spec.measure.width, request.seconds * _WARM_UP_SHARE
     with no_garbage_collection():
         witness = Witness(threads)
         progress(0.1, "warming up")
-        most = request.seconds * _WARM_UP_SHARE
-        warm, warm_again, warm_other = (warm_up(call, seconds=most) for call in (first, second, other))
+        first_ms = {subject: _first(call) for subject, call in calls.items()}
+        warm = {subject: warm_up(call, seconds=most) for subject, call in calls.items()}
+        warm_again = warm_up(second, seconds=most)
         candidate_leads = request.replicate % 2 == 0
 
         progress(0.3, "timing the original against itself")
-        plan = plan_blocks(warm.call_ms, warm_again.call_ms, request.seconds * _SAME_SHARE)
-        same = alternate(first, second, plan, second_leads=candidate_leads)
-        witness.check_clock()
-
-        progress(0.6, "timing the original against the candidate")
-        plan = plan_blocks(warm.call_ms, warm_other.call_ms, request.seconds * (1 - _SAME_SHARE))
+        share = _SAME_SHARE if "artifact" in calls else 1.0
         meter = _Meter(EnergyCounter())
-        against = alternate(first, other, plan, second_leads=candidate_leads, around=meter.around)
+        plan = plan_blocks(warm["original"].call_ms, warm_again.call_ms, request.seconds * share)
+        same = alternate(calls["original"], second, plan, second_leads=candidate_leads, window=meter, width=width)
+        witness.check_clock()
+        against: Blocks | None = None
+        if "artifact" in calls:
+            progress(0.6, "timing the original against the candidate")
+            meter = _Meter(EnergyCounter())
+            plan = plan_blocks(warm["original"].call_ms, warm["artifact"].call_ms, request.seconds * (1 - share))
+            against = alternate(
+                calls["original"], calls["artifact"], plan, second_leads=candidate_leads, window=meter, width=width
+            )
         context = witness.context()
 
+    subjects: tuple[Subject, ...] = tuple(calls)
     return LatencyReplicate(
         candidate=request.candidate_id,
+        case=request.case,
         replicate=request.replicate,
         threads=threads,
         batch=batch,
         rows=min(len(feeds) * batch, rows.count),
         load_ms=load_ms,
-        warm_up={"original": _warmth(warm), "artifact": _warmth(warm_other)},
+        first_ms=first_ms,
+        warm_up={subject: _warmth(warm[subject]) for subject in subjects},
         same=_pair(same),
-        against=_pair(against),
-        energy_joules=meter.joules_a_call(len(against.first) * plan.calls),
+        against=None if against is None else _pair(against),
+        cpu_seconds=meter.cpu_seconds(subjects),
+        energy_joules=meter.joules(subjects),
+        repeated=same.repeated + (against.repeated if against is not None else 0),
         context=context,
-        conditions={"original": original.conditions, "artifact": candidate.conditions},
+        conditions={subject: sessions[subject].conditions for subject in subjects},
         seconds=round(time.monotonic() - begun, 3),
     )
 
 
 def _load(
     request: MeasureLatencyRequest, scratch: Path, folder: Path, threads: int
-) -> tuple[Session, Session, dict[Subject, float]]:
-    """Load both models, in turn first, after the runtime itself has been woken by the smallest model."""
+) -> tuple[dict[Subject, Session], dict[Subject, float]]:
+    """Load the models, in turn first, after the runtime itself has been woken by the smallest model."""
     zero = folder / "zero.onnx"
     zero.write_bytes(one_node_model())
     _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads)
     zero.unlink()
-    if request.replicate % 2:
-        original = _open(request.baseline, scratch, threads)
-        candidate = _open(request.candidate, scratch, threads)
-    else:
-        candidate = _open(request.candidate, scratch, threads)
-        original = _open(request.baseline, scratch, threads)
-    return original, candidate, {"original": round(original.load_ms, 6), "artifact": round(candidate.load_ms, 6)}
+    files: list[tuple[Subject, ModelFile]] = [("original", request.baseline)]
+    if request.candidate is not None:
+        files.append(("artifact", request.candidate))
+    sessions: dict[Subject, Session] = {}
+    for subject, file in files if request.replicate % 2 else reversed(files):
+        sessions[subject] = _open(file, scratch, threads)
+    return sessions, {subject: round(session.load_ms, 6) for subject, session in sessions.items()}
 
 
 def _open(model: ModelFile, scratch: Path, threads: int) -> Session:
@@ -120,30 +138,65 @@ def _open(model: ModelFile, scratch: Path, threads: int) -> Session:
     return load(scratch / model.path, threads=threads, session_options=options)
 
 
+def _rows(request: MeasureLatencyRequest, scratch: Path, session: Session) -> Rows:
+    if request.case is None:
+        return rows_of(request, scratch, session)
+    return rows_from(RowSource(shapes=request.spec.measure.cases[request.case]), scratch, session)
+
+
+def _rows_a_call(request: MeasureLatencyRequest) -> int:
+    if request.case is None:
+        return request.batch or request.spec.measure.batch[0]
+    return max((shape[0] for shape in request.spec.measure.cases[request.case].values() if shape), default=1)
+
+
 def _calls(session: Session, feeds: list[dict[str, Array]]) -> Call:
     count, run_once = len(feeds), session.run
     return lambda index: run_once(feeds[index % count])
 
 
+def _first(call: Call) -> float:
+    started = time.perf_counter_ns()
+    call(0)
+    return round((time.perf_counter_ns() - started) / 1e6, 6)
+
+
 class _Meter:
-    """Adds up the energy of each session's blocks, where there is a counter."""
+    """Adds up the processor time and the energy of each session's blocks, as far as there are counters."""
 
     def __init__(self, counter: EnergyCounter) -> None:
         self._counter = counter
         self._joules = [0.0, 0.0]
-        self._inside = False
-        self.around: Callable[[int], None] = self._read if counter.readable else lambda session: None
+        self._processor_ns = [0, 0]
+        self._calls = [0, 0]
+        self._begun = 0
 
-    def _read(self, session: int) -> None:
-        used = self._counter.since_last()
-        if self._inside:
-            self._joules[session] += used
-        self._inside = not self._inside
+    def begin(self, session: int) -> None:
+        if self._counter.readable:
+            self._counter.since_last()
+        self._begun = time.process_time_ns()
 
-    def joules_a_call(self, calls: int) -> dict[Subject, float] | None:
+    def end(self, session: int, calls: int) -> bool:
+        self._processor_ns[session] += time.process_time_ns() - self._begun
+        if self._counter.readable:
+            self._joules[session] += self._counter.since_last()
+        self._calls[session] += calls
+        return True
+
+    def cpu_seconds(self, subjects: tuple[Subject, ...]) -> dict[Subject, float]:
+        """Seconds a call."""
+        return {
+            subject: used / 1e9 / count
+            for subject, used, count in zip(subjects, self._processor_ns, self._calls, strict=False)
+        }
+
+    def joules(self, subjects: tuple[Subject, ...]) -> dict[Subject, float] | None:
+        """Joules a call; None without a counter."""
         if not self._counter.readable:
             return None
-        return {"original": self._joules[0] / calls, "artifact": self._joules[1] / calls}
+        return {
+            subject: used / count for subject, used, count in zip(subjects, self._joules, self._calls, strict=False)
+        }
 
 
 def _pair(blocks: Blocks) -> Pair:

@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import Field
 
 from app.domain.job import JobSpec, Role
-from workers.evaluation.memory import CALLS, one_node_model, peak_bytes
+from workers.evaluation.memory import CALLS, one_node_model, peak_bytes, present_bytes
 from workers.evaluation.replicate import ZERO, MemoryReplicate
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import load
@@ -26,7 +26,7 @@ class MeasureMemoryRequest(StepRequest):
 
 
 def run(request: MeasureMemoryRequest, scratch: Path, folder: Path, progress: Progress) -> MemoryReplicate:
-    """Run the model three times and read the high-water mark of the process.
+    """Run the model three times and read what the process holds, and the most it ever held.
 
     Raises StepError `model_does_not_load`, `model_does_not_run` or `memory_not_measurable`.
     """
@@ -40,11 +40,18 @@ def run(request: MeasureMemoryRequest, scratch: Path, folder: Path, progress: Pr
     else:
         model, source = request.model, RowSource(dataset=dataset, shapes=measure.shapes)
     session = load(scratch / model.path, threads=measure.threads[0], session_options=model.session_options)
+    loaded = present_bytes()
     [feed] = first_feeds(rows_from(source, scratch, session), measure.batch[0], most=1)
     for call in range(CALLS):
         progress(call / CALLS, "running")
         session.run(feed)
-    return MemoryReplicate(subject=request.subject, peak_bytes=peak_bytes(), calls=CALLS)
+    return MemoryReplicate(
+        subject=request.subject,
+        peak_bytes=peak_bytes(),
+        loaded_bytes=loaded,
+        steady_bytes=present_bytes(),
+        calls=CALLS,
+    )
 
 
 def _read_first_row(dataset: DatasetFile | None, scratch: Path) -> None:

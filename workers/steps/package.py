@@ -38,9 +38,13 @@ class PackageResult(BaseModel):
 
 
 def run(request: PackageRequest, scratch: Path, folder: Path, progress: Progress) -> PackageResult:
-    """Copy or pack the artifacts, and write `manifest.json` and `report.json`."""
-    made = read_result(CandidatesResult, scratch, request.candidates)
+    """Copy or pack the artifacts, and write `manifest.json` and `report.json`; of an evaluation the report alone."""
     judged = _document(scratch, request.gate)
+    if request.spec.kind == "evaluate":
+        progress(0.5, "writing the report")
+        _write(folder / REPORT, _report(request, scratch, CandidatesResult(candidates=()), judged, []))
+        return PackageResult(artifacts=())
+    made = read_result(CandidatesResult, scratch, request.candidates)
     chosen = _shown(made, judged)
     artifacts = []
     for index, candidate in enumerate(made.candidates):
@@ -147,7 +151,8 @@ def _report(
     judged: dict[str, Any],
     artifacts: list[PackagedArtifact],
 ) -> dict[str, Any]:
-    found = {name: _document(scratch, getattr(request, name)) for name in ("inspect", "baseline", "calibrate")}
+    found = {name: _document(scratch, getattr(request, name)) for name in ("inspect", "baseline")}
+    found["calibrate"] = _document(scratch, request.calibrate) if made.candidates else {}
     by_id = {entry.get("id"): entry for entry in judged.get("candidates", [])}
     notes = [note for document in (*found.values(), judged) for note in document.get("notes", [])]
     notes += [note for candidate in made.candidates for note in candidate.notes]

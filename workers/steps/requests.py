@@ -68,6 +68,8 @@ class JobRequest(StepRequest):
     """The job's specification with every default filled in."""
     model: ScratchPath
     """The model's `.onnx` file; its external data lie beside it."""
+    session_options: dict[str, str] = Field(default_factory=dict)
+    """What the model's session requires: those of an artifact that is evaluated."""
     datasets: dict[Role, DatasetFile] = Field(default_factory=dict)
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """The hardware fingerprint of the worker."""

@@ -19,7 +19,7 @@ def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
     How ranges are found afterwards is no part of it, but for whether it takes histograms: every method reads the same
     observations.
     """
-    recipe, rows = job.spec.recipe, job.datasets.get("calibration")
+    recipe, rows = job.spec.made_with, job.datasets.get("calibration")
     if not needs_calibration(recipe) or rows is None:
         return None
     # Of a mixed recipe every part may decide which tensors are observed.

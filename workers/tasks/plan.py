@@ -45,47 +45,69 @@ def progress_at(stage: Stage, share: float, *, measuring: bool = False) -> float
     return round(begin + (end - begin) * min(max(share, 0.0), 1.0), 4)
 
 
-def measuring_steps(
-    original: dict[str, Any],
-    candidates: list[dict[str, Any]],
-    common: dict[str, Any],
-    *,
-    replicates: int,
-    seconds: float,
-    batches: Sequence[int] | None = None,
-) -> list[Step]:
-    """The measurements of a job, each for a child of its own.
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What a latency holds for: which candidate (None: the original alone), threads, rows a call, and case."""
 
-    Memory first (children for nothing at all, and for each model), then `replicates` children for latency of each
-    candidate beside the original, under each pair of threads and rows a call that the job asks for. `batches` are
-    the rows a call that the model takes of those.
-    """
-    measure = common["spec"]["measure"]
-    conditions = tuple(dict.fromkeys(product(measure["threads"], batches or measure["batch"])))
+    candidate: dict[str, Any] | None
+    threads: int
+    batch: int
+    case: str | None = None
+
+    @property
+    def subject(self) -> str:
+        """The candidate's id, or `original`."""
+        return str(self.candidate["id"]) if self.candidate is not None else "original"
+
+    @property
+    def key(self) -> str:
+        """A name of it that is good for a folder."""
+        return f"{self.subject}-{self.case or f'{self.threads}x{self.batch}'}"
+
+
+def memory_steps(
+    original: dict[str, Any], candidates: Sequence[dict[str, Any]], common: dict[str, Any], *, children: int
+) -> list[Step]:
+    """A child for each time that a model, or nothing at all, is loaded to see what memory it takes."""
     models = {"zero": None, "original": original, **{found["id"]: found for found in candidates}}
-    steps = [
+    return [
         Step("measure_memory", f"memory-{name}-{number}", "candidates", {**common, "subject": name, "model": model})
-        for number in range(1, min(replicates, MEMORY_CHILDREN) + 1)
+        for number in range(1, min(children, MEMORY_CHILDREN) + 1)
         for name, model in models.items()
     ]
-    steps += [
-        Step(
-            "measure_latency",
-            f"latency-{found['id']}-{threads}x{batch}-{replicate}",
-            "candidates",
-            {
-                **common,
-                "candidate_id": found["id"],
-                "replicate": replicate,
-                "baseline": original,
-                "candidate": found,
-                "threads": threads,
-                "batch": batch,
-                "seconds": seconds,
-            },
-        )
-        for replicate in range(1, replicates + 1)
-        for threads, batch in conditions
-        for found in candidates
-    ]
-    return steps
+
+
+def conditions(
+    candidates: Sequence[dict[str, Any]], measure: dict[str, Any], batches: Sequence[int] | None = None
+) -> list[Condition]:
+    """Each candidate, or the original alone, under each pair of threads and rows a call, and in each case.
+
+    `batches` are the rows a call that the model takes of those that are asked for.
+    """
+    timed: list[dict[str, Any] | None] = [*candidates] if candidates else [None]
+    pairs = dict.fromkeys(product(measure["threads"], batches or measure["batch"]))
+    found = [Condition(each, threads, batch) for threads, batch in pairs for each in timed]
+    cases = measure.get("cases", {})
+    return found + [Condition(each, measure["threads"][0], 1, case) for case in cases for each in timed]
+
+
+def latency_step(
+    condition: Condition, replicate: int, original: dict[str, Any], common: dict[str, Any], *, seconds: float
+) -> Step:
+    """One more fresh child for a condition."""
+    return Step(
+        "measure_latency",
+        f"latency-{condition.key}-{replicate}",
+        "candidates",
+        {
+            **common,
+            "candidate_id": condition.subject,
+            "replicate": replicate,
+            "baseline": original,
+            "candidate": condition.candidate,
+            "case": condition.case,
+            "threads": condition.threads,
+            "batch": condition.batch,
+            "seconds": seconds,
+        },
+    )

@@ -14,8 +14,9 @@ from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, 
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
 from workers.tasks.heartbeat import Heartbeat
+from workers.tasks.measuring import Measuring
 from workers.tasks.observations import observation_key
-from workers.tasks.plan import Step, measuring_steps, progress_at
+from workers.tasks.plan import Step, progress_at
 from workers.tasks.station import Station
 
 log = logging.getLogger(__name__)
@@ -112,18 +113,14 @@ class JobRun:
         with self._crew() as crew:
             for name in ("inspect", "baseline"):
                 self._step(crew, Step(name, name, name, self._request()))
-            self._calibrate(crew)
-            self._step(crew, Step("candidates", "candidates", "candidates", self._request()))
-            # While others measure, this child waits for its next step and takes no processor.
-            measured = self._measure()
+            if self._job.spec.kind == "optimize":
+                self._calibrate(crew)
+                self._step(crew, Step("candidates", "candidates", "candidates", self._request()))
+            measured = self._measure(crew)
             request = self._request() | {"measurements": measured}
             gate = self._step(crew, Step("gate", "gate", "gate", request))
             package = self._step(crew, Step("package", "package", "package", request | self._sources()))
-            manifest = self._keep("package", package["manifest"])
-            artifacts = [
-                MadeArtifact(made["candidate"], made["file_name"], self._keep("package", made["file"]), manifest)
-                for made in package["artifacts"]
-            ]
+            artifacts = self._made(package)
             report = self._keep("package", package["report"])
         return self._outcome(gate), gate.get("gate"), artifacts, report
 
@@ -193,32 +190,54 @@ class JobRun:
         self._finish(folder, result, time.monotonic() - begun)
         return True
 
-    def _measure(self) -> list[str]:
-        """Measure in fresh children while no other worker of this machine does; returns their folders."""
+    def _made(self, package: dict[str, Any]) -> list[MadeArtifact]:
+        """The artifacts that were packaged, with the manifest that they share; none where nothing was made."""
+        if not package["artifacts"]:
+            return []
+        manifest = self._keep("package", package["manifest"])
+        return [
+            MadeArtifact(made["candidate"], made["file_name"], self._keep("package", made["file"]), manifest)
+            for made in package["artifacts"]
+        ]
+
+    def _measure(self, crew: Crew) -> list[str]:
+        """Measure in fresh children while no other worker of this machine does; returns their folders.
+
+        The child that waits meanwhile takes no processor.
+        """
         common = self._request()
-        options = {"path": common["model"], "session_options": {}}
+        original = {"path": common["model"], "session_options": common["session_options"]}
         candidates = [
             {
                 "id": found["id"],
                 "path": f"candidates/{found['file']}",
                 "session_options": found["session_options"],
             }
-            for found in self._results["candidates"]["candidates"]
+            for found in self._candidates()
         ]
-        steps = measuring_steps(
-            options,
+        measuring = Measuring(
+            original,
             candidates,
             common,
-            replicates=self._station.replicates,
-            seconds=self._station.measure_seconds,
             batches=self._results["baseline"].get("batches"),
+            replicates=self._station.replicates,
+            most_replicates=self._station.most_replicates,
+            seconds=self._station.measure_seconds,
+            fresh=self._in_fresh_child,
+            beside=lambda step: self._step(crew, step),
+            show=lambda share, text: self._show("candidates", share, text),
         )
         with self._machine_alone():
-            for number, step in enumerate(steps):
-                self._show("candidates", number / len(steps), f"measuring, {number + 1} of {len(steps)}")
-                with self._crew() as crew:
-                    self._step(crew, step)
-        return [step.folder for step in steps]
+            return measuring.run()
+
+    def _in_fresh_child(self, step: Step) -> dict[str, Any]:
+        with self._crew() as crew:
+            return self._step(crew, step)
+
+    def _candidates(self) -> list[dict[str, Any]]:
+        """What was made, as the step that made it tells; nothing where a job only measures."""
+        found: list[dict[str, Any]] = self._results.get("candidates", {}).get("candidates", [])
+        return found
 
     @contextmanager
     def _machine_alone(self) -> Iterator[None]:
@@ -300,6 +319,7 @@ class JobRun:
         return {
             "spec": self._job.spec.model_dump(mode="json"),
             "model": model,
+            "session_options": self._job.session_options,
             "datasets": {
                 role: {"path": f"inputs/{role}", "file_name": found.file_name, "preprocess": found.preprocess}
                 for role, found in self._job.datasets.items()
@@ -323,11 +343,11 @@ class JobRun:
 
     def _outcome(self, gate: dict[str, Any]) -> dict[str, Any]:
         """What the job's row says: the numbers, not the samples behind them."""
-        made = {found["id"]: found for found in self._results["candidates"]["candidates"]}
+        made = {found["id"]: found for found in self._candidates()}
         notes = [
             note
             for folder in ("inspect", "baseline", "calibrate", "candidates", "gate")
-            for note in self._results[folder].get("notes", [])
+            for note in self._results.get(folder, {}).get("notes", [])
         ]
         return {
             "baseline": {"measurements": gate["baseline"]},

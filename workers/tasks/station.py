@@ -24,8 +24,9 @@ PROBE_SECONDS = 60.0
 class Station:
     """A worker process at work.
 
-    `stopping` tells whether the worker was asked to stop; `replicates` and `measure_seconds` say in how
-    many fresh children a latency is measured, and for how long in each.
+    `stopping` tells whether the worker was asked to stop; `replicates` and `most_replicates` say in
+    how many fresh children a latency is measured, and in how many more where they disagree; `measure_seconds`
+    for how long in each.
     """
 
     worker_id: str
@@ -43,6 +44,7 @@ class Station:
     max_unpacked_bytes: int
     inspect_seconds: float
     replicates: int
+    most_replicates: int
     measure_seconds: float
 
     def child(self, scratch: Path, log_file: Path) -> SandboxChild:

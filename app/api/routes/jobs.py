@@ -11,7 +11,7 @@ from app.api.bodies import read_json
 from app.api.deps import Cursor, Limit, ServicesDep, WatcherDep
 from app.api.problems import PROBLEMS
 from app.api.schemas.documents import JobDocument, Page, Validation, job_document
-from app.domain.job import STAGES, JobSpec
+from app.domain.job import JobSpec
 from app.services.jobs import JobView, knows
 
 router = APIRouter(prefix="/jobs", responses=PROBLEMS)
@@ -49,7 +49,7 @@ async def validate_job(request: Request, services: ServicesDep) -> Response:
         {
             "valid": not errors,
             "spec": checked.spec.model_dump(mode="json") if checked.spec else None,
-            "steps": list(STAGES) if not errors else [],
+            "steps": list(checked.spec.stages) if checked.spec and not errors else [],
             "errors": errors,
             "doubts": checked.doubts,
         }

@@ -104,7 +104,7 @@ class JobDocument(BaseModel):
     """A job: its specification with every default filled in, where it stands, and what it found."""
 
     id: str
-    kind: Literal["optimize"]
+    kind: Literal["optimize", "evaluate"]
     name: str | None
     state: Literal["queued", "running", "cancelling", "succeeded", "failed", "cancelled"]
     gate: Literal["met", "missed", "undecided", "none"] | None
@@ -265,7 +265,7 @@ def job_document(view: JobView) -> dict[str, Any]:
         "queue_position": view.queue_position,
         "waiting_for": view.waiting_for,
         "target": job.target,
-        "model": job.model_id,
+        "model": job.spec.get("model", job.model_id),
         "spec": job.spec,
         "labels": job.spec.get("labels", {}),
         "baseline": outcome.get("baseline"),

@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session, aliased
 
 from app.db.clock import now_ms
 from app.db.tables import Artifact, Dataset, Job, JobDataset, JobStep, JobStepFile, Model
-from app.domain.job import JobState
+from app.domain.job import ENDED, JobState
 
 _SIGNS = select(Job.id, Job.version, Job.state).where(Job.id.in_(bindparam("job_ids", expanding=True)))
 _ARTIFACTS = select(func.aggregate_strings(Artifact.id, ",")).where(Artifact.job_id == Job.id).scalar_subquery()
@@ -101,6 +101,16 @@ def inspections_wait(session: Session) -> bool:
         )
         for table in (Model, Dataset)
     )
+
+
+def artifact_in_use(session: Session, artifact_ids: Select[tuple[str]]) -> tuple[str, str] | None:
+    """A job that has not ended and one of these artifacts, which it evaluates."""
+    evaluated = Job.spec["model"].as_string()
+    query = select(Job.id, evaluated).where(
+        Job.kind == "evaluate", Job.state.not_in(ENDED), evaluated.in_(artifact_ids)
+    )
+    found = session.execute(query.limit(1)).first()
+    return None if found is None else (found[0], found[1])
 
 
 def model_in_use(session: Session, model_id: str) -> str | None:

@@ -123,11 +123,20 @@ class Measure(TypedDict):
 
     batch: NotRequired[list[int]]
     """Rows a call; each is measured with each number of `threads`, and goals use the first."""
+    cases: NotRequired[dict[str, dict[str, list[int]]]]
+    """
+    Further shapes of inputs by a name of yours, such as `prefill` and `step` of a decoder: latency is measured at
+    each of them too, on made-up values, with the first of `threads`.
+    """
     runtime: NotRequired[Literal["onnxruntime", "auto"]]
+    seconds: NotRequired[float | None]
+    """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
     shapes: NotRequired[dict[str, list[int]]]
     """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
     threads: NotRequired[list[int]]
     """Intra-op threads; each is measured with each number of `batch`, and goals use the first."""
+    width: NotRequired[float]
+    """Latency is measured until the 95 % interval of its median is no wider than this share of it, or time is up."""
 
 
 class Measurement(TypedDict):
@@ -524,7 +533,7 @@ class Job(TypedDict):
     error: Failure | None
     gate: Literal["met", "missed", "undecided", "none"] | None
     id: str
-    kind: Literal["optimize"]
+    kind: Literal["optimize", "evaluate"]
     labels: dict[str, str]
     links: dict[str, str]
     message: str | None
@@ -641,8 +650,8 @@ class JobSpec(TypedDict):
     """Without a goal there is no gate."""
     if_no_worker: NotRequired[Literal["wait", "refuse"]]
     """What to do when no worker of the target is alive."""
-    kind: NotRequired[Literal["optimize"]]
-    """`optimize`: make an artifact and measure it against the original."""
+    kind: NotRequired[Literal["optimize", "evaluate"]]
+    """`optimize`: make an artifact and measure it against the original. `evaluate`: measure, and change nothing."""
     labels: NotRequired[dict[str, str]]
     """The caller's own marks; lists can be filtered by them."""
     limits: NotRequired[Limits]
@@ -653,11 +662,13 @@ class JobSpec(TypedDict):
     each a name, or an object that says which output it looks at. Of one name, goals use the first.
     """
     model: str
-    """The model to work on."""
+    """The model to work on; `evaluate` takes an artifact as well."""
     name: NotRequired[str | None]
     priority: NotRequired[int]
     """9 is served first."""
-    recipe: DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | Mixed
-    """The technique and its options."""
+    recipe: NotRequired[
+        DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | Mixed | None
+    ]
+    """The technique and its options; `evaluate` has none."""
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""

@@ -39,6 +39,8 @@ def latency_replicate(
         "batch": 1,
         "rows": 32,
         "load_ms": {"original": 20.0 + replicate, "artifact": 12.0 + replicate},
+        "first_ms": {"original": 3 * original, "artifact": 3 * artifact},
+        "cpu_seconds": {"original": original / 1000, "artifact": artifact / 1000},
         "warm_up": {name: Warmth(calls=30, seconds=0.1, settled=True) for name in ("original", "artifact")},
         "same": Pair(
             first=timings(original, (replicate, 1), **shape),

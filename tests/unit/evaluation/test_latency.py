@@ -7,8 +7,13 @@ import pytest
 
 from app.domain.measurement import UNITS, Measurement
 from tests.unit.evaluation.conftest import five_children, latency_replicate, memory_replicate
-from workers.evaluation.footprint import peak_memory
+from workers.evaluation.footprint import footprint
 from workers.evaluation.latency import latencies, samples_of
+from workers.evaluation.replicate import MemoryReplicate
+
+
+def peak_memory_of(replicates: list[MemoryReplicate], subject: str) -> Measurement:
+    return footprint(replicates, subject)[0]
 
 
 def by_name(measurements: list[Measurement]) -> dict[str, Measurement]:
@@ -103,22 +108,22 @@ def test_energy_is_absent_unless_counted() -> None:
 
 def test_peak_memory_is_what_exceeds_the_smallest_model() -> None:
     replicates = [memory_replicate("zero", 80_000_000), memory_replicate("original", 92_000_000)]
-    found = peak_memory(replicates, "original")
+    found = peak_memory_of(replicates, "original")
     assert found.value == 12_000_000
     assert found.ci95 is None
-    assert peak_memory(replicates, "cnd_a").method == "absent"
-    assert peak_memory(replicates[1:], "original").method == "absent"
+    assert peak_memory_of(replicates, "cnd_a").method == "absent"
+    assert peak_memory_of(replicates[1:], "original").method == "absent"
 
 
 def test_scatter_below_the_smallest_model_is_no_negative_memory() -> None:
-    found = peak_memory([memory_replicate("zero", 80_000_000), memory_replicate("cnd_a", 79_900_000)], "cnd_a")
+    found = peak_memory_of([memory_replicate("zero", 80_000_000), memory_replicate("cnd_a", 79_900_000)], "cnd_a")
     assert found.value == 0
 
 
 def test_several_memory_children_give_an_interval() -> None:
     replicates = [memory_replicate("zero", 80), memory_replicate("zero", 82), memory_replicate("zero", 81)]
     replicates += [memory_replicate("cnd_a", peak) for peak in (181, 184, 187)]
-    found = peak_memory(replicates, "cnd_a")
+    found = peak_memory_of(replicates, "cnd_a")
     assert found.value == 103
     assert found.ci95 is not None
     assert found.ci95[0] <= 100

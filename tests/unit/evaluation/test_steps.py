@@ -15,7 +15,7 @@ from workers.runtimes.session import load
 from workers.steps.feeds import first_feeds
 from workers.steps.requests import DatasetFile
 from workers.steps.rows import DatasetRows, SyntheticRows
-from workers.tasks.plan import measuring_steps
+from workers.tasks.plan import conditions, latency_step
 
 ROWS = 40
 
@@ -192,12 +192,15 @@ def test_each_pair_of_threads_and_batch_has_its_rows(job: Job) -> None:
         {"id": found["id"], "path": f"candidates/{found['file']}", "session_options": found["session_options"]}
         for found in made
     ]
-    steps = measuring_steps(original(job), candidates, job.request(), replicates=2, seconds=0.02)
-    folders = []
+    measure = {"threads": [1, 2], "batch": [1, 4], "cases": {}}
+    steps = [
+        latency_step(condition, replicate, original(job), job.request(), seconds=0.02)
+        for replicate in (1, 2)
+        for condition in conditions(candidates, measure)
+    ]
     for step in steps:
-        if step.name == "measure_latency":
-            job.run(step.name, step.folder, **step.request)
-            folders.append(step.folder)
+        job.run(step.name, step.folder, **step.request)
+    folders = [step.folder for step in steps]
     found = job.run("gate", measurements=folders)
     pairs = [(1, 1), (1, 4), (2, 1), (2, 4)]
     for measurements in (found["baseline"], found["candidates"][0]["measurements"]):

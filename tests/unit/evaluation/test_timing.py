@@ -1,7 +1,9 @@
 """Warm-up, planning and alternation, on an invented clock."""
 
 import gc
+from collections.abc import Collection
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,24 @@ class InventedModel:
         due = self._due[min(len(self.calls), len(self._due) - 1)]
         self.calls.append((who, index))
         self.now += int(due * 1e6)
+
+
+class Watched:
+    """A window that remembers when it was told what, and does not trust some blocks."""
+
+    def __init__(self, model: InventedModel, bad_blocks: Collection[int] = ()) -> None:
+        self.seen: list[tuple[int, int]] = []
+        self._model = model
+        self._bad_blocks = bad_blocks
+        self._blocks = 0
+
+    def begin(self, session: int) -> None:
+        self.seen.append((session, len(self._model.calls)))
+
+    def end(self, session: int, calls: int) -> bool:
+        self.seen.append((session, len(self._model.calls)))
+        self._blocks += 1
+        return self._blocks - 1 not in self._bad_blocks
 
 
 def test_warm_up_ends_when_the_drift_does() -> None:
@@ -127,11 +147,36 @@ def test_the_first_calls_of_a_block_are_not_counted() -> None:
 
 def test_the_meter_is_read_around_counted_calls_only() -> None:
     model = InventedModel(1.0)
-    seen: list[tuple[int, int]] = []
-    alternate(
-        model.run, model.run, Plan(1, 3), clock=model.clock, around=lambda who: seen.append((who, len(model.calls)))
-    )
-    assert seen == [(0, 2), (0, 5), (1, 7), (1, 10)]
+    window = Watched(model)
+    alternate(model.run, model.run, Plan(1, 3), clock=model.clock, window=window)
+    assert window.seen == [(0, 2), (0, 5), (1, 7), (1, 10)]
+
+
+def test_a_disturbed_round_is_timed_again() -> None:
+    model = InventedModel(1.0)
+    window = Watched(model, bad_blocks={2})
+    blocks = alternate(model.run, model.run, Plan(4, 3), clock=model.clock, window=window)
+    assert len(blocks.first) == len(blocks.second) == 4
+    assert blocks.repeated == 1
+    assert len(model.calls) == 5 * 2 * (3 + 2)
+
+
+def test_what_is_disturbed_most_of_the_time_is_kept_and_not_timed_for_ever() -> None:
+    model = InventedModel(1.0)
+    window = Watched(model, bad_blocks=set(range(1_000)))
+    blocks = alternate(model.run, model.run, Plan(4, 3), clock=model.clock, window=window)
+    assert len(blocks.first) == len(blocks.second) == 8
+    assert blocks.repeated == 0
+
+
+def test_a_steady_series_ends_once_it_is_known_well() -> None:
+    model = InventedModel(*np.random.default_rng(0).normal(1.0, 0.01, 100_000))
+    few = alternate(model.run, model.run, Plan(64, 20), clock=model.clock, width=0.02)
+    assert 140 <= 20 * len(few.first) < 400
+    assert len(few.first) % 2 == 0
+    scattered = InventedModel(*np.random.default_rng(0).normal(1.0, 0.2, 100_000))
+    many = alternate(scattered.run, scattered.run, Plan(64, 20), clock=scattered.clock, width=0.02)
+    assert len(many.first) == 64
 
 
 def test_samples_are_milliseconds_to_the_nanosecond() -> None:

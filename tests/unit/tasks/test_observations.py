@@ -29,6 +29,7 @@ def job(recipe: dict[str, Any] | None = None, **changes: Any) -> ClaimedJob:
         attempt=1,
         spec=JobSpec.model_validate(spec),
         model=file_of("m.onnx", "1" * 64),
+        session_options={},
         datasets={"calibration": file_of("c.npz", "2" * 64), "evaluation": file_of("e.npz", "3" * 64)},
         finished={},
     )

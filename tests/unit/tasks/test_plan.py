@@ -1,10 +1,12 @@
 """Which children measure a job, and what each is told."""
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from app.domain.job import Measure
-from workers.tasks.plan import Step, measuring_steps
+from workers.tasks.measuring import Measuring
+from workers.tasks.plan import Step
 
 ORIGINAL = {"path": "model.onnx", "session_options": {}}
 CANDIDATES = [{"id": name, "path": f"{name}.onnx", "session_options": {}} for name in ("cnd_a", "cnd_b")]
@@ -13,8 +15,40 @@ CANDIDATES = [{"id": name, "path": f"{name}.onnx", "session_options": {}} for na
 def planned(
     replicates: int = 5, candidates: list[dict[str, Any]] = CANDIDATES, batches: list[int] | None = None, **measure: Any
 ) -> list[Step]:
-    common = {"spec": {"measure": Measure.model_validate(measure).model_dump(mode="json")}}
-    return measuring_steps(ORIGINAL, candidates, common, replicates=replicates, seconds=1.0, batches=batches)
+    steps, folders = run_through(replicates, candidates, batches, **measure)
+    assert sorted(folders) == sorted(step.folder for step in steps)
+    return steps
+
+
+def run_through(
+    replicates: int,
+    candidates: list[dict[str, Any]],
+    batches: list[int] | None = None,
+    *,
+    most_replicates: int = 0,
+    wide: Callable[[dict[str, Any]], list[str]] = lambda request: [],
+    **measure: Any,
+) -> tuple[list[Step], list[str]]:
+    """The children that a job is measured with, and the folders that it says they left."""
+    steps: list[Step] = []
+
+    def fresh(step: Step) -> dict[str, Any]:
+        steps.append(step)
+        return {}
+
+    measuring = Measuring(
+        ORIGINAL,
+        candidates,
+        {"spec": {"measure": Measure.model_validate(measure).model_dump(mode="json")}},
+        batches=batches,
+        replicates=replicates,
+        most_replicates=most_replicates,
+        seconds=1.0,
+        fresh=fresh,
+        beside=lambda step: {"wide": wide(step.request)},
+        show=lambda share, text: None,
+    )
+    return steps, measuring.run()
 
 
 def conditions(steps: list[Step]) -> Counter[tuple[str, int, int]]:
@@ -39,6 +73,35 @@ def test_the_first_pair_comes_first_and_none_twice() -> None:
 
 def test_a_model_that_fixes_its_rows_is_measured_once_with_them() -> None:
     assert conditions(planned(candidates=CANDIDATES[:1], batch=[1, 8], batches=[4])) == {("cnd_a", 1, 4): 5}
+
+
+def test_the_original_alone_is_timed_where_there_is_nothing_beside_it() -> None:
+    steps = planned(candidates=[], threads=[1, 2])
+    assert conditions(steps) == {("original", 1, 1): 5, ("original", 2, 1): 5}
+    assert all(step.request["candidate"] is None for step in steps if step.name == "measure_latency")
+    assert {step.request["subject"] for step in steps if step.name == "measure_memory"} == {"zero", "original"}
+
+
+def test_every_case_has_children_with_the_first_number_of_threads() -> None:
+    cases = {"prefill": {"ids": [1, 128]}, "step": {"ids": [1, 1]}}
+    steps = planned(2, CANDIDATES[:1], threads=[2, 4], cases=cases)
+    timed = [step.request for step in steps if step.name == "measure_latency"]
+    assert Counter(request["case"] for request in timed) == {None: 4, "prefill": 2, "step": 2}
+    assert {request["threads"] for request in timed if request["case"]} == {2}
+
+
+def test_only_what_is_known_too_little_is_measured_on_and_not_for_ever() -> None:
+    asked: list[dict[str, Any]] = []
+
+    def wide(request: dict[str, Any]) -> list[str]:
+        asked.append(request["groups"])
+        return ["cnd_b-1x1"]
+
+    steps, folders = run_through(3, CANDIDATES, most_replicates=5, wide=wide)
+    timed = Counter(step.request["candidate_id"] for step in steps if step.name == "measure_latency")
+    assert timed == {"cnd_a": 3, "cnd_b": 5}
+    assert [len(groups["cnd_b-1x1"]) for groups in asked] == [3, 4]
+    assert {"latency-cnd_b-1x1-4", "latency-cnd_b-1x1-5"} <= set(folders)
 
 
 def test_memory_is_measured_in_several_children_of_each_model_and_of_none() -> None:
