@@ -74,6 +74,16 @@ class DatasetRoles(_Part):
         return {role: value for role, value in self.model_dump().items() if value is not None}
 
 
+class Load(_Part):
+    """Kinds of load that a model is measured under beside single calls; each takes `seconds`, in several processes."""
+
+    callers: tuple[Annotated[int, Field(ge=1, le=64)], ...] = Field(default=(1,), min_length=1, max_length=8)
+    """Callers side by side, each of which calls again when its last call is done."""
+    rates: tuple[Annotated[float, Field(gt=0, le=100_000)], ...] = Field(default=(), max_length=8)
+    """Calls a second that arrive at random, served by as many callers as the last of `callers`."""
+    seconds: float = Field(default=2.0, gt=0, le=60)
+
+
 CaseName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 
 
@@ -95,6 +105,8 @@ class Measure(_Part):
     """Latency is measured until the 95 % interval of its median is no wider than this share of it, or time is up."""
     seconds: float | None = Field(default=None, gt=0, le=3600)
     """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
+    load: Load | None = None
+    """Left out, only single calls are measured."""
     runtime: Literal["onnxruntime", "auto"] = "onnxruntime"
 
     @model_validator(mode="after")

@@ -72,6 +72,17 @@ def test_cases_have_measurements_of_their_own(service: Service) -> None:
     assert [found["conditions"]["batch"] for found in timed] == [1, 1, 8]
 
 
+def test_load_is_measured_where_it_is_asked_for(service: Service) -> None:
+    load = {"callers": [1, 2], "rates": [50.0], "seconds": 0.4}
+    body = evaluated(service, service.example("fashion_dense.onnx"), measure={"load": load})
+    found = [each for each in body["baseline"]["measurements"] if "callers" in each["conditions"]]
+    kinds = [(each["conditions"]["callers"], each["conditions"].get("rate")) for each in found]
+    assert dict.fromkeys(kinds) == dict.fromkeys([(1, None), (2, None), (2, 50.0)])
+    for each in found:
+        assert (each["value"] is None) == (each["method"] == "absent")
+    assert value(found, "throughput")["value"] > 0
+
+
 def test_an_artifact_that_waits_to_be_evaluated_stays(service: Service, optimized: dict[str, Any]) -> None:
     [artifact] = optimized["artifacts"]
     waiting = service.submit(kind="evaluate", model=artifact, priority=0)

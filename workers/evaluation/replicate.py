@@ -87,7 +87,37 @@ class MemoryReplicate(_Part):
     calls: int
 
 
-REPLICATE: TypeAdapter[LatencyReplicate | MemoryReplicate] = TypeAdapter(
-    Annotated[LatencyReplicate | MemoryReplicate, Field(discriminator="kind")]
+class LoadPoint(_Part):
+    """What came of one kind of load.
+
+    `samples_ms` are latencies in ms, in the order the calls were done; where there is a rate, from the moment each
+    was due.
+    """
+
+    callers: int
+    rate: float | None = None
+    """Calls a second that arrived; None where each caller calls again when its last call is done."""
+    seconds: float
+    """From the first call's being due to the last one's end."""
+    behind: int = 0
+    """Calls that were due and not done when no more arrived."""
+    samples_ms: list[float]
+
+
+class LoadReplicate(_Part):
+    """The result of one child that loaded one model and called it from several threads."""
+
+    kind: Literal["load"] = "load"
+    subject: str
+    """`original`, or a candidate's id."""
+    threads: int
+    batch: int
+    points: list[LoadPoint]
+    context: Context
+    conditions: dict[str, Any]
+
+
+REPLICATE: TypeAdapter[LatencyReplicate | MemoryReplicate | LoadReplicate] = TypeAdapter(
+    Annotated[LatencyReplicate | MemoryReplicate | LoadReplicate, Field(discriminator="kind")]
 )
 """Reads the result of any measuring child."""

@@ -13,7 +13,8 @@ from workers.evaluation.conclusion import conclude, describe
 from workers.evaluation.evidence import Evidence, alone, gather, timed
 from workers.evaluation.footprint import footprint
 from workers.evaluation.gate import Verdict, judge_goal
-from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, MemoryReplicate
+from workers.evaluation.load import loads
+from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate, MemoryReplicate
 from workers.evaluation.selection import choose, pareto
 from workers.steps.baseline import BaselineResult
 from workers.steps.candidates import Candidate, CandidatesResult
@@ -54,12 +55,13 @@ class GateResult(BaseModel):
 def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -> GateResult:
     """Combine all replicates, choose, and judge the chosen candidate; or the model itself, where there is none."""
     baseline = read_result(BaselineResult, scratch, request.baseline)
-    latency, memory = _replicates(request, scratch)
+    latency, memory, load = _replicates(request, scratch)
     target = request.fingerprint.get("id")
     original = [
         *baseline.measurements,
         *timed(latency, "original", target=target),
         *footprint(memory, ORIGINAL, target=target),
+        *loads(load, ORIGINAL, target=target),
     ]
     original_scores = read_scores(scratch / request.baseline)
     if request.spec.kind == "evaluate":
@@ -83,6 +85,7 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
             memory=memory,
             target=target,
         )
+        measurements[candidate.id] += loads(load, candidate.id, target=target)
 
     progress(0.9, "judging")
     goal = request.spec.goal
@@ -135,16 +138,21 @@ def _evaluated(
     )
 
 
-def _replicates(request: GateRequest, scratch: Path) -> tuple[list[LatencyReplicate], list[MemoryReplicate]]:
+def _replicates(
+    request: GateRequest, scratch: Path
+) -> tuple[list[LatencyReplicate], list[MemoryReplicate], list[LoadReplicate]]:
     latency: list[LatencyReplicate] = []
     memory: list[MemoryReplicate] = []
+    load: list[LoadReplicate] = []
     for name in request.measurements:
         found = REPLICATE.validate_json((scratch / name / "result.json").read_bytes())
         if isinstance(found, LatencyReplicate):
             latency.append(found)
-        else:
+        elif isinstance(found, MemoryReplicate):
             memory.append(found)
-    return sorted(latency, key=lambda replicate: replicate.replicate), memory
+        else:
+            load.append(found)
+    return sorted(latency, key=lambda replicate: replicate.replicate), memory, load
 
 
 def _recipe(candidates: tuple[Candidate, ...], name: str) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The measurements of a job: memory first, then timings, in as many fresh children as their precision asks for."""
+"""The measurements of a job: memory, timings in as many fresh children as their precision asks for, then load."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers.tasks.plan import Condition, Step, conditions, latency_step, memory_steps
+from workers.tasks.plan import Condition, Step, conditions, latency_step, load_steps, memory_steps
 
 
 class Measuring:
@@ -31,6 +31,7 @@ class Measuring:
         self._original = original
         self._common = common
         self._memory = memory_steps(original, candidates, common, children=replicates)
+        self._load = load_steps(original, candidates, common, children=replicates)
         self._conditions = conditions(candidates, common["spec"]["measure"], batches)
         self._replicates = replicates
         self._most = max(most_replicates, replicates)
@@ -43,14 +44,14 @@ class Measuring:
 
     def run(self) -> list[str]:
         """Measure everything; returns the folders of the children."""
-        steps = len(self._memory) + self._replicates * len(self._conditions)
+        steps = len(self._memory) + self._replicates * len(self._conditions) + len(self._load)
         for number, step in enumerate(self._memory):
             self._show(number / steps, f"measuring memory, {number + 1} of {len(self._memory)}")
             self._fresh(step)
         number = len(self._memory)
         for replicate in range(1, self._replicates + 1):
             for condition in self._conditions:
-                self._show(number / steps, f"timing, {number - len(self._memory) + 1} of {steps - len(self._memory)}")
+                self._show(number / steps, f"timing {condition.key} in process {replicate}")
                 self._time(condition, replicate)
                 number += 1
         for replicate in range(self._replicates + 1, self._most + 1):
@@ -58,9 +59,14 @@ class Measuring:
             if not wide:
                 break
             for condition in wide:
-                self._show(1.0, f"timing {condition.key} in process {replicate}: the interval is still wide")
+                self._show(number / steps, f"timing {condition.key} in process {replicate}: its interval is wide")
                 self._time(condition, replicate)
-        return [step.folder for step in self._memory] + [each for known in self._folders.values() for each in known]
+        for step in self._load:
+            self._show(number / steps, "measuring under load")
+            self._fresh(step)
+            number += 1
+        timed = [each for known in self._folders.values() for each in known]
+        return [*(step.folder for step in self._memory), *timed, *(step.folder for step in self._load)]
 
     def _time(self, condition: Condition, replicate: int) -> None:
         begun = time.monotonic()

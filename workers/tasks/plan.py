@@ -11,6 +11,10 @@ MEMORY_CHILDREN = 3
 """Peaks of fresh processes differ by less than their times do, so that fewer tell as much."""
 
 
+LOAD_CHILDREN = 3
+"""A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """A step to run: its name for the child, its folder in scratch, and the stage that callers see."""
@@ -73,6 +77,25 @@ def memory_steps(
     return [
         Step("measure_memory", f"memory-{name}-{number}", "candidates", {**common, "subject": name, "model": model})
         for number in range(1, min(children, MEMORY_CHILDREN) + 1)
+        for name, model in models.items()
+    ]
+
+
+def load_steps(
+    original: dict[str, Any], candidates: Sequence[dict[str, Any]], common: dict[str, Any], *, children: int
+) -> list[Step]:
+    """A child for each time that a model is put under load; none where the job asks for none."""
+    if not common["spec"]["measure"].get("load"):
+        return []
+    models = {"original": original, **{found["id"]: found for found in candidates}}
+    return [
+        Step(
+            "measure_load",
+            f"load-{name}-{number}",
+            "candidates",
+            {**common, "subject": name, "subject_model": model, "replicate": number},
+        )
+        for number in range(1, min(children, LOAD_CHILDREN) + 1)
         for name, model in models.items()
     ]
 

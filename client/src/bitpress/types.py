@@ -118,6 +118,16 @@ class Limits(TypedDict):
     """A job that runs longer than this fails with `time_limit_exceeded`."""
 
 
+class Load(TypedDict):
+    """Kinds of load that a model is measured under beside single calls; each takes `seconds`, in several processes."""
+
+    callers: NotRequired[list[int]]
+    """Callers side by side, each of which calls again when its last call is done."""
+    rates: NotRequired[list[float]]
+    """Calls a second that arrive at random, served by as many callers as the last of `callers`."""
+    seconds: NotRequired[float]
+
+
 class Measure(TypedDict):
     """The conditions that latency is measured under."""
 
@@ -128,6 +138,8 @@ class Measure(TypedDict):
     Further shapes of inputs by a name of yours, such as `prefill` and `step` of a decoder: latency is measured at
     each of them too, on made-up values, with the first of `threads`.
     """
+    load: NotRequired[Load | None]
+    """Left out, only single calls are measured."""
     runtime: NotRequired[Literal["onnxruntime", "auto"]]
     seconds: NotRequired[float | None]
     """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""

@@ -110,11 +110,11 @@ def optimize(
         spec |= {"datasets": data} if data else {}
         spec |= {part: value for part, value in given.items() if value not in (None, {}, [])}
         if dry_run:
-            _print_validation(client, spec, json)
+            print_validation(client, spec, json)
             return
         job = client.submit(spec)
         if wait or output is not None:
-            job = _finish(client, job, timeout, output)
+            job = finish(client, job, timeout, output)
             print_json(job) if json else print_job(job)
             raise typer.Exit(exit_code_of_job(job))
         if json:
@@ -124,7 +124,8 @@ def optimize(
             say(f"{job['id']} is {job['state']}; `bitpress jobs wait {job['id']}` follows it")
 
 
-def _finish(client: "Client", job: "Job", timeout: float | None, output: Path | None) -> "Job":
+def finish(client: "Client", job: "Job", timeout: float | None, output: Path | None) -> "Job":
+    """Follow a job to its end, and save what it made where a folder is named."""
     say(f"{job['id']} is {job['state']}")
     job = follow(client, job["id"], timeout)
     if output is not None and job["state"] == "succeeded":
@@ -149,7 +150,8 @@ def _write(path: Path, document: Any) -> None:
     path.write_text(json_format.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _print_validation(client: "Client", spec: dict[str, Any], json: bool) -> None:
+def print_validation(client: "Client", spec: dict[str, Any], json: bool) -> None:
+    """Say what a job would do and what is wrong with it; exits with failure where something is."""
     found = client.validate(spec)
     if json:
         print_json(found)

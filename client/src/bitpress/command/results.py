@@ -37,9 +37,9 @@ def print_job(job: "Job") -> None:
             ]
         )
     )
-    if job["candidates"]:
+    if job["candidates"] or job["baseline"]:
         typer.echo()
-        show(result_table(job))
+        show(result_table(job) if job["candidates"] else measurement_table(job))
         typer.echo()
         for line in findings(job):
             typer.echo(line)
@@ -67,6 +67,20 @@ def result_table(job: "Job") -> "Table":
     return table(columns, rows, right=columns[1:-1])
 
 
+def measurement_table(job: "Job") -> "Table":
+    """Lay out everything that was measured of one model, with its interval and what it holds for."""
+    rows = [
+        [
+            each["name"],
+            _written(each, interval=True),
+            "" if each["value"] is None else {"fraction": "%", "1": "", "bytes": ""}.get(each["unit"], each["unit"]),
+            _holds_for(each) if each["value"] is not None else str(each.get("reason")),
+        ]
+        for each in (job["baseline"]["measurements"] if job["baseline"] else [])
+    ]
+    return table(["measured", "value [95 %]", "unit", "holds for"], rows, right=["value [95 %]"])
+
+
 def findings(job: "Job") -> Iterator[str]:
     """Everything that is to be said below the table: verdicts, conclusion, notes, flags, artifacts."""
     if job["conclusion"]:
@@ -79,6 +93,14 @@ def findings(job: "Job") -> Iterator[str]:
     if flags := _flags(job):
         yield f"* measured under doubt: {', '.join(flags)}"
     yield from (f"artifact: {artifact}" for artifact in job["artifacts"])
+
+
+_CONDITIONS = ("case", "threads", "batch", "callers", "rate", "rows")
+
+
+def _holds_for(measurement: "Measurement") -> str:
+    found = measurement.get("conditions", {})
+    return ", ".join(f"{name} {found[name]}" for name in _CONDITIONS if name in found)
 
 
 def _metrics(job: "Job") -> dict[str, str]:
@@ -133,6 +155,8 @@ def _number(value: float, unit: str) -> str:
     """A value as its column shows it: a fraction in percent, milliseconds to the microsecond."""
     if unit == "fraction":
         return f"{100 * value:.1f}"
+    if unit == "bytes":
+        return in_bytes(value)
     return f"{value:.3f}" if unit == "ms" and value < 10 else f"{value:.1f}" if unit in ("ms", "dB") else f"{value:.4g}"
 
 

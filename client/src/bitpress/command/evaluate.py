@@ -1,0 +1,92 @@
+"""`bitpress evaluate`: measure a model or an artifact, and change nothing."""
+
+from typing import Annotated, Any
+
+import typer
+
+from bitpress.command.exits import exit_code_of_job
+from bitpress.command.jobs import Timeout
+from bitpress.command.optimize import finish, print_validation
+from bitpress.command.output import Json, print_json, say
+from bitpress.command.results import print_job
+from bitpress.command.session import connected
+from bitpress.command.specification import goal_of, json_object, split
+from bitpress.command.uploads import check_source, dataset_id, model_id
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model file, an id (mdl_… or art_…) or s3://bucket/key.")
+    ],
+    evaluation: Annotated[str | None, typer.Option(metavar="FILE|ID", help="Data for the metrics.")] = None,
+    preprocess: Annotated[
+        str | None, typer.Option(metavar="JSON|@FILE", help="How images in this file become inputs.")
+    ] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Also measured; see `bitpress metrics`.")
+    ] = None,
+    at_least: Annotated[
+        list[str] | None, typer.Option(metavar="METRIC=NUMBER", help="Least value allowed: top1=0.9.")
+    ] = None,
+    at_most: Annotated[
+        list[str] | None,
+        typer.Option(metavar="METRIC=NUMBER", help="Greatest value allowed: latency_p50=5 (in ms)."),
+    ] = None,
+    threads: Annotated[list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Threads to measure with.")] = None,
+    batch: Annotated[
+        list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Rows a call to measure with.")
+    ] = None,
+    callers: Annotated[
+        list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Also under load: callers side by side.")
+    ] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(metavar="NUMBER", help="Also under load: calls a second that arrive.")
+    ] = None,
+    measure: Annotated[
+        str | None, typer.Option(metavar="JSON|@FILE", help="All conditions of measuring; options above win.")
+    ] = None,
+    target: Annotated[str | None, typer.Option(metavar="NAME", help="Where; see `bitpress targets`.")] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="A name for the job.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A mark of your own.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; create no job.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print what was found.")] = False,
+    timeout: Timeout = None,
+    json: Json = False,
+) -> None:
+    """Measure a model or an artifact: latency, memory, size, metrics. Nothing is changed."""
+    conditions = json_object(measure, "--measure")
+    conditions |= {key: value for key, value in (("threads", threads), ("batch", batch)) if value}
+    if callers or rate:
+        load = {key: value for key, value in (("callers", callers), ("rates", rate)) if value}
+        conditions["load"] = {**conditions.get("load", {}), **load}
+    given: dict[str, Any] = {
+        "goal": goal_of(None, None, (), at_least or (), at_most or ()),
+        "metrics": metric,
+        "measure": conditions,
+        "target": target,
+        "name": name,
+        "labels": dict(split(each, "--label") for each in label or ()),
+    }
+    prepared = json_object(preprocess, "--preprocess") or None
+    if not model.startswith("art_"):
+        check_source(model, "mdl")
+    if evaluation:
+        check_source(evaluation, "dst")
+    with connected() as client:
+        spec: dict[str, Any] = {"kind": "evaluate"}
+        spec["model"] = model if model.startswith("art_") else model_id(client, model)
+        spec |= {"datasets": {"evaluation": dataset_id(client, evaluation, prepared)}} if evaluation else {}
+        spec |= {part: value for part, value in given.items() if value not in (None, {}, [])}
+        if dry_run:
+            print_validation(client, spec, json)
+            return
+        job = client.submit(spec)
+        if wait:
+            job = finish(client, job, timeout, None)
+            print_json(job) if json else print_job(job)
+            raise typer.Exit(exit_code_of_job(job))
+        if json:
+            print_json(job)
+        else:
+            typer.echo(job["id"])
+            say(f"{job['id']} is {job['state']}; `bitpress jobs wait {job['id']}` follows it")
