@@ -50,6 +50,7 @@ def run_plainly(scratch: Path, job: dict[str, Any]) -> float:
         candidates,
         common,
         batches=baseline["batches"],
+        cases=baseline["cases"],
         replicates=REPLICATES,
         most_replicates=REPLICATES,
         seconds=MEASURE_SECONDS,

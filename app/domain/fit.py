@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from app.domain.dataset import LABELS
 from app.domain.metric import METRICS, MetricChoice, looked_at
-from app.domain.model import Dimension, TensorSpec, shape_text
+from app.domain.model import Dimension, TensorSpec, is_cache, shape_text
 from app.errors import FieldError
 
 
@@ -39,6 +39,8 @@ def fit(
     found: list[tuple[str, str]] = []
     for wanted in inputs:
         if (have := given.get(wanted.name)) is None:
+            if is_cache(wanted.name, wanted.shape):
+                continue
             found.append(("dataset_input_missing", _missing(wanted, inputs, fields)))
             continue
         if have.dtype != wanted.dtype:

@@ -51,6 +51,15 @@ class ModelInspection(BaseModel):
     notes: tuple[str, ...] = ()
 
 
+def is_cache(name: str, shape: tuple[Dimension, ...] | None) -> bool:
+    """Whether an input holds keys or values of earlier tokens: named so, and of a length that varies.
+
+    The names are those of Hugging Face's exporters (`past_key_values.0.key`, `past_key_0`). Data need not hold it: a
+    row then begins without a past.
+    """
+    return name.startswith("past") and any(not isinstance(axis, int) for axis in (shape or ())[1:])
+
+
 def shape_text(shape: tuple[Dimension, ...] | None) -> str:
     """A shape as people write it: `[batch, 3, 224, 224]`, `?` for an unknown size."""
     if shape is None:

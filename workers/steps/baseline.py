@@ -11,6 +11,7 @@ from app.domain.metric import METRICS, MetricChoice
 from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for, save_scores
 from workers.runtimes.session import Array, load
 from workers.steps.artifact import artifact_bytes, describe_model
+from workers.steps.decoding import TOKENS, decoder_cases
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
 from workers.steps.requests import BaselineRequest, JobRequest, Progress
 from workers.steps.rows import DatasetRows, Rows, Source, rows_of
@@ -30,7 +31,8 @@ class BaselineResult(BaseModel):
     `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` of numbers [rows, …] by array of
     labels; both relative to the step's folder. `output` is the one that metrics look at unless told otherwise.
     `unusual` counts rows with infinite values, or values that are no numbers, by output. `metrics` are
-    those of the job, of the candidates too. `batches` are the rows a call that latency is measured with.
+    those of the job, of the candidates too. `batches` are the rows a call that latency is measured with, `cases` the
+    further shapes by name: the job's, or the two that a decoder is served in.
     """
 
     source: Source
@@ -42,6 +44,7 @@ class BaselineResult(BaseModel):
     unusual: dict[str, int]
     metrics: tuple[MetricChoice, ...]
     batches: tuple[int, ...]
+    cases: dict[str, dict[str, tuple[int, ...]]]
     measurements: tuple[Measurement, ...]
     notes: tuple[str, ...] = ()
 
@@ -80,6 +83,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         unusual=kept.unusual,
         metrics=metrics,
         batches=batches,
+        cases=request.spec.measure.cases or decoder_cases(session.inputs, _tokens(rows)),
         measurements=(artifact_bytes(describe_model(model)), *accuracy.measurements),
         notes=(
             *_NOTES[rows.source],
@@ -129,6 +133,13 @@ def about_unusual(kept: Kept, whose: str) -> tuple[str, ...]:
 def _metrics(request: JobRequest, rows: Rows) -> tuple[MetricChoice, ...]:
     """What the job measures of a model's outputs; its constraints name what must be measured too."""
     return metrics_for(request.spec.asked_metrics(), has_labels=isinstance(rows, DatasetRows) and rows.has_labels())
+
+
+def _tokens(rows: Rows) -> int:
+    """How long a row of the data is, where rows are whole numbers."""
+    feeds = next(rows.feeds(rows.size(1)), {}) if isinstance(rows, DatasetRows) else {}
+    lengths = [values.shape[1] for values in feeds.values() if values.dtype.kind in "iu" and values.ndim == 2]
+    return max(lengths, default=TOKENS)
 
 
 def _labels(metrics: Sequence[MetricChoice], rows: Rows, kept: Kept) -> dict[str, Array]:

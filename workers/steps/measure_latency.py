@@ -39,7 +39,9 @@ class MeasureLatencyRequest(JobRequest):
     replicate: int = Field(default=1, ge=1)
     """Which child this is; even ones take the candidate first."""
     case: str | None = None
-    """The case of `measure.cases` whose shapes the feeds have; None: those of the data."""
+    """A name for the shapes that the feeds have; None: those of the data."""
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Shape of each input in that case, the batch axis included."""
     threads: int | None = Field(default=None, ge=1, le=256)
     """Left out: the first that the job asks for."""
     batch: int | None = Field(default=None, ge=1, le=4096)
@@ -141,13 +143,13 @@ def _open(model: ModelFile, scratch: Path, threads: int) -> Session:
 def _rows(request: MeasureLatencyRequest, scratch: Path, session: Session) -> Rows:
     if request.case is None:
         return rows_of(request, scratch, session)
-    return rows_from(RowSource(shapes=request.spec.measure.cases[request.case]), scratch, session)
+    return rows_from(RowSource(shapes=request.shapes), scratch, session)
 
 
 def _rows_a_call(request: MeasureLatencyRequest) -> int:
     if request.case is None:
         return request.batch or request.spec.measure.batch[0]
-    return max((shape[0] for shape in request.spec.measure.cases[request.case].values() if shape), default=1)
+    return max((shape[0] for shape in request.shapes.values() if shape), default=1)
 
 
 def _calls(session: Session, feeds: list[dict[str, Array]]) -> Call:

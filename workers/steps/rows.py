@@ -8,6 +8,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from app.domain.dataset import LABELS
+from app.domain.model import is_cache
 from app.errors import StepError
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Port, Session, numpy_dtype
@@ -82,6 +83,12 @@ def _filled(feeds: dict[str, Array], size: int, fixed: int | None) -> dict[str, 
     }
 
 
+def _empty(port: Port, rows: int) -> Array:
+    """A cache before any token."""
+    shape = (axis if isinstance(axis, int) else 0 for axis in port.shape[1:])
+    return np.zeros((rows, *shape), numpy_dtype(port))
+
+
 @dataclass(frozen=True, slots=True)
 class _Field:
     """How a dataset's field becomes an input."""
@@ -99,7 +106,7 @@ class _Field:
 
 
 class DatasetRows:
-    """Rows of an uploaded dataset, with the dtypes that the model's inputs want."""
+    """Rows of an uploaded dataset, with the dtypes that the model's inputs want; caches that it lacks are empty."""
 
     def __init__(self, inputs: Sequence[Port], dataset: DatasetFile, scratch: Path, source: Source) -> None:
         self._dataset = open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess)
@@ -114,7 +121,10 @@ class DatasetRows:
                 dtype=numpy_dtype(port),
             )
             for port in inputs
+            if port.name in fields or not is_cache(port.name, port.shape)
         ]
+        fed = {field.port.name for field in self._fields}
+        self._caches = [port for port in inputs if port.name not in fed]
         batched = all(field.has_batch_axis for field in self._fields)
         self._fixed = _fixed_size(inputs) if batched else 1
 
@@ -133,7 +143,8 @@ class DatasetRows:
                 feeds = {
                     field.port.name: field.feed(block[field.port.name][first : first + size]) for field in self._fields
                 }
-                yield _filled(feeds, size, self._fixed)
+                rows_fed = len(next(iter(feeds.values())))
+                yield _filled(feeds | {port.name: _empty(port, rows_fed) for port in self._caches}, size, self._fixed)
 
     def has_labels(self, name: str = LABELS) -> bool:
         """Whether there is such an array that is no input of the model."""

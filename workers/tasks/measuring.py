@@ -21,6 +21,7 @@ class Measuring:
         common: dict[str, Any],
         *,
         batches: Sequence[int] | None,
+        cases: dict[str, dict[str, Any]],
         replicates: int,
         most_replicates: int,
         seconds: float,
@@ -32,7 +33,7 @@ class Measuring:
         self._common = common
         self._memory = memory_steps(original, candidates, common, children=replicates)
         self._load = load_steps(original, candidates, common, children=replicates)
-        self._conditions = conditions(candidates, common["spec"]["measure"], batches)
+        self._conditions = conditions(candidates, common["spec"]["measure"], batches, cases)
         self._replicates = replicates
         self._most = max(most_replicates, replicates)
         given = common["spec"]["measure"].get("seconds")

@@ -57,6 +57,7 @@ class Condition:
     threads: int
     batch: int
     case: str | None = None
+    shapes: dict[str, Any] | None = None
 
     @property
     def subject(self) -> str:
@@ -101,17 +102,23 @@ def load_steps(
 
 
 def conditions(
-    candidates: Sequence[dict[str, Any]], measure: dict[str, Any], batches: Sequence[int] | None = None
+    candidates: Sequence[dict[str, Any]],
+    measure: dict[str, Any],
+    batches: Sequence[int] | None = None,
+    cases: dict[str, dict[str, Any]] | None = None,
 ) -> list[Condition]:
     """Each candidate, or the original alone, under each pair of threads and rows a call, and in each case.
 
-    `batches` are the rows a call that the model takes of those that are asked for.
+    `batches` are the rows a call that the model takes of those that are asked for, `cases` shapes by name.
     """
     timed: list[dict[str, Any] | None] = [*candidates] if candidates else [None]
     pairs = dict.fromkeys(product(measure["threads"], batches or measure["batch"]))
     found = [Condition(each, threads, batch) for threads, batch in pairs for each in timed]
-    cases = measure.get("cases", {})
-    return found + [Condition(each, measure["threads"][0], 1, case) for case in cases for each in timed]
+    return found + [
+        Condition(each, measure["threads"][0], 1, case, shapes)
+        for case, shapes in (cases or {}).items()
+        for each in timed
+    ]
 
 
 def latency_step(
@@ -129,6 +136,7 @@ def latency_step(
             "baseline": original,
             "candidate": condition.candidate,
             "case": condition.case,
+            "shapes": condition.shapes or {},
             "threads": condition.threads,
             "batch": condition.batch,
             "seconds": seconds,

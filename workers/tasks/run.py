@@ -220,6 +220,7 @@ class JobRun:
             candidates,
             common,
             batches=self._results["baseline"].get("batches"),
+            cases=self._results["baseline"].get("cases", {}),
             replicates=self._station.replicates,
             most_replicates=self._station.most_replicates,
             seconds=self._station.measure_seconds,

@@ -192,7 +192,7 @@ def test_each_pair_of_threads_and_batch_has_its_rows(job: Job) -> None:
         {"id": found["id"], "path": f"candidates/{found['file']}", "session_options": found["session_options"]}
         for found in made
     ]
-    measure = {"threads": [1, 2], "batch": [1, 4], "cases": {}}
+    measure = {"threads": [1, 2], "batch": [1, 4]}
     steps = [
         latency_step(condition, replicate, original(job), job.request(), seconds=0.02)
         for replicate in (1, 2)

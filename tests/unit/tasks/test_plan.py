@@ -41,6 +41,7 @@ def run_through(
         candidates,
         {"spec": {"measure": Measure.model_validate(measure).model_dump(mode="json")}},
         batches=batches,
+        cases=measure.get("cases", {}),
         replicates=replicates,
         most_replicates=most_replicates,
         seconds=1.0,
