@@ -89,7 +89,9 @@ def _read(
                 errors=result.problems,
             )
         content: dict[bytes, int] = {}
-        for row, digest in enumerate(opened.row_digests(inputs) if inputs else ()):
+        # A decoder's cache need not be there.
+        fed = [name for name in inputs if any(name == spec.name for spec in found.fields)]
+        for row, digest in enumerate(opened.row_digests(fed) if fed else ()):
             content.setdefault(digest, row)
     return (found.rows, result.notes), content
 
