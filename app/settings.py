@@ -73,7 +73,7 @@ class Settings(BaseSettings):
         ge=0,
         title="How long after its last use what calibration observed serves later jobs; 0: not at all",
     )
-    replicates: int = Field(default=5, ge=2, le=50, title="Fresh children that a latency is measured in")
+    replicates: int = Field(default=6, ge=2, le=50, title="Fresh children that a latency is measured in")
     most_replicates: int = Field(default=10, ge=2, le=100, title="Children at most, where their medians disagree")
     measure_seconds: float = Field(default=2.0, gt=0, title="Time that each of them samples for")
 

@@ -27,7 +27,7 @@ def test_the_worker_s_parent_side_loads_no_numerics() -> None:
     assert loaded.isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("step", ["measure_latency", "measure_memory"])
+@pytest.mark.parametrize("step", ["measure_latency", "measure_load"])
 def test_a_measuring_child_loads_no_model_library(step: str) -> None:
     loaded = loaded_by(f"import workers.steps.program, workers.steps.{step}")
     assert loaded.isdisjoint({"torch", "onnx", "sqlalchemy", "celery", "fastapi"})

@@ -48,7 +48,7 @@ def test_a_model_is_measured_and_nothing_is_made(service: Service) -> None:
     assert "a call" in body["conclusion"]
     report = service.api.get(body["links"]["report"]).json()
     assert report["candidates"] == []
-    assert len(report["samples"]) >= 4
+    assert len(report["samples"]) >= 2
     assert service.api.get(f"/v1/jobs/{body['id']}").json()["spec"]["recipe"] is None
 
 

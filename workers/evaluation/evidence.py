@@ -6,10 +6,10 @@ from typing import Literal
 
 from app.domain.measurement import Measurement
 from workers.evaluation.comparison import Comparison, compare_exact, compare_latency, compare_paired
-from workers.evaluation.footprint import bytes_above_zero, footprint
+from workers.evaluation.footprint import memories
 from workers.evaluation.latency import latencies, per_child
 from workers.evaluation.metrics.definition import Floats
-from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, MemoryReplicate, Subject
+from workers.evaluation.replicate import LatencyReplicate, Subject
 
 Source = Literal["evaluation", "calibration", "synthetic"]
 """Which rows the metrics were computed on; only evaluation rows were held out of everything else."""
@@ -62,7 +62,6 @@ def gather(
     artifact: Iterable[Measurement],
     scores: Mapping[Subject, Mapping[str, Floats]],
     latency: Sequence[LatencyReplicate],
-    memory: Sequence[MemoryReplicate],
     target: str | None = None,
 ) -> tuple[Evidence, list[Measurement]]:
     """Put together what steps and children say of a candidate; also all measurements of it, in order.
@@ -74,12 +73,9 @@ def gather(
     measurements = [
         *artifact,
         *timed(mine, "artifact", target=target),
-        *footprint(memory, candidate, target=target),
     ]
     before, after = _by_name(original), _by_name(measurements)
-    children: dict[str, Children] = {
-        "peak_memory": (bytes_above_zero(memory, ORIGINAL), bytes_above_zero(memory, candidate))
-    }
+    children: dict[str, Children] = {}
     comparisons: list[Comparison] = []
     groups = by_conditions(mine)
     if groups:
@@ -87,12 +83,13 @@ def gather(
         for name in _TIMED:
             children[name] = (per_child(name, groups[0], "original"), per_child(name, groups[0], "artifact"))
         comparisons.append(compare_paired("load_time", *children["load_time"]))
+        children["peak_memory"] = (_peaks(groups[0], "original"), _peaks(groups[0], "artifact"))
     first, second = _value(before, "artifact_bytes"), _value(after, "artifact_bytes")
     if first and second:
         comparisons.append(compare_exact("artifact_bytes", first, second))
-    peaks = children["peak_memory"]
-    if peaks[0] and len(peaks[0]) == len(peaks[1]) and all(peak > 0 for peak in (*peaks[0], *peaks[1])):
-        comparisons.append(compare_paired("peak_memory", *peaks))
+    pairs = list(zip(*children.get("peak_memory", ((), ())), strict=False))
+    if pairs and all(min(pair) > 0 for pair in pairs):
+        comparisons.append(compare_paired("peak_memory", *zip(*pairs, strict=True)))
     evidence = Evidence(
         source=source,
         original=before,
@@ -111,11 +108,10 @@ def alone(
     measurements: Iterable[Measurement],
     scores: Mapping[str, Floats],
     latency: Sequence[LatencyReplicate],
-    memory: Sequence[MemoryReplicate],
 ) -> Evidence:
     """What is known of a model that was measured without another beside it: it stands where an artifact would."""
     groups = by_conditions(latency)
-    children: dict[str, Children] = {"peak_memory": ((), bytes_above_zero(memory, ORIGINAL))}
+    children: dict[str, Children] = {"peak_memory": ((), _peaks(groups[0], "original"))} if groups else {}
     for name in _TIMED if groups else ():
         children[name] = ((), per_child(name, groups[0], "original"))
     return Evidence(
@@ -129,6 +125,10 @@ def by_conditions(replicates: Iterable[LatencyReplicate]) -> list[list[LatencyRe
     for replicate in replicates:
         groups.setdefault((replicate.threads, replicate.batch, replicate.case), []).append(replicate)
     return list(groups.values())
+
+
+def _peaks(replicates: Sequence[LatencyReplicate], subject: Subject) -> list[float]:
+    return [float(memory.peak_bytes) for memory in memories(replicates, subject)]
 
 
 def _by_name(measurements: Iterable[Measurement]) -> dict[str, Measurement]:

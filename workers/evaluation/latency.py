@@ -10,6 +10,7 @@ from app.domain.measurement import UNITS, Measurement, absent
 from workers.evaluation.bounds import TWO_SIDED_95, replicate_interval
 from workers.evaluation.comparison import flags_of
 from workers.evaluation.energy import UNREADABLE
+from workers.evaluation.footprint import footprint
 from workers.evaluation.replicate import LatencyReplicate, Subject
 
 LEAST_SAMPLES = {"latency_p90": 20, "latency_p99": 100}
@@ -50,7 +51,7 @@ def latencies(
         found.append(_measured(name, once, len(once), conditions, disturbed))
     spent = per_child("cpu_per_inference", replicates, subject)
     found.append(_measured("cpu_per_inference", spent, _count(replicates, subject), conditions, disturbed))
-    return [*found, _energy(replicates, subject, conditions)]
+    return [*found, *footprint(replicates, subject, conditions), _energy(replicates, subject, conditions)]
 
 
 def per_child(name: str, replicates: Iterable[LatencyReplicate], subject: Subject) -> list[float]:

@@ -8,8 +8,8 @@ from workers.evaluation.contention import Context
 
 Subject = Literal["original", "artifact"]
 
-ZERO, ORIGINAL = "zero", "original"
-"""What a memory child held if no candidate: a one-node model, or the model as it was uploaded."""
+ORIGINAL = "original"
+"""Who was measured if no candidate: the model as it was uploaded, or the artifact that is evaluated."""
 
 
 class _Part(BaseModel):
@@ -35,6 +35,21 @@ class Warmth(_Part):
     """Whether the drift stopped before time was up."""
 
 
+class Memory(_Part):
+    """Resident bytes of a child while one model alone was in it: the first that was loaded.
+
+    All are above what the process held before, when a one-node model had been loaded and run.
+    """
+
+    subject: Subject
+    loaded_bytes: int
+    """Once the model was loaded: weights, and what the runtime made of them."""
+    steady_bytes: int
+    """After its calls."""
+    peak_bytes: int
+    """The most it ever was."""
+
+
 class LatencyReplicate(_Part):
     """The result of one measuring child: the original, a second session of it, and a candidate if there is one."""
 
@@ -55,6 +70,8 @@ class LatencyReplicate(_Part):
     first_ms: dict[Subject, float] = Field(default_factory=dict)
     """The first call of each session."""
     warm_up: dict[Subject, Warmth]
+    memory: Memory | None = None
+    """None where the platform does not tell."""
     same: Pair
     """The original (first) against a second session of itself."""
     against: Pair | None = None
@@ -68,23 +85,10 @@ class LatencyReplicate(_Part):
     context: Context
     conditions: dict[Subject, dict[str, Any]]
     """What the runtime says of each session: version, providers, threads, options."""
+    running_seconds: float = 0.0
+    """Of the step, spent in the models' own calls."""
     seconds: float
     """The whole step."""
-
-
-class MemoryReplicate(_Part):
-    """The result of one measuring child that loaded one model, or none but a one-node one."""
-
-    kind: Literal["memory"] = "memory"
-    subject: str
-    """`zero` for the one-node model, `original`, or a candidate's id."""
-    peak_bytes: int
-    """High-water mark of the whole process."""
-    loaded_bytes: int | None = None
-    """What the process held once the model was loaded."""
-    steady_bytes: int | None = None
-    """What it held after the last call."""
-    calls: int
 
 
 class LoadPoint(_Part):
@@ -117,7 +121,7 @@ class LoadReplicate(_Part):
     conditions: dict[str, Any]
 
 
-REPLICATE: TypeAdapter[LatencyReplicate | MemoryReplicate | LoadReplicate] = TypeAdapter(
-    Annotated[LatencyReplicate | MemoryReplicate | LoadReplicate, Field(discriminator="kind")]
+REPLICATE: TypeAdapter[LatencyReplicate | LoadReplicate] = TypeAdapter(
+    Annotated[LatencyReplicate | LoadReplicate, Field(discriminator="kind")]
 )
 """Reads the result of any measuring child."""

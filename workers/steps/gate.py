@@ -11,11 +11,10 @@ from workers.evaluation.accuracy import read_scores
 from workers.evaluation.comparison import Comparison
 from workers.evaluation.conclusion import conclude, describe
 from workers.evaluation.evidence import Evidence, alone, gather, timed
-from workers.evaluation.footprint import footprint
 from workers.evaluation.gate import Verdict, judge_goal
-from workers.evaluation.load import loads
-from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate, MemoryReplicate
+from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate
 from workers.evaluation.selection import choose, pareto
+from workers.evaluation.under_load import loads
 from workers.steps.baseline import BaselineResult
 from workers.steps.candidates import Candidate, CandidatesResult
 from workers.steps.requests import JobRequest, Progress, ScratchPath, read_result
@@ -55,19 +54,16 @@ class GateResult(BaseModel):
 def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -> GateResult:
     """Combine all replicates, choose, and judge the chosen candidate; or the model itself, where there is none."""
     baseline = read_result(BaselineResult, scratch, request.baseline)
-    latency, memory, load = _replicates(request, scratch)
+    latency, load = _replicates(request, scratch)
     target = request.fingerprint.get("id")
     original = [
         *baseline.measurements,
         *timed(latency, "original", target=target),
-        *footprint(memory, ORIGINAL, target=target),
         *loads(load, ORIGINAL, target=target),
     ]
     original_scores = read_scores(scratch / request.baseline)
     if request.spec.kind == "evaluate":
-        evidence_of_it = alone(
-            source=baseline.source, measurements=original, scores=original_scores, latency=latency, memory=memory
-        )
+        evidence_of_it = alone(source=baseline.source, measurements=original, scores=original_scores, latency=latency)
         return _evaluated(request, original, evidence_of_it, _disturbances(latency))
     made = read_result(CandidatesResult, scratch, request.candidates)
     evidence: dict[str, Evidence] = {}
@@ -82,7 +78,6 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
             artifact=candidate.measurements,
             scores={"original": original_scores, "artifact": scores},
             latency=latency,
-            memory=memory,
             target=target,
         )
         measurements[candidate.id] += loads(load, candidate.id, target=target)
@@ -138,21 +133,16 @@ def _evaluated(
     )
 
 
-def _replicates(
-    request: GateRequest, scratch: Path
-) -> tuple[list[LatencyReplicate], list[MemoryReplicate], list[LoadReplicate]]:
+def _replicates(request: GateRequest, scratch: Path) -> tuple[list[LatencyReplicate], list[LoadReplicate]]:
     latency: list[LatencyReplicate] = []
-    memory: list[MemoryReplicate] = []
     load: list[LoadReplicate] = []
     for name in request.measurements:
         found = REPLICATE.validate_json((scratch / name / "result.json").read_bytes())
         if isinstance(found, LatencyReplicate):
             latency.append(found)
-        elif isinstance(found, MemoryReplicate):
-            memory.append(found)
         else:
             load.append(found)
-    return sorted(latency, key=lambda replicate: replicate.replicate), memory, load
+    return sorted(latency, key=lambda replicate: replicate.replicate), load
 
 
 def _recipe(candidates: tuple[Candidate, ...], name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One fresh child's timings: the original against itself, then against a candidate if there is one.
+"""One fresh child's measurements: memory of one model, then times of the original against itself and a candidate.
 
 The parent starts several such children. Nothing here imports more than it measures with.
 """
@@ -6,13 +6,16 @@ The parent starts several such children. Nothing here imports more than it measu
 import time
 from pathlib import Path
 
+import numpy as np
 from pydantic import Field
 
+from app.errors import StepError
 from workers.evaluation.contention import Witness
 from workers.evaluation.energy import EnergyCounter
-from workers.evaluation.memory import one_node_model
-from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Pair, Subject, Warmth
+from workers.evaluation.memory import CALLS, one_node_model, peak_bytes, present_bytes
+from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
+from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Session, load
 from workers.steps.feeds import first_feeds
 from workers.steps.requests import JobRequest, ModelFile, Progress, RowSource
@@ -51,30 +54,32 @@ class MeasureLatencyRequest(JobRequest):
 
 
 def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: Progress) -> LatencyReplicate:
-    """Load, warm up, and alternate blocks.
+    """Load, see what memory the first model takes, warm up, and alternate blocks.
 
     Raises StepError `model_does_not_load` or `model_does_not_run`.
     """
     begun = time.monotonic()
     threads = request.threads or request.spec.measure.threads[0]
-    sessions, load_ms = _load(request, scratch, folder, threads)
-    original = sessions["original"]
+    progress(0.05, "loading")
+    loaded = _Loaded(request, scratch, folder, threads)
+    sessions = loaded.sessions
     again = _open(request.baseline, scratch, threads)
-    rows = _rows(request, scratch, original)
+    rows = _rows(request, scratch, sessions["original"])
     batch = rows.size(_rows_a_call(request))
     feeds = first_feeds(rows, batch)
     # The same rows with each model's own types: a candidate's inputs may be in half precision.
-    calls: dict[Subject, Call] = {"original": _calls(original, feeds)}
+    calls: dict[Subject, Call] = {"original": _calls(sessions["original"], feeds)}
     if "artifact" in sessions:
-        candidate = sessions["artifact"]
-        calls["artifact"] = _calls(candidate, first_feeds(_rows(request, scratch, candidate), batch))
+        calls["artifact"] = _calls(
+            sessions["artifact"], first_feeds(_rows(request, scratch, sessions["artifact"]), batch)
+        )
     second = _calls(again, feeds)
 
     width, most = request.spec.measure.width, request.seconds * _WARM_UP_SHARE
     with no_garbage_collection():
         witness = Witness(threads)
         progress(0.1, "warming up")
-        first_ms = {subject: _first(call) for subject, call in calls.items()}
+        timing = time.monotonic()
         warm = {subject: warm_up(call, seconds=most) for subject, call in calls.items()}
         warm_again = warm_up(second, seconds=most)
         candidate_leads = request.replicate % 2 == 0
@@ -93,6 +98,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
             against = alternate(
                 calls["original"], calls["artifact"], plan, second_leads=candidate_leads, window=meter, width=width
             )
+        timed = time.monotonic() - timing
         context = witness.context()
 
     subjects: tuple[Subject, ...] = tuple(calls)
@@ -103,9 +109,10 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         threads=threads,
         batch=batch,
         rows=min(len(feeds) * batch, rows.count),
-        load_ms=load_ms,
-        first_ms=first_ms,
+        load_ms={subject: round(session.load_ms, 6) for subject, session in sessions.items()},
+        first_ms=loaded.first_ms,
         warm_up={subject: _warmth(warm[subject]) for subject in subjects},
+        memory=loaded.memory,
         same=_pair(same),
         against=None if against is None else _pair(against),
         cpu_seconds=meter.cpu_seconds(subjects),
@@ -113,25 +120,75 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         repeated=same.repeated + (against.repeated if against is not None else 0),
         context=context,
         conditions={subject: sessions[subject].conditions for subject in subjects},
+        running_seconds=round(loaded.running_seconds + timed, 3),
         seconds=round(time.monotonic() - begun, 3),
     )
 
 
-def _load(
-    request: MeasureLatencyRequest, scratch: Path, folder: Path, threads: int
-) -> tuple[dict[Subject, Session], dict[Subject, float]]:
-    """Load the models, in turn first, after the runtime itself has been woken by the smallest model."""
+class _Loaded:
+    """The models, loaded in turn first, and what the first one did to the process's memory while it was alone."""
+
+    def __init__(self, request: MeasureLatencyRequest, scratch: Path, folder: Path, threads: int) -> None:
+        files: list[tuple[Subject, ModelFile]] = [("original", request.baseline)]
+        if request.candidate is not None:
+            files.append(("artifact", request.candidate))
+        self.sessions: dict[Subject, Session] = {}
+        self.first_ms: dict[Subject, float] = {}
+        self.memory: Memory | None = None
+        self.running_seconds = 0.0
+        self._request, self._scratch = request, scratch
+        # What reading data and waking the runtime cost is not the model's.
+        _read_first_row(request, scratch)
+        _run_the_smallest_model(scratch, folder, threads)
+        before = _bytes_or_none()
+        for subject, file in files if request.replicate % 2 else reversed(files):
+            session = self.sessions[subject] = _open(file, scratch, threads)
+            loaded = _bytes_or_none()
+            rows = _rows(request, scratch, session)
+            [feed] = first_feeds(rows, _rows_a_call(request), most=1)
+            self.first_ms[subject] = self._call(session, feed)
+            if len(self.sessions) == 1 and before is not None and loaded is not None:
+                for _ in range(CALLS - 1):
+                    self._call(session, feed)
+                self.memory = Memory(
+                    subject=subject,
+                    loaded_bytes=max(loaded - before, 0),
+                    steady_bytes=max(present_bytes() - before, 0),
+                    peak_bytes=max(peak_bytes() - before, 0),
+                )
+
+    def _call(self, session: Session, feed: dict[str, Array]) -> float:
+        """Milliseconds of one call."""
+        started = time.perf_counter_ns()
+        session.run(feed)
+        taken = time.perf_counter_ns() - started
+        self.running_seconds += taken / 1e9
+        return round(taken / 1e6, 6)
+
+
+def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
+    dataset = request.datasets.get("evaluation") or request.datasets.get("calibration")
+    if dataset is None or request.case is not None:
+        return
+    opened = open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess)
+    for _ in opened.batches(1, [field.name for field in opened.fields], 0, 1):
+        pass
+
+
+def _run_the_smallest_model(scratch: Path, folder: Path, threads: int) -> None:
     zero = folder / "zero.onnx"
     zero.write_bytes(one_node_model())
-    _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads)
+    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads)
+    session.run({"x": np.zeros(1, np.float32)})
     zero.unlink()
-    files: list[tuple[Subject, ModelFile]] = [("original", request.baseline)]
-    if request.candidate is not None:
-        files.append(("artifact", request.candidate))
-    sessions: dict[Subject, Session] = {}
-    for subject, file in files if request.replicate % 2 else reversed(files):
-        sessions[subject] = _open(file, scratch, threads)
-    return sessions, {subject: round(session.load_ms, 6) for subject, session in sessions.items()}
+
+
+def _bytes_or_none() -> int | None:
+    """What this process holds, where the platform tells."""
+    try:
+        return present_bytes()
+    except StepError:
+        return None
 
 
 def _open(model: ModelFile, scratch: Path, threads: int) -> Session:
@@ -155,12 +212,6 @@ def _rows_a_call(request: MeasureLatencyRequest) -> int:
 def _calls(session: Session, feeds: list[dict[str, Array]]) -> Call:
     count, run_once = len(feeds), session.run
     return lambda index: run_once(feeds[index % count])
-
-
-def _first(call: Call) -> float:
-    started = time.perf_counter_ns()
-    call(0)
-    return round((time.perf_counter_ns() - started) / 1e6, 6)
 
 
 class _Meter:

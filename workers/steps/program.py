@@ -31,7 +31,6 @@ STEPS: dict[str, str] = {
         "calibrate",
         "candidates",
         "measure_latency",
-        "measure_memory",
         "measure_load",
         "precision",
         "gate",

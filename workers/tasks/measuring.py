@@ -1,10 +1,10 @@
-"""The measurements of a job: memory, timings in as many fresh children as their precision asks for, then load."""
+"""The measurements of a job: times and memory in as many fresh children as their precision asks for, then load."""
 
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers.tasks.plan import Condition, Step, conditions, latency_step, load_steps, memory_steps
+from workers.tasks.plan import Condition, Step, conditions, latency_step, load_steps
 
 
 class Measuring:
@@ -31,7 +31,6 @@ class Measuring:
     ) -> None:
         self._original = original
         self._common = common
-        self._memory = memory_steps(original, candidates, common, children=replicates)
         self._load = load_steps(original, candidates, common, children=replicates)
         self._conditions = conditions(candidates, common["spec"]["measure"], batches, cases)
         self._replicates = replicates
@@ -45,11 +44,7 @@ class Measuring:
 
     def run(self) -> list[str]:
         """Measure everything; returns the folders of the children."""
-        steps = len(self._memory) + self._replicates * len(self._conditions) + len(self._load)
-        for number, step in enumerate(self._memory):
-            self._show(number / steps, f"measuring memory, {number + 1} of {len(self._memory)}")
-            self._fresh(step)
-        number = len(self._memory)
+        steps, number = self._replicates * len(self._conditions) + len(self._load), 0
         for replicate in range(1, self._replicates + 1):
             for condition in self._conditions:
                 self._show(number / steps, f"timing {condition.key} in process {replicate}")
@@ -67,7 +62,7 @@ class Measuring:
             self._fresh(step)
             number += 1
         timed = [each for known in self._folders.values() for each in known]
-        return [*(step.folder for step in self._memory), *timed, *(step.folder for step in self._load)]
+        return [*timed, *(step.folder for step in self._load)]
 
     def _time(self, condition: Condition, replicate: int) -> None:
         begun = time.monotonic()

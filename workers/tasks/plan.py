@@ -7,10 +7,6 @@ from typing import Any
 
 from app.domain.job import Stage
 
-MEMORY_CHILDREN = 3
-"""Peaks of fresh processes differ by less than their times do, so that fewer tell as much."""
-
-
 LOAD_CHILDREN = 3
 """A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent."""
 
@@ -68,18 +64,6 @@ class Condition:
     def key(self) -> str:
         """A name of it that is good for a folder."""
         return f"{self.subject}-{self.case or f'{self.threads}x{self.batch}'}"
-
-
-def memory_steps(
-    original: dict[str, Any], candidates: Sequence[dict[str, Any]], common: dict[str, Any], *, children: int
-) -> list[Step]:
-    """A child for each time that a model, or nothing at all, is loaded to see what memory it takes."""
-    models = {"zero": None, "original": original, **{found["id"]: found for found in candidates}}
-    return [
-        Step("measure_memory", f"memory-{name}-{number}", "candidates", {**common, "subject": name, "model": model})
-        for number in range(1, min(children, MEMORY_CHILDREN) + 1)
-        for name, model in models.items()
-    ]
 
 
 def load_steps(

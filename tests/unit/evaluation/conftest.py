@@ -1,12 +1,12 @@
 """Invented results of measuring children."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from workers.evaluation.contention import Context
-from workers.evaluation.replicate import LatencyReplicate, MemoryReplicate, Pair, Warmth
+from workers.evaluation.replicate import LatencyReplicate, Memory, Pair, Warmth
 
 QUIET = Context(seconds=2.0, cpus=2, threads=1, involuntary_switches=3, steal_share=0.0, neighbour_cpus=0.02)
 BUSY = QUIET.model_copy(update={"neighbour_cpus": 1.2})
@@ -67,5 +67,10 @@ def five_children(original: float = 10.0, artifact: float = 8.0, **changes: Any)
     ]
 
 
-def memory_replicate(subject: str, peak_bytes: int) -> MemoryReplicate:
-    return MemoryReplicate(subject=subject, peak_bytes=peak_bytes, calls=3)
+def memory(subject: Literal["original", "artifact"], peak_bytes: int) -> Memory:
+    return Memory(
+        subject=subject,
+        loaded_bytes=max(peak_bytes - 50, 0),
+        steady_bytes=max(peak_bytes - 10, 0),
+        peak_bytes=peak_bytes,
+    )

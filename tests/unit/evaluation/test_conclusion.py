@@ -53,7 +53,6 @@ def evidence(
             "artifact": {"top1": artifact} if labels else {},
         },
         latency=replicates,
-        memory=[],
     )
     return found
 

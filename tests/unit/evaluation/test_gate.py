@@ -14,7 +14,7 @@ from app.domain.goal import Constraint, Goal
 from app.domain.job import Gate
 from app.domain.measurement import Measurement, absent
 from app.domain.metric import METRICS
-from tests.unit.evaluation.conftest import five_children, memory_replicate
+from tests.unit.evaluation.conftest import five_children, latency_replicate, memory
 from workers.evaluation.accuracy import NON_FINITE
 from workers.evaluation.evidence import Evidence, Source, gather, timed
 from workers.evaluation.gate import Verdict, judge_constraint, judge_goal, overall
@@ -55,6 +55,8 @@ def of_scores(
 
 def of_children(original: float = 10.0, artifact: float = 8.0) -> Evidence:
     replicates = five_children(original, artifact)
+    # One child alone had the artifact to itself.
+    replicates[1] = replicates[1].model_copy(update={"memory": memory("artifact", 10_000_000)})
     bytes_of = {"unit": "bytes", "better": "lower"}
     evidence, _ = gather(
         "cnd_a",
@@ -66,7 +68,6 @@ def of_children(original: float = 10.0, artifact: float = 8.0) -> Evidence:
         artifact=[Measurement(name="artifact_bytes", value=1_000_000, **bytes_of)],
         scores={"original": {}, "artifact": {}},
         latency=replicates,
-        memory=[memory_replicate("zero", 80_000_000), memory_replicate("cnd_a", 90_000_000)],
     )
     return evidence
 
@@ -275,7 +276,7 @@ def test_an_artifact_that_overflows_misses() -> None:
         ({"metric": "kl", "max": 0.1}, "kl was not measured."),
         ({"metric": "top1", "max_drop": 0.01}, "the rows have no labels"),
         ({"metric": "energy_per_inference", "max": 1}, "RAPL"),
-        ({"metric": "peak_memory", "max_drop": 1}, "was not measured"),
+        ({"metric": "peak_memory", "max_drop": 1}, "alone in none of the processes"),
     ],
 )
 def test_a_constraint_on_what_was_not_measured_is_undecided_and_says_why(constraint: dict[str, Any], said: str) -> None:
@@ -308,7 +309,6 @@ def test_a_percentile_with_too_few_samples_is_undecided() -> None:
         artifact=[],
         scores={"original": {}, "artifact": {}},
         latency=replicates,
-        memory=[],
     )
     for bound in ({"max": 9.0}, {"max_drop": 1.0}):
         verdict = judge_one(evidence, metric="latency_p99", **bound)
@@ -316,27 +316,23 @@ def test_a_percentile_with_too_few_samples_is_undecided() -> None:
         assert "15 samples are too few" in verdict.reason
 
 
-def with_peaks(zero: Sequence[int], artifact: Sequence[int], original: Sequence[int] = (90_000_000,)) -> Evidence:
-    bytes_of = {"unit": "bytes", "better": "lower"}
+def with_peaks(artifact: Sequence[int], original: Sequence[int] = (10_000_000,)) -> Evidence:
+    peaks = [memory("original", peak) for peak in original] + [memory("artifact", peak) for peak in artifact]
+    replicates = [latency_replicate(replicate=number, memory=peak) for number, peak in enumerate(peaks, start=1)]
     evidence, _ = gather(
         "cnd_a",
         source="evaluation",
-        original=[Measurement(name="peak_memory", value=10_000_000, **bytes_of)],
+        original=timed(replicates, "original"),
         artifact=[],
         scores={"original": {}, "artifact": {}},
-        latency=[],
-        memory=[
-            *(memory_replicate("zero", peak) for peak in zero),
-            *(memory_replicate("original", peak) for peak in original),
-            *(memory_replicate("cnd_a", peak) for peak in artifact),
-        ],
+        latency=replicates,
     )
     return evidence
 
 
 @pytest.mark.parametrize(("limit", "expected"), [(12_000_000, "met"), (10_050_000, "undecided"), (9_000_000, "missed")])
 def test_memory_is_judged_by_its_scatter(limit: int, expected: Gate) -> None:
-    evidence = with_peaks([80_000_000] * 3, [89_800_000, 90_000_000, 90_200_000])
+    evidence = with_peaks([9_800_000, 10_000_000, 10_200_000])
     verdict = judge_one(evidence, metric="peak_memory", max=limit)
     assert (verdict.verdict, verdict.value) == (expected, 10_000_000)
     assert verdict.ci is not None
@@ -344,7 +340,7 @@ def test_memory_is_judged_by_its_scatter(limit: int, expected: Gate) -> None:
 
 
 def test_memory_near_nothing_has_bounds_too() -> None:
-    verdict = judge_one(with_peaks([80_000_000] * 3, [79_900_000, 80_000_000, 80_400_000]), metric="memory", max=1e5)
+    verdict = judge_one(with_peaks([0, 0, 400_000]), metric="memory", max=1e5)
     assert verdict.verdict == "undecided"
     assert verdict.ci is not None
     assert verdict.ci[0] == 0
@@ -352,7 +348,7 @@ def test_memory_near_nothing_has_bounds_too() -> None:
 
 
 def test_memory_is_compared_across_its_processes() -> None:
-    evidence = with_peaks([80_000_000] * 3, [84_900_000, 85_000_000, 85_200_000], [90_000_000, 89_900_000, 90_100_000])
+    evidence = with_peaks([4_900_000, 5_000_000, 5_200_000], [10_000_000, 9_900_000, 10_100_000])
     found = evidence.comparison("peak_memory")
     assert found is not None
     assert (found.ratio, found.children) == (pytest.approx(0.5, abs=0.02), 3)
@@ -362,7 +358,7 @@ def test_memory_is_compared_across_its_processes() -> None:
 
 def test_only_what_one_process_measured_is_said_to_scatter() -> None:
     unknown = "its scatter is unknown"
-    assert unknown in judge_one(with_peaks([80_000_000], [90_000_000]), metric="memory", max=1e8).reason
+    assert unknown in judge_one(with_peaks([10_000_000]), metric="memory", max=1e8).reason
     evidence = of_children()
     size = evidence.artifact["artifact_bytes"].model_copy(update={"count": 1})
     evidence = Evidence("evaluation", evidence.original, {**evidence.artifact, "artifact_bytes": size})

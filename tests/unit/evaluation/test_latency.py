@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from app.domain.measurement import UNITS, Measurement
-from tests.unit.evaluation.conftest import five_children, latency_replicate, memory_replicate
-from workers.evaluation.footprint import footprint
+from tests.unit.evaluation.conftest import five_children, latency_replicate, memory
 from workers.evaluation.latency import latencies, samples_of
-from workers.evaluation.replicate import MemoryReplicate
-
-
-def peak_memory_of(replicates: list[MemoryReplicate], subject: str) -> Measurement:
-    return footprint(replicates, subject)[0]
 
 
 def by_name(measurements: list[Measurement]) -> dict[str, Measurement]:
@@ -106,25 +100,26 @@ def test_energy_is_absent_unless_counted() -> None:
     assert "idle" in found.conditions["counter"]
 
 
-def test_peak_memory_is_what_exceeds_the_smallest_model() -> None:
-    replicates = [memory_replicate("zero", 80_000_000), memory_replicate("original", 92_000_000)]
-    found = peak_memory_of(replicates, "original")
-    assert found.value == 12_000_000
-    assert found.ci95 is None
-    assert peak_memory_of(replicates, "cnd_a").method == "absent"
-    assert peak_memory_of(replicates[1:], "original").method == "absent"
+def test_each_model_s_memory_is_that_of_the_children_in_which_it_was_alone() -> None:
+    peaks = [100, 50, 104, 52, 102]
+    children = [
+        child.model_copy(update={"memory": memory("original" if number % 2 == 0 else "artifact", peak)})
+        for number, (child, peak) in enumerate(zip(five_children(), peaks, strict=True))
+    ]
+    found = by_name(latencies(children, "original"))
+    assert found["peak_memory"].value == 102
+    assert found["peak_memory"].count == 3
+    assert found["steady_memory"].value == 92
+    assert found["steady_memory"].conditions["loaded_bytes"] == 52
+    assert found["steady_memory"].conditions["added_by_calls"] == 40
+    assert by_name(latencies(children, "artifact"))["peak_memory"].value == 51
 
 
-def test_scatter_below_the_smallest_model_is_no_negative_memory() -> None:
-    found = peak_memory_of([memory_replicate("zero", 80_000_000), memory_replicate("cnd_a", 79_900_000)], "cnd_a")
-    assert found.value == 0
-
-
-def test_several_memory_children_give_an_interval() -> None:
-    replicates = [memory_replicate("zero", 80), memory_replicate("zero", 82), memory_replicate("zero", 81)]
-    replicates += [memory_replicate("cnd_a", peak) for peak in (181, 184, 187)]
-    found = peak_memory_of(replicates, "cnd_a")
-    assert found.value == 103
-    assert found.ci95 is not None
-    assert found.ci95[0] <= 100
-    assert found.ci95[1] >= 106
+def test_memory_that_nobody_tells_is_absent_with_the_reason() -> None:
+    untold = by_name(latencies(five_children(), "original"))["peak_memory"]
+    assert (untold.method, untold.reason) == ("absent", "this platform does not tell a process's memory")
+    once = [latency_replicate(memory=memory("original", 100))]
+    assert by_name(latencies(once, "original"))["peak_memory"].ci95 is None
+    alone_in_none = by_name(latencies(once, "artifact"))["peak_memory"]
+    assert alone_in_none.reason is not None
+    assert "two" in alone_in_none.reason

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from tests.unit.evaluation.conftest import BUSY, QUIET
-from workers.evaluation.load import SATURATED, closed_loop, loads, open_loop
+from workers.evaluation.load import closed_loop, open_loop
 from workers.evaluation.replicate import LoadPoint, LoadReplicate
+from workers.evaluation.under_load import SATURATED, loads
 
 
 class Server:

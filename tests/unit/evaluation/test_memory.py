@@ -52,7 +52,7 @@ def test_a_platform_that_does_not_tell_is_an_error_with_a_code(tmp_path: Path, c
     assert error.value.code == "memory_not_measurable"
 
 
-@pytest.mark.parametrize("step", ["measure_latency", "measure_memory"])
+@pytest.mark.parametrize("step", ["measure_latency", "measure_load"])
 def test_a_measuring_child_imports_no_more_than_it_measures_with(step: str) -> None:
     """Whatever else is loaded would be in the mark, and in the seconds of each of many children."""
     program = (

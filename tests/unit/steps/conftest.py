@@ -102,22 +102,20 @@ class Job:
         """Measure every candidate briefly; the folders of the measurements."""
         made = json.loads((self.scratch / "candidates/result.json").read_text())["candidates"]
         original = {"path": self.model, "session_options": {}}
-        folders = ["memory-zero", "memory-original"]
-        self.run("measure_memory", "memory-zero", model=None)
-        self.run("measure_memory", "memory-original", model=original, subject="original")
+        folders: list[str] = []
         for found in made:
             candidate = {"path": f"candidates/{found['file']}", "session_options": found["session_options"]}
-            self.run("measure_memory", f"memory-{found['id']}", model=candidate, subject=found["id"])
-            self.run(
-                "measure_latency",
-                f"latency-{found['id']}",
-                candidate_id=found["id"],
-                replicate=1,
-                baseline=original,
-                candidate=candidate,
-                seconds=0.05,
-            )
-            folders += [f"memory-{found['id']}", f"latency-{found['id']}"]
+            for replicate in (1, 2):
+                folders.append(f"latency-{found['id']}-{replicate}")
+                self.run(
+                    "measure_latency",
+                    folders[-1],
+                    candidate_id=found["id"],
+                    replicate=replicate,
+                    baseline=original,
+                    candidate=candidate,
+                    seconds=0.05,
+                )
         return folders
 
     def package(self, measured: list[str]) -> dict[str, Any]:

@@ -206,7 +206,7 @@ print(sorted(heavy & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("step_name", ["measure_latency", "measure_memory"])
+@pytest.mark.parametrize("step_name", ["measure_latency", "measure_load"])
 def test_a_measuring_child_imports_no_more_than_it_measures_with(job: Job, step_name: str) -> None:
     job.save_model(models.conv_net())
     job.save_dataset("evaluation", image=images(4))
@@ -215,7 +215,8 @@ def test_a_measuring_child_imports_no_more_than_it_measures_with(job: Job, step_
     request = job.request(
         candidate_id="cnd_" + "0" * 26, baseline=model, candidate=model, seconds=0.01, subject="original"
     )
-    request |= {"model": model} if step_name == "measure_memory" else {}
+    request["subject_model"] = model
+    request["spec"]["measure"] = {"load": {"seconds": 0.05}}
     (job.scratch / "measure/request.json").write_text(json.dumps(request))
 
     printed = subprocess.run(
@@ -226,6 +227,6 @@ def test_a_measuring_child_imports_no_more_than_it_measures_with(job: Job, step_
 
 
 def test_the_table_names_the_steps_of_a_job() -> None:
-    wanted = {"inspect", "baseline", "calibrate", "candidates", "measure_latency", "measure_memory", "gate", "package"}
+    wanted = {"inspect", "baseline", "calibrate", "candidates", "measure_latency", "gate", "package"}
 
     assert wanted | {"inspect_model", "inspect_dataset", "probe", "precision", "measure_load"} == set(program.STEPS)

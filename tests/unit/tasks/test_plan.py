@@ -80,7 +80,6 @@ def test_the_original_alone_is_timed_where_there_is_nothing_beside_it() -> None:
     steps = planned(candidates=[], threads=[1, 2])
     assert conditions(steps) == {("original", 1, 1): 5, ("original", 2, 1): 5}
     assert all(step.request["candidate"] is None for step in steps if step.name == "measure_latency")
-    assert {step.request["subject"] for step in steps if step.name == "measure_memory"} == {"zero", "original"}
 
 
 def test_every_case_has_children_with_the_first_number_of_threads() -> None:
@@ -103,15 +102,6 @@ def test_only_what_is_known_too_little_is_measured_on_and_not_for_ever() -> None
     assert timed == {"cnd_a": 3, "cnd_b": 5}
     assert [len(groups["cnd_b-1x1"]) for groups in asked] == [3, 4]
     assert {"latency-cnd_b-1x1-4", "latency-cnd_b-1x1-5"} <= set(folders)
-
-
-def test_memory_is_measured_in_several_children_of_each_model_and_of_none() -> None:
-    for replicates, children in ((2, 2), (3, 3), (5, 3)):
-        memory = [step.request for step in planned(replicates) if step.name == "measure_memory"]
-        assert Counter(request["subject"] for request in memory) == dict.fromkeys(
-            ("zero", "original", "cnd_a", "cnd_b"), children
-        )
-        assert all((request["model"] is None) == (request["subject"] == "zero") for request in memory)
 
 
 def test_names_of_folders_fit_the_column_that_keeps_them() -> None:
