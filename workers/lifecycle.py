@@ -14,6 +14,7 @@ from celery import signals
 from sqlalchemy.exc import ProgrammingError
 
 from app import wiring
+from app.domain.profiles import refuse_false_name
 from app.errors import Unavailable
 from app.queue.names import jobs_queue
 from app.queue.wake_up import WakeUps
@@ -23,7 +24,7 @@ from workers.sandbox.identity import die_with
 from workers.sandbox.limits import SandboxLimits
 from workers.sandbox.scratch import remove_scratch
 from workers.tasks.listening import Listening
-from workers.tasks.station import Station, probe_machine, worker_name
+from workers.tasks.station import TRIED_FILE, Station, measured, probe_machine, read_tried, worker_name
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +99,11 @@ def open_station(settings: Settings, queue: str) -> Station:
     limits = SandboxLimits(
         memory_bytes=settings.sandbox_memory_bytes or default_memory(), disk_bytes=settings.sandbox_disk_bytes
     )
-    fingerprint, confinement = probe_machine(root, limits, settings.sandbox_uid)
+    file = wiring.scratch_dir(settings) / TRIED_FILE
+    fingerprint, confinement = probe_machine(root, limits, settings.sandbox_uid, known=read_tried(file))
+    serves_jobs = queue == jobs_queue(settings.target)
+    if serves_jobs:
+        refuse_false_name(settings.target, fingerprint.features)
     made = Station(
         worker_id=worker_id,
         queue=queue,
@@ -111,7 +116,7 @@ def open_station(settings: Settings, queue: str) -> Station:
         limits=limits,
         uid=settings.sandbox_uid,
         allow_weak_sandbox=settings.allow_weak_sandbox,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint.model_dump(mode="json"),
         sandbox=confinement,
         stopping=_stopping.is_set,
         max_unpacked_bytes=settings.max_unpacked_bytes,
@@ -119,8 +124,11 @@ def open_station(settings: Settings, queue: str) -> Station:
         replicates=settings.replicates,
         measure_seconds=settings.measure_seconds,
     )
-    services.targets.register(worker_id, queue, settings.target, fingerprint, confinement)
-    log.info("serving %s on %s", queue, fingerprint.get("model_name"))
+    made.register()
+    log.info("serving %s on %s", queue, fingerprint.model_name)
+    if serves_jobs and (fingerprint.peaks is None or not fingerprint.peaks.steady):
+        made = measured(made, file)
+        made.register()
     return made
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from workers.hardware.processor_times import STAT, read_processor_times
+
 STEAL_SHARE = 0.02
 """More stolen time than this, as a share of the time of the processors in use, disturbs."""
 NEIGHBOUR_SHARE = 0.25
@@ -18,7 +20,6 @@ LEAST_NEIGHBOUR = 0.1
 CLOCK_DRIFT = 0.05
 """A slower or faster clock than this between beginning and end disturbs."""
 
-_STAT = Path("/proc/stat")
 _SPINS = 4_000
 _TRIES = 5
 
@@ -66,7 +67,7 @@ class _Counters:
 class Witness:
     """Watches from its making until `context`."""
 
-    def __init__(self, threads: int, *, stat: Path = _STAT) -> None:
+    def __init__(self, threads: int, *, stat: Path = STAT) -> None:
         self._threads = threads
         self._stat = stat
         self._spins: list[float] = []
@@ -104,20 +105,6 @@ class Witness:
             stolen=stolen,
             switches=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
         )
-
-
-def read_processor_times(stat: Path = _STAT) -> tuple[float | None, float | None]:
-    """Seconds that all processors have worked, and that were stolen from them (Linux, proc(5)); else None."""
-    try:
-        fields = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
-        ticks = [int(field) for field in fields[1:9]]
-    except (OSError, ValueError):
-        return None, None
-    if fields[:1] != ["cpu"] or len(ticks) < 8:
-        return None, None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
-    hertz = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + softirq) / hertz, steal / hertz
 
 
 def _difference(end: float | None, begin: float | None) -> float | None:

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tests.unit.evaluation.conftest import QUIET
-from workers.evaluation.contention import Witness, read_processor_times
+from workers.evaluation.contention import Witness
+from workers.hardware.processor_times import read_processor_times
 
 HERTZ = os.sysconf("SC_CLK_TCK")
 
