@@ -45,7 +45,7 @@ class Target:
     def features(self) -> tuple[str, ...]:
         """What the machine can do; of a profile without a worker, what it promises."""
         if not self.fingerprint and self.builtin:
-            return PROFILES[self.id].features
+            return tuple(sorted(PROFILES[self.id].features))
         return tuple(self.fingerprint.get("features", ()))
 
 
@@ -80,12 +80,10 @@ class Targets:
                 select(Job.id).where(Job.state == JobState.SUCCEEDED).order_by(Job.id.desc()).limit(MOST_JOBS)
             )
         )
-        unread = [job_id for job_id in latest if job_id not in self._timings]
-        rows = session.execute(
-            select(Job.id, Job.outcome, Model.sha256).join(Model, Model.id == Job.model_id).where(Job.id.in_(unread))
-        )
-        for row in rows:
-            self._timings[row.id] = tuple(_timings_of(row.id, row.sha256, row.outcome or {}))
+        if unread := [job_id for job_id in latest if job_id not in self._timings]:
+            query = select(Job.id, Job.outcome, Model.sha256).join(Model, Model.id == Job.model_id)
+            for row in session.execute(query.where(Job.id.in_(unread))):
+                self._timings[row.id] = tuple(_timings_of(row.id, row.sha256, row.outcome or {}))
         while len(self._timings) > 2 * MOST_JOBS:
             self._timings.popitem(last=False)
         found: dict[str, list[Timing]] = {}
