@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from sqlalchemy.exc import ProgrammingError
 from app import wiring
 from app.domain.profiles import refuse_false_name
 from app.errors import Unavailable
-from app.queue.names import jobs_queue
+from app.queue.names import INSPECTIONS, jobs_queue
 from app.queue.wake_up import WakeUps
 from app.services import Services
 from app.settings import Settings
@@ -50,6 +51,7 @@ def connect(settings: Settings) -> None:
     @signals.celeryd_after_setup.connect(weak=False)
     def on_setup(instance: Any, **_: Any) -> None:
         _queues.extend(instance.app.amqp.queues.consume_from)
+        refuse_several(_queues, instance.concurrency)
 
     @signals.worker_process_init.connect(weak=False)
     def on_fork(**_: Any) -> None:
@@ -87,6 +89,19 @@ def connect(settings: Settings) -> None:
     def on_logging(**_: Any) -> None:
         logging.basicConfig(
             level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        )
+
+
+def refuse_several(queues: Iterable[str], processes: int) -> None:
+    """Let no worker of jobs run two at a time: one would work while the other is timed.
+
+    Raises SystemExit with a sentence for whoever started it.
+    """
+    if processes > 1 and any(queue != INSPECTIONS for queue in queues):
+        raise SystemExit(
+            f"A worker that serves jobs runs one at a time, and this one was started for {processes}: start it with "
+            "--concurrency 1. To use a machine for several targets start one worker for each; they take turns to "
+            "measure."
         )
 
 

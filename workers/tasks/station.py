@@ -29,7 +29,7 @@ TRIED_FILE = "machine.json"
 
 # Another worker that starts measures for two seconds; one at a job for minutes, which a start should not wait for.
 _LOCK_SECONDS = 6.0
-_LOCK_LEASE_SECONDS = 30.0
+_LOCK_LEASE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
