@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from celery import signals
 from sqlalchemy.exc import ProgrammingError
 
 from app import wiring
+from app.domain.profiles import refuse_false_name
 from app.errors import Unavailable
-from app.queue.names import jobs_queue
+from app.queue.names import INSPECTIONS, jobs_queue
 from app.queue.wake_up import WakeUps
 from app.services import Services
 from app.settings import Settings
@@ -23,7 +25,7 @@ from workers.sandbox.identity import die_with
 from workers.sandbox.limits import SandboxLimits
 from workers.sandbox.scratch import remove_scratch
 from workers.tasks.listening import Listening
-from workers.tasks.station import Station, probe_machine, worker_name
+from workers.tasks.station import TRIED_FILE, Station, measured, probe_machine, read_tried, worker_name
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ def connect(settings: Settings) -> None:
     @signals.celeryd_after_setup.connect(weak=False)
     def on_setup(instance: Any, **_: Any) -> None:
         _queues.extend(instance.app.amqp.queues.consume_from)
+        refuse_several(_queues, instance.concurrency)
 
     @signals.worker_process_init.connect(weak=False)
     def on_fork(**_: Any) -> None:
@@ -89,6 +92,19 @@ def connect(settings: Settings) -> None:
         )
 
 
+def refuse_several(queues: Iterable[str], processes: int) -> None:
+    """Let no worker of jobs run two at a time: one would work while the other is timed.
+
+    Raises SystemExit with a sentence for whoever started it.
+    """
+    if processes > 1 and any(queue != INSPECTIONS for queue in queues):
+        raise SystemExit(
+            f"A worker that serves jobs runs one at a time, and this one was started for {processes}: start it with "
+            "--concurrency 1. To use a machine for several targets start one worker for each; they take turns to "
+            "measure."
+        )
+
+
 def open_station(settings: Settings, queue: str) -> Station:
     """Make a process ready to work: services, this machine's fingerprint, the limits of its children."""
     services = wiring.build(settings)
@@ -98,7 +114,11 @@ def open_station(settings: Settings, queue: str) -> Station:
     limits = SandboxLimits(
         memory_bytes=settings.sandbox_memory_bytes or default_memory(), disk_bytes=settings.sandbox_disk_bytes
     )
-    fingerprint, confinement = probe_machine(root, limits, settings.sandbox_uid)
+    file = wiring.scratch_dir(settings) / TRIED_FILE
+    fingerprint, confinement = probe_machine(root, limits, settings.sandbox_uid, known=read_tried(file))
+    serves_jobs = queue == jobs_queue(settings.target)
+    if serves_jobs:
+        refuse_false_name(settings.target, fingerprint.features)
     made = Station(
         worker_id=worker_id,
         queue=queue,
@@ -111,7 +131,7 @@ def open_station(settings: Settings, queue: str) -> Station:
         limits=limits,
         uid=settings.sandbox_uid,
         allow_weak_sandbox=settings.allow_weak_sandbox,
-        fingerprint=fingerprint,
+        fingerprint=fingerprint.model_dump(mode="json"),
         sandbox=confinement,
         stopping=_stopping.is_set,
         max_unpacked_bytes=settings.max_unpacked_bytes,
@@ -120,8 +140,11 @@ def open_station(settings: Settings, queue: str) -> Station:
         most_replicates=settings.most_replicates,
         measure_seconds=settings.measure_seconds,
     )
-    services.targets.register(worker_id, queue, settings.target, fingerprint, confinement)
-    log.info("serving %s on %s", queue, fingerprint.get("model_name"))
+    made.register()
+    log.info("serving %s on %s", queue, fingerprint.model_name)
+    if serves_jobs and (fingerprint.peaks is None or not fingerprint.peaks.steady):
+        made = measured(made, file)
+        made.register()
     return made
 
 

@@ -21,7 +21,7 @@ from app.domain.target import fp16_is_native, saturates_int8
 from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
 from app.services.field_errors import pointer, schema_errors
-from app.services.targets import Target, known_targets, target_alive
+from app.services.targets import Target, builtin_targets, known_targets, target_alive
 from app.services.valid_parts import ValidParts, valid_parts
 
 
@@ -209,15 +209,20 @@ def _check_recipe(spec: JobSpec, checked: Checked) -> None:
 
 def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
     targets = {target.id: target for target in known_targets(session)}
+    profiles = builtin_targets()
     names = ", ".join(targets) or "none yet"
-    target: Target | None = targets.get(spec.target)
+    target: Target | None = targets.get(spec.target) or profiles.get(spec.target)
     if target is None and spec.target == "local" and len(targets) > 1:
         checked.errors.append(
             FieldError("/target", "target_ambiguous", f"There is more than one target; name one of: {names}.")
         )
     elif target is None and targets and spec.target != "local":
         checked.errors.append(
-            FieldError("/target", "target_unknown", f"There is no target {spec.target!r}; known: {names}.")
+            FieldError(
+                "/target",
+                "target_unknown",
+                f"There is no target {spec.target!r}; known: {names}; built in: {', '.join(profiles)}.",
+            )
         )
     elif not target_alive(session, spec.target):
         if spec.if_no_worker == "refuse":
@@ -232,8 +237,7 @@ def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
         else:
             checked.doubts.append(f"No worker of target {spec.target!r} is alive: the job would wait for one.")
     if target is not None:
-        features = tuple(target.fingerprint.get("features", ()))
-        _doubt_technique(spec, features, checked)
+        _doubt_technique(spec, target.features, checked)
 
 
 def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked) -> None:

@@ -1,39 +1,96 @@
 """Targets: machine classes that live workers registered, and who is there to serve them."""
 
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.repositories import workers
 from app.db.session import Database
+from app.db.tables import Job, Model
+from app.domain.job import JobState
+from app.domain.profiles import PROFILES
+from app.domain.suitability import Suitability, Timing, suitability
 from app.queue.names import INSPECTIONS, jobs_queue
 
 ALIVE_SECONDS = 90
 """A worker none of whose tasks ran for this long counts as gone; the sweeper wakes idle ones in half of it."""
 
 
+MOST_JOBS = 500
+"""Of the latest finished jobs, what techniques are worth is told by at most so many."""
+
+_DISTURBED = frozenset({"noisy", "contended"})
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A machine class: its fingerprint, the confinement its workers have, and whether one is alive."""
+    """A machine class: its fingerprint, the confinement its workers have, and whether one is alive.
+
+    A built-in profile that no worker has registered for has no fingerprint.
+    """
 
     id: str
     alive: bool
     workers: int
     fingerprint: dict[str, Any]
     sandbox: dict[str, Any]
+    builtin: bool = False
+    summary: str | None = None
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """What the machine can do; of a profile without a worker, what it promises."""
+        if not self.fingerprint and self.builtin:
+            return tuple(sorted(PROFILES[self.id].features))
+        return tuple(self.fingerprint.get("features", ()))
 
 
 class Targets:
-    """What the workers registered."""
+    """What the workers registered, and what there is built in."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # What a job measured never changes once it has succeeded, and is a few numbers of a long outcome.
+        self._timings: OrderedDict[str, tuple[tuple[str, Timing], ...]] = OrderedDict()
 
     def all(self) -> list[Target]:
-        """Every target known, by name."""
+        """Every target that a worker registered, by name."""
         with self._database.read() as session:
             return known_targets(session)
+
+    def catalogue(self) -> list[tuple[Target, tuple[Suitability, ...]]]:
+        """Every target that a job can name, with what each technique is worth there; built-in ones come last."""
+        with self._database.read() as session:
+            registered = known_targets(session)
+            timings = self._timings_by_machine(session)
+        names = {target.id for target in registered}
+        return [
+            (target, suitability(target.features, timings.get(str(target.fingerprint.get("id", "")), ())))
+            for target in [*registered, *(target for name, target in builtin_targets().items() if name not in names)]
+        ]
+
+    def _timings_by_machine(self, session: Session) -> dict[str, list[Timing]]:
+        """Timings of the latest jobs by the fingerprint of the machine that they ran on."""
+        latest = list(
+            session.scalars(
+                select(Job.id).where(Job.state == JobState.SUCCEEDED).order_by(Job.id.desc()).limit(MOST_JOBS)
+            )
+        )
+        if unread := [job_id for job_id in latest if job_id not in self._timings]:
+            query = select(Job.id, Job.outcome, Model.sha256).join(Model, Model.id == Job.model_id)
+            for row in session.execute(query.where(Job.id.in_(unread))):
+                self._timings[row.id] = tuple(_timings_of(row.id, row.sha256, row.outcome or {}))
+        while len(self._timings) > 2 * MOST_JOBS:
+            self._timings.popitem(last=False)
+        found: dict[str, list[Timing]] = {}
+        for job_id in latest:
+            for machine, timing in self._timings.get(job_id, ()):
+                found.setdefault(machine, []).append(timing)
+        return found
 
     def inspection_alive(self) -> bool:
         """Whether uploads are being inspected."""
@@ -68,6 +125,36 @@ class Targets:
             workers.give_back_measuring_lock(session, boot_id, holder)
 
 
+def _timings_of(job_id: str, model: str, outcome: Mapping[str, Any]) -> Iterator[tuple[str, Timing]]:
+    """What a job measured of each candidate beside the original, at the conditions that goals use, and on which
+    machine; what was disturbed is left out."""
+    for candidate in outcome.get("candidates", ()):
+        latencies = [found for found in candidate.get("measurements", ()) if found["name"] == "latency_p50"]
+        compared = [found for found in candidate.get("comparisons", ()) if found["name"] == "latency_p50"]
+        machine = latencies[0]["conditions"].get("target") if latencies else None
+        if machine is None or not compared or not _DISTURBED.isdisjoint(compared[0].get("flags", ())):
+            continue
+        interval = compared[0].get("ci95")
+        yield (
+            machine,
+            Timing(
+                technique=candidate["recipe"]["technique"],
+                job=job_id,
+                model=model,
+                ratio=compared[0]["ratio"],
+                ci95=None if interval is None else (interval[0], interval[1]),
+            ),
+        )
+
+
+def builtin_targets() -> dict[str, Target]:
+    """The built-in profiles as targets that nobody serves."""
+    return {
+        profile.id: Target(profile.id, False, 0, {}, {}, builtin=True, summary=profile.summary)
+        for profile in PROFILES.values()
+    }
+
+
 def known_targets(session: Session) -> list[Target]:
     """The targets of all workers that ever registered; a live worker speaks for its target."""
     found: dict[str, Target] = {}
@@ -76,9 +163,18 @@ def known_targets(session: Session) -> list[Target]:
             continue
         before = found.get(worker.target)
         if before is None or (alive and not before.alive):
-            found[worker.target] = Target(worker.target, alive, int(alive), worker.fingerprint, worker.sandbox)
+            profile = PROFILES.get(worker.target)
+            found[worker.target] = Target(
+                worker.target,
+                alive,
+                int(alive),
+                worker.fingerprint,
+                worker.sandbox,
+                builtin=profile is not None,
+                summary=profile.summary if profile else None,
+            )
         elif alive:
-            found[worker.target] = Target(worker.target, True, before.workers + 1, before.fingerprint, before.sandbox)
+            found[worker.target] = replace(before, workers=before.workers + 1)
     return sorted(found.values(), key=lambda target: target.id)
 
 

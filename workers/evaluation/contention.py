@@ -1,12 +1,13 @@
-"""What else the machine did while something was timed."""
+"""What else the machine did while something was timed: around one block of calls, or around a whole series."""
 
 import os
-import resource
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
+
+from workers.evaluation.readings import Reader, Reading, Sources
+from workers.hardware.processor_times import STAT
 
 STEAL_SHARE = 0.02
 """More stolen time than this, as a share of the time of the processors in use, disturbs."""
@@ -15,20 +16,35 @@ NEIGHBOUR_SHARE = 0.25
 bandwidth and, on most machines, cores (two hyper-threads of one core)."""
 LEAST_NEIGHBOUR = 0.1
 """Less work by others than this many processors never does: a machine has some housekeeping."""
+RUN_QUEUE_SHARE = 0.02
+"""A thread that was ready to run and had to wait for longer than this share was disturbed."""
+SWITCHES_A_SECOND = 20
+LEAST_SWITCHES = 3
+"""Being preempted more often than that, and at least so often, disturbs; a quiet machine does it once a second."""
 CLOCK_DRIFT = 0.05
-"""A slower or faster clock than this between beginning and end disturbs."""
+"""A slower or faster processor than this between beginning and end disturbs."""
+CLOCK_JUMP_SECONDS = 0.001
+"""Clocks that differ by more have jumped."""
+CLOCK_SLEW = 0.001
+"""A clock that is being brought back faster than this tells wrong times; NTP keeps to half of it (adjtimex(2))."""
 
-_STAT = Path("/proc/stat")
+_SLEW_SECONDS = 0.01  # in less, reading the clocks takes too large a share
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
 _SPINS = 4_000
-_TRIES = 5
+_TRIES = 15
+"""The best of 5 was more than 5 % off in one of seven series on a quiet virtual machine, of 15 in none of twenty."""
+_COSTLY_READ_SECONDS = 15e-6
 
 
 class Context(BaseModel):
-    """What was seen around one series of timings; null where the platform does not tell.
+    """What was seen around timings; null where the platform does not tell.
 
     `neighbour_cpus` is the work of all other processes in processors; `steal_share` what the
-    hypervisor took, per processor of the machine; `clock_drift` how much slower the slowest of some
-    runs of a fixed loop was than the fastest.
+    hypervisor took, per processor of the machine; both as far as they are certain, since the system counts in
+    hundredths of a second. `run_queue_share` is the time that the timing thread was ready to run and did not;
+    `clock_drift` how much slower the slowest of some runs of a fixed loop was than the fastest. `slept_seconds` is
+    how long the machine was suspended, `wall_jump_seconds` by how much the wall clock was set, `clock_slew` by what
+    share the clock of the timings ran fast.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -39,7 +55,11 @@ class Context(BaseModel):
     involuntary_switches: int | None = None
     steal_share: float | None = None
     neighbour_cpus: float | None = None
+    run_queue_share: float | None = None
     clock_drift: float | None = None
+    slept_seconds: float | None = None
+    wall_jump_seconds: float | None = None
+    clock_slew: float | None = None
 
     def disturbances(self) -> list[str]:
         """What of this makes the timings doubtful, in words; empty when nothing does."""
@@ -49,29 +69,66 @@ class Context(BaseModel):
         spare = max(self.cpus - self.threads, 0)
         if self.neighbour_cpus is not None and self.neighbour_cpus > max(NEIGHBOUR_SHARE * spare, LEAST_NEIGHBOUR):
             found.append(f"other processes used {self.neighbour_cpus:.1f} of {self.cpus} processors")
+        if self.run_queue_share is not None and self.run_queue_share > RUN_QUEUE_SHARE:
+            found.append(f"the timing thread waited for a processor for {self.run_queue_share:.0%} of the time")
+        # With a thread for each processor a process gets in its own way.
+        switches = self.involuntary_switches or 0
+        if spare and switches >= LEAST_SWITCHES and switches > SWITCHES_A_SECOND * self.seconds:
+            found.append(f"the process was preempted {switches} times in {self.seconds:.3g} s")
         if self.clock_drift is not None and self.clock_drift > CLOCK_DRIFT:
             found.append(f"the processor's speed changed by {self.clock_drift:.0%}")
+        if self.slept_seconds is not None and self.slept_seconds > CLOCK_JUMP_SECONDS:
+            found.append(f"the machine was suspended for {self.slept_seconds:.3g} s")
+        if self.wall_jump_seconds is not None and abs(self.wall_jump_seconds) > CLOCK_JUMP_SECONDS:
+            found.append(f"the wall clock was set by {self.wall_jump_seconds:+.3g} s")
+        if self.clock_slew is not None and abs(self.clock_slew) > CLOCK_SLEW:
+            found.append(f"the clock ran {self.clock_slew:+.2%} fast")
         return found
 
 
-@dataclass(frozen=True, slots=True)
-class _Counters:
-    wall: float
-    own: float
-    busy: float | None
-    stolen: float | None
-    switches: int
+class WindowWatch:
+    """Watches one block of calls after another, on the process's main thread.
+
+    `start` and `stop` take some 30 µs together. A short block tells less than a long one: counters of the system
+    that count in hundredths of a second are of no use in it, and a thread that runs at its beginning and its end
+    stands for one that ran all the while.
+    """
+
+    def __init__(self, threads: int, *, sources: Sources | None = None) -> None:
+        self._threads = threads
+        self._cpus = os.cpu_count() or 1
+        self._reader = Reader(sources or Sources())
+        # On a machine of many processors reading their times takes as long as a block should at most be kept.
+        self._processor_times = min(self._cost() for _ in range(_TRIES)) < _COSTLY_READ_SECONDS
+        self._begin: Reading | None = None
+
+    def _cost(self) -> float:
+        begun = time.perf_counter()
+        self._reader.read()
+        return time.perf_counter() - begun
+
+    def start(self) -> None:
+        """Begin a block."""
+        self._begin = self._reader.read(processor_times=self._processor_times)
+
+    def stop(self) -> tuple[str, ...]:
+        """End the block: what disturbed it, in words; empty when nothing did."""
+        end, begin = self._reader.read(processor_times=self._processor_times), self._begin
+        if begin is None:
+            raise RuntimeError("No block has begun.")
+        self._begin = None
+        return tuple(between(begin, end, cpus=self._cpus, threads=self._threads).disturbances())
 
 
 class Witness:
-    """Watches from its making until `context`."""
+    """Watches a whole series, from its making until `context`."""
 
-    def __init__(self, threads: int, *, stat: Path = _STAT) -> None:
+    def __init__(self, threads: int, *, stat: Path = STAT, sources: Sources | None = None) -> None:
         self._threads = threads
-        self._stat = stat
+        self._reader = Reader(sources or Sources(stat=stat))
         self._spins: list[float] = []
         self.check_clock()
-        self._begin = self._read()
+        self._begin = self._reader.read()
 
     def check_clock(self) -> None:
         """Time the fixed loop once more; call it where nothing else is being timed."""
@@ -79,45 +136,46 @@ class Witness:
 
     def context(self) -> Context:
         """What happened since the beginning."""
-        end, begin = self._read(), self._begin
+        end = self._reader.read()
         self.check_clock()
-        wall = max(end.wall - begin.wall, 1e-9)
-        cpus = os.cpu_count() or 1
-        stolen = _difference(end.stolen, begin.stolen)
-        busy = _difference(end.busy, begin.busy)
-        return Context(
-            seconds=round(wall, 3),
-            cpus=cpus,
-            threads=self._threads,
-            involuntary_switches=end.switches - begin.switches,
-            steal_share=None if stolen is None else round(stolen / wall / cpus, 4),
-            neighbour_cpus=None if busy is None else round(max(busy - (end.own - begin.own), 0.0) / wall, 3),
-            clock_drift=round(max(self._spins) / min(self._spins) - 1, 4),
-        )
-
-    def _read(self) -> _Counters:
-        busy, stolen = read_processor_times(self._stat)
-        return _Counters(
-            wall=time.monotonic(),
-            own=time.process_time(),
-            busy=busy,
-            stolen=stolen,
-            switches=resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw,
-        )
+        found = between(self._begin, end, cpus=os.cpu_count() or 1, threads=self._threads)
+        return found.model_copy(update={"clock_drift": round(max(self._spins) / min(self._spins) - 1, 4)})
 
 
-def read_processor_times(stat: Path = _STAT) -> tuple[float | None, float | None]:
-    """Seconds that all processors have worked, and that were stolen from them (Linux, proc(5)); else None."""
-    try:
-        fields = stat.read_text(encoding="ascii").split("\n", 1)[0].split()
-        ticks = [int(field) for field in fields[1:9]]
-    except (OSError, ValueError):
-        return None, None
-    if fields[:1] != ["cpu"] or len(ticks) < 8:
-        return None, None
-    user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
-    hertz = os.sysconf("SC_CLK_TCK")
-    return (user + nice + system + irq + softirq) / hertz, steal / hertz
+def between(begin: Reading, end: Reading, *, cpus: int, threads: int) -> Context:
+    """What two readings tell of the time between them, in which `threads` of this process worked."""
+    wall = max((end.clocks.monotonic - begin.clocks.monotonic) / 1e9, 1e-9)
+    stolen = _difference(end.stolen, begin.stolen)
+    waited = _difference(end.waited, begin.waited)
+    raw, boot = (end.clocks.raw - begin.clocks.raw) / 1e9, (end.clocks.boot - begin.clocks.boot) / 1e9
+    return Context(
+        seconds=round(wall, 6),
+        cpus=cpus,
+        threads=threads,
+        involuntary_switches=end.usage.switches - begin.usage.switches,
+        # One tick may have been due before the beginning.
+        steal_share=None if stolen is None else round(max(stolen - _TICK, 0.0) / wall / cpus, 4),
+        neighbour_cpus=_neighbours(begin, end, wall, cpus, threads),
+        run_queue_share=None if waited is None else round(waited / wall, 4),
+        slept_seconds=round(boot - wall, 6),
+        # Whoever slept finds the wall clock ahead without anybody having set it.
+        wall_jump_seconds=round((end.clocks.wall - begin.clocks.wall) / 1e9 - boot, 6),
+        clock_slew=round(wall / raw - 1, 6) if raw > _SLEW_SECONDS else None,
+    )
+
+
+def _neighbours(begin: Reading, end: Reading, wall: float, cpus: int, threads: int) -> float | None:
+    """Processors that others have certainly kept busy: by their times, or by running threads that are not ours."""
+    found = []
+    busy = _difference(end.busy, begin.busy)
+    if busy is not None:
+        own = end.usage.seconds - begin.usage.seconds
+        # On each processor in use a tick's time may belong before the beginning.
+        found.append((busy - own - (threads + 1) * _TICK) / wall)
+    if begin.running is not None and end.running is not None:
+        found.append(min(begin.running, end.running) - threads)
+    # More may be ready to run than there are processors for.
+    return round(min(max(0.0, *found), cpus), 3) if found else None
 
 
 def _difference(end: float | None, begin: float | None) -> float | None:

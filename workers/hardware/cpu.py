@@ -15,19 +15,28 @@ _ARM_PARTS = {
     "0xd40": "Neoverse V1", "0xd41": "Cortex-A78", "0xd44": "Cortex-X1", "0xd49": "Neoverse N2",
     "0xd4f": "Neoverse V2", "0xd84": "Neoverse V3", "0xd8e": "Neoverse N3",
 }  # fmt: skip
-_IMPLEMENTERS = {"0x41": "ARM", "0x43": "Cavium", "0x46": "Fujitsu", "0x48": "HiSilicon", "0x51": "Qualcomm",
-                 "0x61": "Apple", "0xc0": "Ampere"}  # fmt: skip
+_IMPLEMENTERS = {"0x41": "ARM", "0x43": "Cavium", "0x46": "Fujitsu", "0x48": "HiSilicon", "0x4e": "Nvidia",
+                 "0x51": "Qualcomm", "0x61": "Apple", "0xc0": "Ampere"}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """A processor: `virtual` is whether it says of itself that a hypervisor shows it."""
+    """A processor: `virtual` is whether it says of itself that a hypervisor shows it.
+
+    `features` are those of `flags` that matter to inference. `family`, `model` and `stepping` are x86's numbers of
+    the kind, `part` is Arm's.
+    """
 
     architecture: str
     model_name: str
     vendor: str
     features: tuple[str, ...]
     virtual: bool
+    flags: frozenset[str] = frozenset()
+    family: int | None = None
+    model: int | None = None
+    stepping: int | None = None
+    part: str = ""
 
 
 def read_cpu(root: Path = Path("/")) -> Cpu:
@@ -52,7 +61,17 @@ def parse_cpuinfo(text: str, machine: str) -> Cpu:
         vendor=first.get("vendor_id") or _IMPLEMENTERS.get(first.get("CPU implementer", ""), "unknown"),
         features=tuple(sorted(every & FEATURES)),
         virtual="hypervisor" in every,
+        flags=frozenset(every),
+        family=_number(first, "cpu family"),
+        model=_number(first, "model"),
+        stepping=_number(first, "stepping"),
+        part=first.get("CPU part", ""),
     )
+
+
+def _number(core: dict[str, str], name: str) -> int | None:
+    text = core.get(name, "")
+    return int(text) if text.isdecimal() else None
 
 
 def _fields(block: str) -> dict[str, str]:

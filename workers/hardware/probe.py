@@ -8,14 +8,24 @@ import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from app.domain.target import Fingerprint, fingerprint_id
+from app.domain.target import CUDA, Fingerprint, fingerprint_id
 from workers.hardware.allowance import usable_cores, usable_memory
+from workers.hardware.caches import read_caches
 from workers.hardware.cpu import Cpu, read_cpu
+from workers.hardware.microarchitecture import microarchitecture
 
 _PACKAGES = {"numpy": "numpy", "onnx": "onnx", "onnxruntime": "onnxruntime", "bitpress": "bitpress-service"}
 _EXTRAS = ("torch",)
 """Packages that some steps need and a worker may lack."""
 RUNTIMES = ("onnxruntime",)
+
+_CUDA_PACKAGES = ("onnxruntime-gpu",)
+
+# Linux's drivers of what computes beside the processor.
+_ACCELERATORS = {
+    "nvidia": "NVIDIA GPU", "amdgpu": "AMD GPU", "i915": "Intel GPU", "xe": "Intel GPU",
+    "intel_vpu": "Intel NPU", "amdxdna": "AMD NPU", "habanalabs": "Intel Gaudi", "neuron": "AWS Neuron",
+}  # fmt: skip
 
 # By what the firmware says of itself (DMI, sys_vendor and product_name).
 _HYPERVISORS = (
@@ -30,6 +40,10 @@ _HYPERVISORS = (
 def probe(root: Path = Path("/")) -> Fingerprint:
     """Describe the machine; `root` is where its /proc and /sys are."""
     cpu = read_cpu(root)
+    accelerators = _accelerators(root)
+    features = cpu.features
+    if any("nvidia" in each for each in accelerators) and any(map(_version, _CUDA_PACKAGES)):
+        features = tuple(sorted({*features, CUDA}))
     cores, memory_bytes = usable_cores(root), usable_memory(root)
     virtualization = _virtualization(root, cpu)
     versions = {"python": platform.python_version()} | {name: _version(name) or "unknown" for name in _PACKAGES}
@@ -39,7 +53,7 @@ def probe(root: Path = Path("/")) -> Fingerprint:
             architecture=cpu.architecture,
             model_name=cpu.model_name,
             vendor=cpu.vendor,
-            features=cpu.features,
+            features=features,
             cores=cores,
             memory_bytes=memory_bytes,
             virtualization=virtualization,
@@ -48,7 +62,7 @@ def probe(root: Path = Path("/")) -> Fingerprint:
         architecture=cpu.architecture,
         model_name=cpu.model_name,
         vendor=cpu.vendor,
-        features=cpu.features,
+        features=features,
         cores=cores,
         memory_bytes=memory_bytes,
         os=_os_name(root),
@@ -57,7 +71,22 @@ def probe(root: Path = Path("/")) -> Fingerprint:
         boot_id=_first_line(root / "proc/sys/kernel/random/boot_id") or "unknown",
         versions=versions,
         runtimes=RUNTIMES,
+        microarchitecture=microarchitecture(cpu),
+        caches=read_caches(root),
+        governor=_first_line(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        accelerators=accelerators,
     )
+
+
+def _accelerators(root: Path) -> tuple[str, ...]:
+    """Devices on the PCI bus that a driver of accelerators serves: vendor and device in hexadecimal, and the driver."""
+    found = []
+    for line in _lines(root / "proc/bus/pci/devices"):
+        # Bus and function, vendor and device, the interrupt, seven addresses, seven sizes, the driver.
+        words = line.split()
+        if len(words) == 18 and words[-1] in _ACCELERATORS:
+            found.append(f"{_ACCELERATORS[words[-1]]} (PCI {words[1][:4]}:{words[1][4:]}, driver {words[-1]})")
+    return tuple(found)
 
 
 def _virtualization(root: Path, cpu: Cpu) -> str:

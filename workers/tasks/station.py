@@ -3,11 +3,16 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from app.domain.target import Fingerprint, Tried
+from app.errors import SandboxError
 from app.services import Services
 from workers.sandbox.child import SandboxChild
 from workers.sandbox.limits import SandboxLimits
@@ -18,6 +23,13 @@ log = logging.getLogger(__name__)
 
 # The time that describing the machine may take, the imports of a cold start included.
 PROBE_SECONDS = 60.0
+
+TRIED_FILE = "machine.json"
+"""In the scratch folder, what was measured of the machine, so that it is measured once a boot."""
+
+# Another worker that starts measures for two seconds; one at a job for minutes, which a start should not wait for.
+_LOCK_SECONDS = 6.0
+_LOCK_LEASE_SECONDS = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +59,10 @@ class Station:
     most_replicates: int
     measure_seconds: float
 
+    def register(self) -> None:
+        """Write down who serves this queue, and on what machine."""
+        self.services.targets.register(self.worker_id, self.queue, self.target, self.fingerprint, self.sandbox)
+
     def child(self, scratch: Path, log_file: Path) -> SandboxChild:
         """A confined child that can write only inside `scratch`; not started before it is entered."""
         return SandboxChild(
@@ -59,19 +75,69 @@ class Station:
         )
 
 
-def probe_machine(scratch_root: Path, limits: SandboxLimits, uid: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Describe this machine from inside a child: its fingerprint, and which layers confined the child."""
+def probe_machine(
+    scratch_root: Path, limits: SandboxLimits, uid: int, *, known: Tried | None = None, measure: bool = False
+) -> tuple[Fingerprint, dict[str, Any]]:
+    """Describe this machine from inside a child: its fingerprint, and which layers confined the child.
+
+    `known` is what an earlier worker found by measuring. With `measure`, what is not known is measured: hold the
+    machine's measuring lock.
+    """
     scratch = scratch_root / f"probe-{os.getpid()}"
     scratch.mkdir(parents=True)
     log_file = scratch_root / f"probe-{os.getpid()}.log"
+    request = {"known": known.model_dump(mode="json") if known else None, "measure": measure}
     try:
         # Weak confinement is reported here, and refused when a job or an upload comes.
         with SandboxChild(scratch, limits=limits, log=log_file, uid=uid, gid=uid, allow_weak=True) as child:
-            fingerprint = child.run(step="probe", folder="probe", request={}, seconds=PROBE_SECONDS)
-            return fingerprint, child.confinement.as_dict()
+            found = child.run(step="probe", folder="probe", request=request, seconds=PROBE_SECONDS)
+            return Fingerprint.model_validate(found), child.confinement.as_dict()
     finally:
         remove_scratch(scratch)
         log_file.unlink(missing_ok=True)
+
+
+def measured(station: Station, file: Path) -> Station:
+    """The station with what was measured of its machine, once nobody else measures there; `file` keeps it.
+
+    A machine that stays busy, or fails to be measured, is left as it was described: jobs run all the same.
+    """
+    targets, boot_id = station.services.targets, str(station.fingerprint["boot_id"])
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while not targets.take_measuring_lock(boot_id, station.worker_id, lease_seconds=_LOCK_LEASE_SECONDS):
+        if time.monotonic() > deadline:
+            log.info("others measure on this machine: it is described without its peaks")
+            return station
+        time.sleep(0.2)
+    try:
+        found, _ = probe_machine(
+            station.scratch_root, station.limits, station.uid, known=read_tried(file), measure=True
+        )
+        keep_tried(file, found)
+        return replace(station, fingerprint=found.model_dump(mode="json"))
+    except SandboxError as error:
+        log.warning("the machine could not be measured: %s", error.detail)
+        return station
+    finally:
+        targets.give_back_measuring_lock(boot_id, station.worker_id)
+
+
+def read_tried(file: Path) -> Tried | None:
+    """What an earlier worker found by measuring; null where none did, or what it left cannot be read any more."""
+    try:
+        return Tried.model_validate_json(file.read_bytes())
+    except (OSError, ValidationError):
+        return None
+
+
+def keep_tried(file: Path, machine: Fingerprint) -> None:
+    """Leave what was measured to the next worker that starts in this folder."""
+    if machine.peaks is None:
+        return
+    kept = Tried.of(machine)
+    unfinished = file.with_name(f"{file.name}.{os.getpid()}")
+    unfinished.write_text(kept.model_dump_json(), encoding="utf-8")
+    unfinished.replace(file)
 
 
 def worker_name(queue: str) -> str:

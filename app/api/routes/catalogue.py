@@ -16,8 +16,9 @@ router = APIRouter(responses=PROBLEMS)
 
 @router.get("/targets", response_model=Page[TargetDocument])
 def list_targets(services: ServicesDep) -> Response:
-    """List machine classes, their features, and whether a worker of each is alive."""
-    return json_answer({"items": [target_document(target) for target in services.targets.all()], "next_cursor": None})
+    """List machine classes, their features, whether a worker of each is alive, and what suits them."""
+    items = [target_document(target, suits) for target, suits in services.targets.catalogue()]
+    return json_answer({"items": items, "next_cursor": None})
 
 
 @router.get("/techniques", response_model=Page[CatalogueEntry])

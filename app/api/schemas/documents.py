@@ -1,5 +1,6 @@
 """The documents that the API answers with, and how rows become them."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
@@ -7,6 +8,7 @@ from pydantic import BaseModel, Field
 
 from app.db.tables import Artifact, Dataset, Job, Model
 from app.domain.measurement import Measurement
+from app.domain.suitability import Suitability
 from app.services.jobs import JobView
 from app.services.targets import Target
 
@@ -146,12 +148,18 @@ class ArtifactDocument(BaseModel):
 
 
 class TargetDocument(BaseModel):
-    """A machine class and whether a worker of it is alive."""
+    """A machine class, whether a worker of it is alive, and what suits it.
+
+    Of a built-in one that no worker has registered for, `fingerprint` and `sandbox` are empty.
+    """
 
     id: str
     alive: bool
     workers: int
+    builtin: bool
+    summary: str | None
     features: list[str]
+    suits: list[Suitability] = Field(description="What each technique is worth here, and why.")
     fingerprint: dict[str, Any]
     sandbox: dict[str, Any]
 
@@ -303,13 +311,16 @@ def artifact_document(row: Artifact) -> dict[str, Any]:
     }
 
 
-def target_document(target: Target) -> dict[str, Any]:
+def target_document(target: Target, suits: Iterable[Suitability]) -> dict[str, Any]:
     """A target as the API shows it."""
     return {
         "id": target.id,
         "alive": target.alive,
         "workers": target.workers,
-        "features": target.fingerprint.get("features", []),
+        "builtin": target.builtin,
+        "summary": target.summary,
+        "features": list(target.features),
+        "suits": [found.model_dump(mode="json") for found in suits],
         "fingerprint": target.fingerprint,
         "sandbox": target.sandbox,
     }

@@ -512,7 +512,7 @@ def test_targets(deployment: Deployment) -> None:
     checked = validate(deployment, {**body, "target": "kiosk"})
     assert checked.errors == []
     assert any("half precision" in doubt for doubt in checked.doubts)
-    register("w2", "jobs.server", "server", {"features": ["avx512_fp16"]}, {"strong": True})
+    register("w2", "jobs.server", "server", {"features": ["asimdhp"]}, {"strong": True})
     assert wrong(deployment, body) == [("/target", "target_ambiguous")]
     assert not any("half" in doubt for doubt in validate(deployment, {**body, "target": "server"}).doubts)
 

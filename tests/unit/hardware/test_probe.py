@@ -5,13 +5,16 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 import pytest
 
+from app.domain.target import CUDA, Fingerprint, Peak, Peaks, Provider, Tried
 from workers.hardware.allowance import usable_cores, usable_memory
 from workers.hardware.cpu import parse_cpuinfo, read_cpu
 from workers.hardware.probe import probe
+from workers.steps.probe import ProbeRequest, run
 
 XEON = """processor\t: {index}
 vendor_id\t: GenuineIntel
@@ -57,7 +60,7 @@ def test_this_machine() -> None:
 @pytest.mark.skipif(not Path("/proc/cpuinfo").exists(), reason="the kernel has no /proc/cpuinfo")
 def test_features_are_the_kernel_s() -> None:
     flags = Path("/proc/cpuinfo").read_text()
-    assert all(f" {feature}" in flags for feature in probe().features)
+    assert all(f" {feature}" in flags for feature in probe().features if feature != CUDA)
 
 
 def test_an_x86_server() -> None:
@@ -177,6 +180,85 @@ def test_the_id_outlives_a_restart_and_tells_machines_apart(tmp_path: Path) -> N
     assert len(first.id) == 16
 
 
+PCI = (
+    "0000\t80860d57\t0\t" + "\t".join(["0"] * 14) + "\t\n"
+    "0008\t1af41045\t0\t" + "\t".join(["0"] * 14) + "\tvirtio-pci\n"
+    "0100\t10de1eb8\t1f\t" + "\t".join(["f000000c"] * 14) + "\tnvidia\n"
+)
+
+
+def test_accelerators_and_governor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = {
+        "proc/cpuinfo": cores(XEON),
+        "proc/meminfo": MEMINFO,
+        "proc/bus/pci/devices": PCI,
+        "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n",
+    }
+    root = machine(tmp_path, files)
+    found = probe(root)
+    assert found.accelerators == ("NVIDIA GPU (PCI 10de:1eb8, driver nvidia)",)
+    assert found.governor == "powersave"
+    assert found.microarchitecture is not None
+    assert CUDA not in found.features, "this onnxruntime has no CUDA"
+    monkeypatch.setattr("workers.hardware.probe._CUDA_PACKAGES", ("onnxruntime",))
+    with_cuda = probe(root)
+    assert CUDA in with_cuda.features
+    assert with_cuda.id != found.id
+    assert CUDA not in probe(machine(tmp_path, {"proc/bus/pci/devices": PCI.replace("nvidia", "vfio-pci")})).features
+
+
+def tried(machine: Fingerprint, spread: float = 0.01) -> Tried:
+    peak = Peak(resource="fp32", value=1.5, unit="GFLOP/s", threads=1, method="invented", spread=spread)
+    peaks = Peaks(measured=(peak,), seconds=1)
+    update = {"peaks": peaks, "providers": (Provider(name="x", loads=True),), "installed": ()}
+    return Tried.of(machine.model_copy(update=update))
+
+
+def asked(tmp_path: Path, **request: Any) -> Fingerprint:
+    return run(ProbeRequest(**request), tmp_path, tmp_path, lambda share, message: None)
+
+
+def test_what_was_measured_is_no_part_of_the_id_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    described = asked(tmp_path)
+    assert (described.peaks, described.providers, described.installed) == (None, None, None)
+    known = tried(described)
+    found = asked(tmp_path, known=Tried.model_validate_json(known.model_dump_json()), measure=True)
+    assert found == known.added_to(described)
+    assert found.id == described.id
+    assert Tried.of(found) == known
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"id": "0" * 16}, {"boot_id": "another"}, {"kernel": "0.1"}, {"versions": {"onnxruntime": "0.1"}}],
+)
+def test_what_was_measured_of_another_machine_is_not_believed(changes: dict[str, Any], tmp_path: Path) -> None:
+    described = asked(tmp_path)
+    assert asked(tmp_path, known=tried(described).model_copy(update=changes)) == described
+
+
+def test_what_others_disturbed_is_measured_again(tmp_path: Path) -> None:
+    described = asked(tmp_path)
+    shaky = tried(described, spread=0.5)
+    assert asked(tmp_path, known=shaky) == shaky.added_to(described), "better than nothing, where nothing is measured"
+    found = asked(tmp_path, known=shaky, measure=True)
+    assert found.peaks is not None
+    assert {peak.method for peak in found.peaks.measured}.isdisjoint({"invented"})
+    assert {provider.name for provider in found.providers or ()} == set(onnxruntime.get_available_providers())
+    assert found.installed is not None
+    assert found.model_copy(update={"peaks": None, "providers": None, "installed": None}) == described
+
+
+def test_a_fingerprint_of_an_earlier_version_is_read() -> None:
+    old = {
+        "id": "0123456789abcdef", "architecture": "x86_64", "model_name": "x", "vendor": "y", "features": ["avx2"],
+        "cores": 2, "memory_bytes": 1, "os": "o", "kernel": "k", "virtualization": "none", "boot_id": "b",
+        "versions": {"onnxruntime": "1.32.0"}, "runtimes": ["onnxruntime"],
+    }  # fmt: skip
+    found = Fingerprint.model_validate(old)
+    assert (found.peaks, found.microarchitecture, found.caches) == (None, None, ())
+
+
 def test_nothing_heavy_is_loaded_and_nothing_started() -> None:
     code = (
         "import os, sys\n"
@@ -184,8 +266,9 @@ def test_nothing_heavy_is_loaded_and_nothing_started() -> None:
         "    if event in ('subprocess.Popen', 'os.system', 'os.exec', 'os.posix_spawn', 'socket.connect'):\n"
         "        os._exit(3)\n"
         "sys.addaudithook(forbidden)\n"
-        "from workers.hardware.probe import probe\n"
-        "probe()\n"
+        "from pathlib import Path\n"
+        "from workers.steps.probe import ProbeRequest, run\n"
+        "run(ProbeRequest(), Path(), Path(), print)\n"
         "print({'numpy', 'onnx', 'onnxruntime', 'cpuinfo', 'pyarrow'} & set(sys.modules))"
     )
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)

@@ -12,7 +12,8 @@ from app.domain.target import FEATURES, fp16_is_native, has_int8_dot, saturates_
         ({"avx2", "fma", "avx512f", "avx512bw"}, True, False, False),
         ({"avx2", "fma", "avx512f", "avx512_vnni"}, False, True, False),
         ({"avx2", "fma", "avx_vnni"}, False, True, False),
-        ({"avx2", "avx512f", "avx512_vnni", "avx512_fp16", "amx_int8"}, False, True, True),
+        # onnxruntime has no kernels in half precision on x86, whatever the processor could.
+        ({"avx2", "avx512f", "avx512_vnni", "avx512_fp16", "amx_int8"}, False, True, False),
         ({"asimd"}, False, False, False),
         ({"asimd", "asimdhp", "asimddp", "i8mm"}, False, True, True),
         # Kernels for SSE alone widen to 16 bits before they multiply.

@@ -1,0 +1,112 @@
+"""Two job workers on one machine, of two targets: each takes one job at a time, and they never time at once."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from app.db.tables import Job, JobStep
+from app.embedded import worker_command
+from app.queue.names import jobs_queue
+from tests.parts.service import ROOT, Service, wait_until
+from workers.lifecycle import refuse_several
+
+SECOND = "second"
+RECIPE = {"technique": "float16"}
+
+
+@contextmanager
+def another_worker(service: Service, target: str) -> Iterator[None]:
+    """A further job worker of the same deployment, with the settings that the supervisor gave the first."""
+    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": target}
+    with (service.data_dir / "logs" / f"{target}.log").open("ab") as output:
+        process = subprocess.Popen(
+            worker_command(jobs_queue(target)), cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+    try:
+        wait_until(lambda: alive(service, target), what=f"a worker of {target}")
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def alive(service: Service, target: str) -> bool:
+    return any(found["alive"] for found in service.api.get("/v1/targets").json()["items"] if found["id"] == target)
+
+
+def test_two_workers_on_one_machine_never_time_at_once(service: Service) -> None:
+    model = service.example("fashion_mobilenet.onnx")
+    with another_worker(service, SECOND):
+        machines = {
+            found["id"]: found["fingerprint"]["boot_id"]
+            for found in service.api.get("/v1/targets").json()["items"]
+            if found["alive"]
+        }
+        assert machines["local"] == machines[SECOND]
+        jobs = [
+            service.submit(model=model, recipe=RECIPE, target=target)["id"] for target in ("local", SECOND, "local")
+        ]
+        measured, running, waited = watched(service, jobs)
+        bodies = [service.job(job_id) for job_id in jobs]
+    for body in bodies:
+        assert body["state"] == "succeeded", body["error"] or service.log_tails()
+    # One job at a time a worker.
+    for together in running:
+        assert len({targets for _, targets in together}) == len(together), together
+    # Of each step the time that it certainly took, by the database's clock.
+    spans = sorted(measured.values())
+    assert {job_id for job_id, _ in measured} == set(jobs)
+    for (_, end), (begin, _) in pairwise(spans):
+        assert begin >= end, "two children measured at once"
+    assert waited, "the jobs were never ready to measure at the same time, so that nothing was tested"
+
+
+def watched(
+    service: Service, jobs: list[str]
+) -> tuple[dict[tuple[str, str], tuple[int, int]], set[frozenset[tuple[str, str]]], bool]:
+    """Follow jobs to their end: when each measuring step worked, which jobs ran together, and whether one waited."""
+    measured: dict[tuple[str, str], tuple[int, int]] = {}
+    running: set[frozenset[tuple[str, str]]] = set()
+    waited = False
+
+    def ended() -> bool:
+        nonlocal waited
+        with service.database.read() as session:
+            for step in session.scalars(select(JobStep).where(JobStep.job_id.in_(jobs))):
+                if step.folder.startswith(("memory-", "latency-")):
+                    begun = step.created_at - int(step.seconds * 1000)
+                    measured[step.job_id, step.folder] = (begun, step.created_at)
+            rows: list[Any] = list(session.scalars(select(Job).where(Job.id.in_(jobs))))
+        running.add(frozenset((row.id, row.target) for row in rows if row.state == "running"))
+        waited |= any("the machine is free" in (row.message or "") for row in rows)
+        return all(row.state in ("succeeded", "failed", "cancelled") for row in rows)
+
+    wait_until(ended, seconds=240, what="the end of all jobs")
+    return measured, running, waited
+
+
+@pytest.mark.parametrize(("queue", "concurrency", "refused"), [("jobs.a", 2, True), ("jobs.a", 1, False)])
+def test_a_job_worker_with_several_processes_does_not_start(queue: str, concurrency: int, refused: bool) -> None:
+    """They would take a job each, and work on one while the other is timed."""
+    if refused:
+        with pytest.raises(SystemExit, match="--concurrency 1"):
+            refuse_several([queue], concurrency)
+    else:
+        refuse_several([queue], concurrency)
+    refuse_several(["inspections"], 4)
+
+
+def test_celery_is_not_asked_for_several(service: Service) -> None:
+    command = worker_command(jobs_queue("x"))
+    command[command.index("--concurrency") + 1] = "2"
+    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": "x"}
+    ran = subprocess.run(command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, timeout=60)
+    assert ran.returncode != 0
+    assert b"--concurrency 1" in ran.stderr
+    assert not alive(service, "x")

@@ -1,0 +1,229 @@
+"""Targets as callers see them: registered and built in, with what jobs measured there."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, event, update
+
+from app.api.schemas.documents import TargetDocument, target_document
+from app.db.tables import Job, Worker
+from app.domain.profiles import PROFILES
+from app.domain.suitability import Suitability
+from app.domain.target import saturates_int8
+from app.errors import InvalidRequest
+from app.services.targets import MOST_JOBS, Target
+from tests.parts.deployment import LONG_AGO, Deployment
+
+AVX2 = {"id": "a" * 16, "features": ["avx2", "fma"]}
+STRONG = {"strong": True}
+SLOWER = "slower than fp32 (measured)"
+
+
+def register(deployment: Deployment, target: str, fingerprint: dict[str, Any] = AVX2, worker: str = "w") -> None:
+    deployment.services.targets.register(f"{worker}-{target}", f"jobs.{target}", target, fingerprint, STRONG)
+
+
+def listed(deployment: Deployment) -> dict[str, tuple[Target, dict[str, Suitability]]]:
+    return {
+        target.id: (target, {found.technique: found for found in suits})
+        for target, suits in deployment.services.targets.catalogue()
+    }
+
+
+def finished(
+    deployment: Deployment,
+    ratio: float,
+    *,
+    model: Any = None,
+    machine: str = AVX2["id"],  # type: ignore[assignment]
+    flags: tuple[str, ...] = (),
+    outcome: dict[str, Any] | None = None,
+) -> str:
+    """A job that succeeded, and that timed dynamic_int8 at this multiple of the original's latency."""
+    job_id = deployment.submit(model or deployment.model(), target="here")
+    candidate = {
+        "id": "cnd_1",
+        "recipe": {"technique": "dynamic_int8"},
+        "measurements": [
+            {"name": "artifact_bytes", "value": 8},
+            {"name": "latency_p50", "value": 1.0, "conditions": {"target": machine, "threads": 1}},
+            {"name": "latency_p50", "value": 1.0, "conditions": {"target": machine, "threads": 2}},
+        ],
+        "comparisons": [
+            {"name": "artifact_bytes", "ratio": 0.3, "ci95": None},
+            {"name": "latency_p50", "ratio": ratio, "ci95": [ratio - 0.01, ratio + 0.01], "flags": list(flags)},
+            {"name": "latency_p50", "ratio": 9.0, "ci95": [8.9, 9.1], "flags": []},  # at other conditions
+        ],
+    }
+    with deployment.database.write() as session:
+        session.execute(
+            update(Job)
+            .where(Job.id == job_id)
+            .values(state="succeeded", outcome={"candidates": [candidate]} if outcome is None else outcome)
+        )
+    return job_id
+
+
+def test_built_in_profiles_are_listed_after_what_registered(deployment: Deployment) -> None:
+    assert list(listed(deployment)) == list(PROFILES)
+    register(deployment, "zoo")
+    found = listed(deployment)
+    assert list(found) == ["zoo", *PROFILES]
+    zoo, amx = found["zoo"][0], found["x86-amx"][0]
+    assert (zoo.alive, zoo.workers, zoo.builtin, zoo.features) == (True, 1, False, ("avx2", "fma"))
+    assert (amx.alive, amx.workers, amx.builtin, amx.fingerprint) == (False, 0, True, {})
+    assert set(amx.features) == set(PROFILES["x86-amx"].features)
+    assert [target.id for target in deployment.services.targets.all()] == ["zoo"], "health looks at workers alone"
+    for target, suits in deployment.services.targets.catalogue():
+        document = TargetDocument.model_validate(target_document(target, suits))
+        assert document.features == list(target.features)
+        assert (document.suits[0].verdict == "saturates") == saturates_int8(target.features)
+
+
+def test_a_profile_that_a_worker_serves_is_listed_once_with_its_machine(deployment: Deployment) -> None:
+    profile = PROFILES["x86-avx2"]
+    register(deployment, "x86-avx2", {"id": "b" * 16, "features": [*profile.features, "gfni"]})
+    register(deployment, "x86-avx2", {"id": "b" * 16, "features": [*profile.features, "gfni"]}, worker="v")
+    found = listed(deployment)
+    assert sorted(found) == sorted(PROFILES)
+    target = found["x86-avx2"][0]
+    assert (target.alive, target.workers, target.builtin, target.summary) == (True, 2, True, profile.summary)
+    assert "gfni" in target.features
+    with deployment.database.write() as session:
+        session.execute(update(Worker).values(seen_at=LONG_AGO))
+    target = listed(deployment)["x86-avx2"][0]
+    assert (target.alive, target.workers) == (False, 0)
+
+
+# What jobs measured
+
+
+def test_what_jobs_measured_on_a_machine_is_said_of_it(deployment: Deployment) -> None:
+    register(deployment, "here")
+    register(deployment, "there", {"id": "c" * 16, "features": ["avx2", "fma"]})
+    before = listed(deployment)["here"][1]["dynamic_int8"]
+    assert (before.verdict, before.measured) == ("saturates", None)
+    model = deployment.model()
+    finished(deployment, 1.2, model=model)
+    finished(deployment, 1.3, model=model)
+    finished(deployment, 1.4)
+    found = listed(deployment)
+    here = found["here"][1]["dynamic_int8"]
+    assert here.verdict == SLOWER
+    assert here.measured is not None
+    assert (here.measured.jobs, here.measured.models, here.measured.slower) == (3, 2, 2)
+    assert here.measured.latency_ratio == pytest.approx(1.325)
+    assert before.reason in here.reason
+    assert found["here"][1]["static_int8"].verdict == "saturates", "of another technique nothing was measured"
+    assert found["there"][1]["dynamic_int8"] == before, "nor on another machine"
+    assert found["x86-avx2"][1]["dynamic_int8"].measured is None
+
+
+def test_the_same_bytes_twice_are_one_model(deployment: Deployment) -> None:
+    register(deployment, "here")
+    for _ in range(2):
+        finished(deployment, 1.5, model=deployment.model(b"the same bytes"))
+    measured = listed(deployment)["here"][1]["dynamic_int8"].measured
+    assert measured is not None
+    assert (measured.jobs, measured.models) == (2, 1)
+
+
+@pytest.mark.parametrize("flag", ["noisy", "contended"])
+def test_what_was_disturbed_is_no_evidence(deployment: Deployment, flag: str) -> None:
+    register(deployment, "here")
+    finished(deployment, 1.5, flags=(flag,))
+    assert listed(deployment)["here"][1]["dynamic_int8"].measured is None
+    finished(deployment, 1.5, flags=("short_blocks",))
+    assert listed(deployment)["here"][1]["dynamic_int8"].measured is not None
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        {},
+        {"candidates": []},
+        {"candidates": [{"id": "c", "recipe": {"technique": "float16"}, "measurements": [], "comparisons": []}]},
+        {"candidates": [{"id": "c", "recipe": {"technique": "float16"}, "measurements": []}]},
+        {
+            "candidates": [
+                {
+                    "id": "c",
+                    "recipe": {"technique": "dynamic_int8"},
+                    "measurements": [{"name": "latency_p50", "value": 1.0, "conditions": {}}],
+                    "comparisons": [{"name": "latency_p50", "ratio": 2.0, "ci95": [1.9, 2.1]}],
+                }
+            ]
+        },
+    ],
+)
+def test_outcomes_that_tell_nothing(deployment: Deployment, outcome: dict[str, Any]) -> None:
+    register(deployment, "here")
+    finished(deployment, 1.5, outcome=outcome)
+    assert all(found.measured is None for found in listed(deployment)["here"][1].values())
+
+
+def test_a_deleted_job_is_no_evidence_any_more(deployment: Deployment) -> None:
+    register(deployment, "here")
+    job_id = finished(deployment, 1.5)
+    assert listed(deployment)["here"][1]["dynamic_int8"].verdict == SLOWER
+    deployment.services.jobs.delete(job_id)
+    assert listed(deployment)["here"][1]["dynamic_int8"].verdict == "saturates"
+
+
+def test_an_outcome_is_read_once(deployment: Deployment) -> None:
+    """It is long, and never changes."""
+    register(deployment, "here")
+    for _ in range(3):
+        finished(deployment, 1.5)
+    targets = deployment.services.targets
+    first = targets.catalogue()
+    statements: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        statements.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        assert targets.catalogue() == first
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+    assert statements
+    assert not any("outcome" in statement for statement in statements)
+    assert MOST_JOBS >= 100
+
+
+# Jobs for profiles
+
+
+def test_a_job_for_a_profile_waits_and_says_so_or_is_refused(deployment: Deployment) -> None:
+    model = deployment.model()
+    register(deployment, "local")
+    body = {"model": model.id, "recipe": {"technique": "float16"}, "target": "arm-i8mm"}
+    checked = deployment.services.jobs.validate(body)
+    assert checked.errors == []
+    assert any("'arm-i8mm'" in doubt and "wait" in doubt for doubt in checked.doubts)
+    assert not any("half precision" in doubt for doubt in checked.doubts), "doubts are by the profile's features"
+    x86 = deployment.services.jobs.validate({**body, "target": "x86-amx"})
+    assert any("half precision" in doubt for doubt in x86.doubts)
+    view, _ = deployment.services.jobs.submit(body, idempotency_key=None)
+    assert view.waiting_for == "a worker of target 'arm-i8mm': none is alive"
+    with pytest.raises(InvalidRequest) as refused:
+        deployment.services.jobs.submit({**body, "if_no_worker": "refuse"}, idempotency_key=None)
+    assert refused.value.code == "no_worker"
+    unknown = deployment.services.jobs.validate({**body, "target": "arm-i9mm"})
+    assert [error.code for error in unknown.errors] == ["target_unknown"]
+    assert "arm-i8mm" in unknown.errors[0].detail, "the profiles are named"
+    register(deployment, "arm-i8mm", {"id": "d" * 16, "features": list(PROFILES["arm-i8mm"].features)})
+    view, _ = deployment.services.jobs.submit({**body, "if_no_worker": "refuse"}, idempotency_key=None)
+    assert view.waiting_for is not None
+    assert "none is alive" not in view.waiting_for
+
+
+def test_profiles_do_not_make_the_local_target_ambiguous(deployment: Deployment) -> None:
+    model = deployment.model()
+    body = {"model": model.id, "recipe": {"technique": "dynamic_int8"}}
+    assert deployment.services.jobs.validate(body).errors == []
+    register(deployment, "kiosk")
+    assert deployment.services.jobs.validate(body).errors == []
+    register(deployment, "server")
+    assert [error.code for error in deployment.services.jobs.validate(body).errors] == ["target_ambiguous"]
