@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field
 
 from app.errors import StepError
-from workers.evaluation.contention import Witness
+from workers.evaluation.contention import WindowWatch, Witness
 from workers.evaluation.energy import EnergyCounter
 from workers.evaluation.memory import CALLS, one_node_model, peak_bytes, present_bytes
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
@@ -86,14 +86,15 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
 
         progress(0.3, "timing the original against itself")
         share = _SAME_SHARE if "artifact" in calls else 1.0
-        meter = _Meter(EnergyCounter())
+        watch = WindowWatch(threads)
+        meter = _Meter(EnergyCounter(), watch)
         plan = plan_blocks(warm["original"].call_ms, warm_again.call_ms, request.seconds * share)
         same = alternate(calls["original"], second, plan, second_leads=candidate_leads, window=meter, width=width)
         witness.check_clock()
         against: Blocks | None = None
         if "artifact" in calls:
             progress(0.6, "timing the original against the candidate")
-            meter = _Meter(EnergyCounter())
+            meter = _Meter(EnergyCounter(), watch)
             plan = plan_blocks(warm["original"].call_ms, warm["artifact"].call_ms, request.seconds * (1 - share))
             against = alternate(
                 calls["original"], calls["artifact"], plan, second_leads=candidate_leads, window=meter, width=width
@@ -215,16 +216,18 @@ def _calls(session: Session, feeds: list[dict[str, Array]]) -> Call:
 
 
 class _Meter:
-    """Adds up the processor time and the energy of each session's blocks, as far as there are counters."""
+    """Adds up the processor time and the energy of each session's blocks, and tells which were disturbed."""
 
-    def __init__(self, counter: EnergyCounter) -> None:
+    def __init__(self, counter: EnergyCounter, watch: WindowWatch) -> None:
         self._counter = counter
+        self._watch = watch
         self._joules = [0.0, 0.0]
         self._processor_ns = [0, 0]
         self._calls = [0, 0]
         self._begun = 0
 
     def begin(self, session: int) -> None:
+        self._watch.start()
         if self._counter.readable:
             self._counter.since_last()
         self._begun = time.process_time_ns()
@@ -234,7 +237,7 @@ class _Meter:
         if self._counter.readable:
             self._joules[session] += self._counter.since_last()
         self._calls[session] += calls
-        return True
+        return not self._watch.stop()
 
     def cpu_seconds(self, subjects: tuple[Subject, ...]) -> dict[Subject, float]:
         """Seconds a call."""
