@@ -117,6 +117,8 @@ class LoadReplicate(_Part):
     threads: int
     batch: int
     points: list[LoadPoint]
+    running_seconds: float = 0.0
+    """All loads together."""
     context: Context
     conditions: dict[str, Any]
 

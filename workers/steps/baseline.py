@@ -46,6 +46,7 @@ class BaselineResult(BaseModel):
     batches: tuple[int, ...]
     cases: dict[str, dict[str, tuple[int, ...]]]
     measurements: tuple[Measurement, ...]
+    running_seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
 
@@ -85,6 +86,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         batches=batches,
         cases=request.spec.measure.cases or decoder_cases(session.inputs, _tokens(rows)),
         measurements=(artifact_bytes(describe_model(model)), *accuracy.measurements),
+        running_seconds=kept.running_seconds,
         notes=(
             *_NOTES[rows.source],
             *rows.notes,

@@ -60,6 +60,7 @@ def run(request: MeasureLoadRequest, scratch: Path, folder: Path, progress: Prog
         threads=threads,
         batch=batch,
         points=points,
+        running_seconds=round(sum(point.seconds for point in points), 3),
         context=context,
         conditions=session.conditions,
     )

@@ -29,7 +29,8 @@ class Kept:
     """What was kept of a model's outputs over some rows.
 
     `rows` are the first rows of the source. `file` is an `.npz` with one float32 array [rows, …] an
-    output. `unusual` counts the rows with a value that is infinite or not a number, by output.
+    output. `unusual` counts the rows with a value that is infinite or not a number, by output. `running_seconds`
+    is the time spent in the model's own calls.
     """
 
     file: Path
@@ -37,6 +38,7 @@ class Kept:
     names: tuple[str, ...]
     unusual: dict[str, int]
     notes: tuple[str, ...]
+    running_seconds: float = 0.0
 
 
 @dataclass(slots=True)
@@ -108,11 +110,14 @@ def run_over(
     available = rows.count if most_rows is None else min(rows.count, most_rows)
     kept = available
     done = 0
+    running = 0.0
     for feeds in rows.feeds(size):
         if done >= kept or not usable:
             break
         count = min(size, rows.count - done)
+        started = time.perf_counter()
         outputs = session.run(feeds, [port.name for port in usable])
+        running += time.perf_counter() - started
         found = {port.name: _rows(output, size, count) for port, output in zip(usable, outputs, strict=True)}
         if not columns:
             bytes_a_row = sum(4 * int(np.prod(values.shape[1:])) for values in found.values())
@@ -149,6 +154,7 @@ def run_over(
         names=tuple(columns),
         unusual={column.name: column.unusual for column in columns.values() if column.unusual},
         notes=tuple(notes),
+        running_seconds=round(running, 3),
     )
 
 

@@ -105,6 +105,8 @@ class StepLog(StepRequest):
 
     step: str
     seconds: float
+    running_seconds: float | None = None
+    """Of these, spent in the models' own calls, where that was counted."""
     attempt: int = 1
 
 

@@ -337,7 +337,12 @@ class JobRun:
             "source": _source(self._job.model),
             "data": {role: _source(found) | {"rows": rows.get(role)} for role, found in self._job.datasets.items()},
             "steps": [
-                {"step": folder, "seconds": seconds, "attempt": self._job.attempt}
+                {
+                    "step": folder,
+                    "seconds": seconds,
+                    "running_seconds": self._results[folder].get("running_seconds"),
+                    "attempt": self._job.attempt,
+                }
                 for folder, seconds in self._seconds.items()
             ],
         }
