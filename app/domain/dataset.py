@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.domain.model import TensorSpec
 
+Role = Literal["calibration", "tuning", "evaluation", "training"]
 LABELS = "labels"
 """The field that holds what is right; every other field is an input of a model."""
 

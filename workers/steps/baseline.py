@@ -12,8 +12,9 @@ from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, me
 from workers.runtimes.session import Array, load
 from workers.steps.artifact import artifact_bytes, describe_model
 from workers.steps.decoding import TOKENS, decoder_cases
+from workers.steps.inputs import Progress
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
-from workers.steps.requests import BaselineRequest, JobRequest, Progress
+from workers.steps.requests import BaselineRequest, JobRequest
 from workers.steps.rows import DatasetRows, Rows, Source, rows_of
 
 OUTPUTS = "outputs.npz"

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from app.domain.recipe import needs_calibration, needs_histograms
 from app.errors import StepError
 from workers.runtimes.session import Array, available_threads, load
-from workers.steps.requests import CalibrateRequest, Progress
+from workers.steps.inputs import Progress
+from workers.steps.requests import CalibrateRequest
 from workers.steps.rows import DatasetRows
 
 STATISTICS = "statistics.npz"

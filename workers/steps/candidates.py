@@ -21,9 +21,10 @@ from workers.runtimes.session import available_threads, load
 from workers.steps.artifact import StoredFile, artifact_bytes, describe, sha256_of
 from workers.steps.baseline import OUTPUTS, BaselineResult, about_unusual, accuracy_of
 from workers.steps.calibrate import STATISTICS, calibration_feeds
+from workers.steps.inputs import Progress
 from workers.steps.numerics import Numerics, numerics_of
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
-from workers.steps.requests import CandidatesRequest, Progress, read_result
+from workers.steps.requests import CandidatesRequest, read_result
 from workers.steps.rows import DatasetRows, rows_of
 
 

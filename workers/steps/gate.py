@@ -17,7 +17,8 @@ from workers.evaluation.selection import choose, pareto
 from workers.evaluation.under_load import loads
 from workers.steps.baseline import BaselineResult
 from workers.steps.candidates import Candidate, CandidatesResult
-from workers.steps.requests import JobRequest, Progress, ScratchPath, read_result
+from workers.steps.inputs import Progress, ScratchPath
+from workers.steps.requests import JobRequest, read_result
 
 
 class GateRequest(JobRequest):

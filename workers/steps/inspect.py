@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from app.domain.dataset import LABELS
+from app.domain.dataset import LABELS, Role
 from app.domain.fit import fit
-from app.domain.job import Role
 from app.domain.metric import METRICS, choice_problems
 from app.domain.model import ModelInspection
 from app.errors import StepError
@@ -19,7 +18,8 @@ from workers.formats.datasets.opening import open_dataset
 from workers.formats.limits import InputLimits
 from workers.formats.model_files import open_model
 from workers.formats.onnx.inspection import inspect_onnx
-from workers.steps.requests import DatasetFile, InspectRequest, Progress
+from workers.steps.inputs import DatasetFile, Progress
+from workers.steps.requests import InspectRequest
 
 _SHOWN = 5
 

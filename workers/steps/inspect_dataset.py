@@ -8,7 +8,7 @@ from app.domain.dataset import DatasetInspection, Preprocess
 from workers.formats.datasets.inspection import inspect_dataset
 from workers.formats.datasets.opening import open_dataset
 from workers.formats.limits import InputLimits
-from workers.steps.requests import Progress, ScratchPath
+from workers.steps.inputs import Progress, ScratchPath
 
 
 class InspectDatasetRequest(BaseModel):

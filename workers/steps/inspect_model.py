@@ -8,7 +8,7 @@ from app.domain.model import ModelInspection
 from workers.formats.limits import InputLimits
 from workers.formats.model_files import open_model
 from workers.formats.onnx.inspection import inspect_onnx
-from workers.steps.requests import Progress, ScratchPath
+from workers.steps.inputs import Progress, ScratchPath
 
 
 class InspectModelRequest(BaseModel):

@@ -18,7 +18,7 @@ from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbag
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Session, load
 from workers.steps.feeds import first_feeds
-from workers.steps.requests import JobRequest, ModelFile, Progress, RowSource
+from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
 from workers.steps.rows import Rows, rows_from, rows_of
 
 _STOP_SPINNING = {"session.force_spinning_stop": "1"}
@@ -32,7 +32,7 @@ _WARM_UP_SHARE = 0.3
 """Of the time, at most, for each of the warm-ups, and besides it."""
 
 
-class MeasureLatencyRequest(JobRequest):
+class MeasureLatencyRequest(MeasuringRequest):
     """Time the original, and a candidate beside it, in this process."""
 
     baseline: ModelFile
@@ -59,7 +59,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
     Raises StepError `model_does_not_load` or `model_does_not_run`.
     """
     begun = time.monotonic()
-    threads = request.threads or request.spec.measure.threads[0]
+    threads = request.threads or request.measure.threads[0]
     progress(0.05, "loading")
     loaded = _Loaded(request, scratch, folder, threads)
     sessions = loaded.sessions
@@ -75,7 +75,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         )
     second = _calls(again, feeds)
 
-    width, most = request.spec.measure.width, request.seconds * _WARM_UP_SHARE
+    width, most = request.measure.width, request.seconds * _WARM_UP_SHARE
     with no_garbage_collection():
         witness = Witness(threads)
         progress(0.1, "warming up")
@@ -206,7 +206,7 @@ def _rows(request: MeasureLatencyRequest, scratch: Path, session: Session) -> Ro
 
 def _rows_a_call(request: MeasureLatencyRequest) -> int:
     if request.case is None:
-        return request.batch or request.spec.measure.batch[0]
+        return request.batch or request.measure.batch[0]
     return max((shape[0] for shape in request.shapes.values() if shape), default=1)
 
 

@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from app.domain.job import Load
+from app.domain.measure import Load
 from workers.evaluation.contention import Witness
 from workers.evaluation.load import closed_loop, open_loop
 from workers.evaluation.replicate import ORIGINAL, LoadPoint, LoadReplicate
 from workers.evaluation.timing import no_garbage_collection, warm_up
 from workers.runtimes.session import load
 from workers.steps.feeds import first_feeds
-from workers.steps.requests import JobRequest, ModelFile, Progress
+from workers.steps.inputs import MeasuringRequest, ModelFile, Progress
 from workers.steps.rows import rows_of
 
 _WARM_UP_SECONDS = 0.5
 
 
-class MeasureLoadRequest(JobRequest):
+class MeasureLoadRequest(MeasuringRequest):
     """Put one model under every load that the job names."""
 
     subject_model: ModelFile
@@ -29,7 +29,7 @@ def run(request: MeasureLoadRequest, scratch: Path, folder: Path, progress: Prog
 
     Raises StepError `model_does_not_load` or `model_does_not_run`.
     """
-    measure = request.spec.measure
+    measure = request.measure
     asked = measure.load or Load()
     threads = measure.threads[0]
     file = request.subject_model

@@ -11,7 +11,7 @@ from numpy.lib.format import open_memmap
 
 from app.errors import StepError
 from workers.runtimes.session import Array, Port, Session, available_threads
-from workers.steps.requests import Progress
+from workers.steps.inputs import Progress
 from workers.steps.rows import Rows
 
 MOST_BYTES = 256 * 2**20

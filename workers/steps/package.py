@@ -12,7 +12,8 @@ from app.errors import StepError
 from workers.runtimes.session import load
 from workers.steps.artifact import pack, sha256_of
 from workers.steps.candidates import Candidate, CandidatesResult
-from workers.steps.requests import PackageRequest, Progress, read_result
+from workers.steps.inputs import Progress
+from workers.steps.requests import PackageRequest, read_result
 from workers.steps.rows import rows_of
 from workers.steps.snippet import snippet
 

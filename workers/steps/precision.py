@@ -8,7 +8,8 @@ from workers.evaluation.bounds import TWO_SIDED_95, replicate_interval
 from workers.evaluation.evidence import by_conditions
 from workers.evaluation.latency import per_child
 from workers.evaluation.replicate import LatencyReplicate, Subject
-from workers.steps.requests import JobRequest, Progress, ScratchPath
+from workers.steps.inputs import Progress, ScratchPath
+from workers.steps.requests import JobRequest
 
 
 class PrecisionRequest(JobRequest):

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from app.domain.target import Fingerprint, Tried
 from workers.hardware.probe import probe
-from workers.steps.requests import Progress
+from workers.steps.inputs import Progress
 
 TRY_SECONDS = 1.6
 """Of the two seconds that describing a machine may take; the rest is for the imports before."""

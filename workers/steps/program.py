@@ -18,7 +18,7 @@ from typing import Any, TextIO, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from app.errors import BitpressError, StepError
-from workers.steps.requests import Progress
+from workers.steps.inputs import Progress
 
 STEPS: dict[str, str] = {
     name: f"workers.steps.{name}"

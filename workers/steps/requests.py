@@ -1,64 +1,16 @@
-"""What the steps are asked: the types of `request.json` that more than one step shares.
+"""What the steps of a job are asked: the types of `request.json` that more than one step shares."""
 
-Every path is relative to the scratch folder, which is all that a child may touch.
-"""
+from pathlib import Path
+from typing import Any, TypeVar
 
-from collections.abc import Callable
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, TypeVar
+from pydantic import BaseModel, Field
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
-
-from app.domain.dataset import Preprocess
-from app.domain.job import JobSpec, Role
+from app.domain.dataset import Role
+from app.domain.job import JobSpec
+from app.domain.measure import Measure
+from workers.steps.inputs import DatasetFile, ScratchPath, StepRequest
 
 Result = TypeVar("Result", bound=BaseModel)
-
-Progress = Callable[[float, str], None]
-"""Told how far a step is, from 0 to 1, and what it does."""
-
-
-def _inside(path: str) -> str:
-    parts = PurePosixPath(path)
-    if parts.is_absolute() or ".." in parts.parts or "\0" in path:
-        raise ValueError("a path is relative to the scratch folder and stays inside it")
-    return path
-
-
-ScratchPath = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
-"""A path inside the scratch folder, relative to it."""
-
-
-class StepRequest(BaseModel):
-    """What every request is made of: frozen, with a sentence for each field; unknown fields are left alone."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
-
-
-class DatasetFile(StepRequest):
-    """An uploaded dataset as it lies in scratch."""
-
-    path: ScratchPath
-    file_name: str
-    """The name that it was uploaded under; its suffix tells the format."""
-    preprocess: Preprocess | None = None
-    """For images: how pixels become inputs."""
-
-
-class ModelFile(StepRequest):
-    """A model file and what its session needs."""
-
-    path: ScratchPath
-    session_options: dict[str, str] = Field(default_factory=dict)
-
-
-class RowSource(StepRequest):
-    """The rows that a model is run on: a dataset's, or seeded random ones where there is none."""
-
-    dataset: DatasetFile | None = None
-    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
-    """Shapes of inputs with dynamic axes, batch axis included, for random rows."""
-    seed: int = 0
 
 
 class JobRequest(StepRequest):
@@ -75,6 +27,11 @@ class JobRequest(StepRequest):
     """The hardware fingerprint of the worker."""
     unpacked_bytes: int | None = Field(default=None, ge=1)
     """What an archive or a dataset may unpack to."""
+
+    @property
+    def measure(self) -> Measure:
+        """The conditions that the job asks for."""
+        return self.spec.measure
 
 
 class InspectRequest(JobRequest):

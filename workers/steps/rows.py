@@ -7,12 +7,13 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from app.domain.dataset import LABELS
+from app.domain.dataset import LABELS, Role
+from app.domain.measure import Measure
 from app.domain.model import is_cache
 from app.errors import StepError
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Port, Session, numpy_dtype
-from workers.steps.requests import DatasetFile, JobRequest, RowSource
+from workers.steps.inputs import DatasetFile, RowSource
 
 Source = Literal["evaluation", "calibration", "synthetic"]
 
@@ -44,18 +45,28 @@ class Rows(Protocol):
         ...
 
 
-def source_of(request: JobRequest) -> Source:
+class Asking(Protocol):
+    """A request that says what rows there are, and which shapes made-up ones have."""
+
+    @property
+    def datasets(self) -> Mapping[Role, DatasetFile]: ...
+
+    @property
+    def measure(self) -> Measure: ...
+
+
+def source_of(request: Asking) -> Source:
     """Where a job's rows come from: held-out rows first, then those of calibration."""
     if "evaluation" in request.datasets:
         return "evaluation"
     return "calibration" if "calibration" in request.datasets else "synthetic"
 
 
-def rows_of(request: JobRequest, scratch: Path, session: Session) -> Rows:
+def rows_of(request: Asking, scratch: Path, session: Session) -> Rows:
     """The rows on which a job compares models."""
     source = source_of(request)
     if source == "synthetic":
-        return SyntheticRows(session, shapes=request.spec.measure.shapes)
+        return SyntheticRows(session, shapes=request.measure.shapes)
     return DatasetRows(session.inputs, request.datasets[source], scratch, source)
 
 

@@ -78,11 +78,16 @@ def load_steps(
             "measure_load",
             f"load-{name}-{number}",
             "candidates",
-            {**common, "subject": name, "subject_model": model, "replicate": number},
+            {**_measured(common), "subject": name, "subject_model": model, "replicate": number},
         )
         for number in range(1, min(children, LOAD_CHILDREN) + 1)
         for name, model in models.items()
     ]
+
+
+def _measured(common: dict[str, Any]) -> dict[str, Any]:
+    """What a measuring child needs to know of a job: reading more takes longer than the model's loading."""
+    return {"measure": common["spec"]["measure"], "datasets": common.get("datasets", {})}
 
 
 def conditions(
@@ -114,7 +119,7 @@ def latency_step(
         f"latency-{condition.key}-{replicate}",
         "candidates",
         {
-            **common,
+            **_measured(common),
             "candidate_id": condition.subject,
             "replicate": replicate,
             "baseline": original,

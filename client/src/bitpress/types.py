@@ -79,6 +79,19 @@ class DatasetRoles(TypedDict):
     """Rows that guide a search."""
 
 
+class Evidence(TypedDict):
+    """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
+
+    faster: int
+    """Models of which every interval lies below 1."""
+    jobs: int
+    latency_ratio: float
+    """Latency as a multiple of the original's: the median over models of the median over each one's jobs."""
+    models: int
+    slower: int
+    """Models of which every interval lies above 1."""
+
+
 class Failure(TypedDict):
     """Why something failed: the fields of a problem document that describe it."""
 
@@ -358,14 +371,31 @@ class StaticInt8(TypedDict):
     """Type of the stored weights; int8 where activations are int8."""
 
 
+class Suitability(TypedDict):
+    """What a technique is worth on a target, and why."""
+
+    measured: NotRequired[Evidence | None]
+    reason: str
+    technique: str
+    verdict: Literal["native", "emulated", "saturates", "slower than fp32 (measured)", "unsupported"]
+
+
 class Target(TypedDict):
-    """A machine class and whether a worker of it is alive."""
+    """
+    A machine class, whether a worker of it is alive, and what suits it.
+
+    Of a built-in one that no worker has registered for, `fingerprint` and `sandbox` are empty.
+    """
 
     alive: bool
+    builtin: bool
     features: list[str]
     fingerprint: dict[str, Any]
     id: str
     sandbox: dict[str, Any]
+    suits: list[Suitability]
+    """What each technique is worth here, and why."""
+    summary: str | None
     workers: int
 
 

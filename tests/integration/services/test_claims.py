@@ -4,11 +4,11 @@ import random
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
-from app.db.tables import Dataset, Job, Model
+from app.db.tables import Artifact, Dataset, Job, Model
 from app.domain.job import MAX_ATTEMPTS
-from app.errors import RejectedInput, StepError
+from app.errors import Conflict, RejectedInput, StepError
 from app.services.work import CancelRequested, ClaimedJob, ClaimedUpload, FinishedStep, LeaseLost
 from tests.parts.deployment import LONG_AGO, Deployment, at_once
 
@@ -105,6 +105,53 @@ def old_attempt_writes(deployment: Deployment, job: ClaimedJob) -> list[Any]:
 
 def visible(row: Job) -> dict[str, Any]:
     return {column.name: getattr(row, column.name) for column in Job.__table__.columns}
+
+
+def evaluation_of(deployment: Deployment, artifact: str) -> str:
+    view, _ = deployment.services.jobs.submit({"kind": "evaluate", "model": artifact}, idempotency_key=None)
+    return view.job.id
+
+
+def test_an_artifact_is_claimed_with_the_options_that_it_requires(deployment: Deployment) -> None:
+    maker = deployment.submit(deployment.model())
+    [artifact] = deployment.succeed(deployment.claimed(), b"the artifact")
+    options = {"session.x64quantprecision": "1"}
+    with deployment.database.write() as session:
+        job = session.get_one(Job, maker)
+        job.outcome = {"candidates": [{"id": "cnd_1", "session_options": options}]}
+    waiting = evaluation_of(deployment, artifact)
+    claimed = deployment.claimed()
+    assert (claimed.id, claimed.model.id, claimed.session_options) == (waiting, artifact, options)
+    assert deployment.services.store.read(claimed.model.location, 100) == b"the artifact"
+
+
+def test_an_artifact_stays_until_its_evaluation_has_ended(deployment: Deployment) -> None:
+    maker = deployment.submit(deployment.model())
+    [artifact] = deployment.succeed(deployment.claimed())
+    waiting = evaluation_of(deployment, artifact)
+    for delete in (
+        lambda: deployment.services.artifacts.delete(artifact),
+        lambda: deployment.services.jobs.delete(maker),
+    ):
+        with pytest.raises(Conflict) as refused:
+            delete()
+        assert refused.value.code == "artifact_in_use"
+        assert waiting in refused.value.detail
+    deployment.services.jobs.cancel(waiting)
+    deployment.services.artifacts.delete(artifact)
+    assert deployment.artifacts(maker) == 0
+
+
+def test_an_evaluation_of_what_is_gone_fails_and_the_next_job_is_taken(deployment: Deployment) -> None:
+    deployment.submit(deployment.model())
+    [artifact] = deployment.succeed(deployment.claimed())
+    lost = evaluation_of(deployment, artifact)
+    following = deployment.submit(deployment.model())
+    with deployment.database.write() as session:
+        session.execute(delete(Artifact))
+    assert deployment.claimed().id == following
+    failed = deployment.job(lost)
+    assert (failed.state, failed.error and failed.error["code"]) == ("failed", "artifact_not_found")
 
 
 @pytest.mark.parametrize("taken_over", [False, True])

@@ -79,7 +79,7 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"recipe": {"technique": "int4"}}, [("/recipe/technique", "unknown_technique")]),
     ({"recipe": {}}, [("/recipe/technique", "technique_missing")]),
     ({"recipe": 5}, [("/recipe", "invalid_value")]),
-    ({"recipe": None}, [("/recipe", "invalid_value")]),
+    ({"recipe": None}, [("/recipe", "recipe_required")]),
     (
         {"recipe": {"technique": "dynamic_int8", "reduce_range": "maybe"}},
         [("/recipe/reduce_range", "invalid_value")],
@@ -327,7 +327,10 @@ def test_shapes_are_those_of_the_model_s_inputs(deployment: Deployment) -> None:
 
 
 SENTENCES: list[tuple[dict[str, Any], str]] = [
-    ({"model": "lite0"}, "This must be the id of an uploaded model, as POST /v1/models returned it."),
+    (
+        {"model": "lite0"},
+        "This must be the id of an uploaded model, as POST /v1/models returned it, or of an artifact.",
+    ),
     ({"datasets": {"tuning": "t"}}, "This must be the id of an uploaded dataset, as POST /v1/datasets returned it."),
     ({"goal": {"minimize": "speed"}}, "This must be 'latency', 'size' or 'memory', or an object."),
     ({"goal": {"minimize": {"speed": 1}}}, "This name must be 'latency', 'size' or 'memory'."),
@@ -421,11 +424,54 @@ def test_a_dataset_must_fit_the_model(
     assert set(wrong(deployment, body)) == {("/datasets/tuning", code) for code in codes}
 
 
-def test_another_kind_of_job_is_not_told_of_a_recipe(deployment: Deployment) -> None:
+def test_a_job_that_only_measures_needs_no_recipe(deployment: Deployment) -> None:
     checked = validate(deployment, {"kind": "evaluate", "model": deployment.model().id})
-    [found] = checked.errors
-    assert (found.pointer, found.code) == ("/kind", "kind_not_available")
-    assert "optimize" in found.detail
+    assert checked.errors == []
+    assert checked.spec is not None
+    assert "calibrate" not in checked.spec.stages
+
+
+def test_an_unknown_kind_is_told_the_known_ones_and_of_no_recipe(deployment: Deployment) -> None:
+    [found] = validate(deployment, {"kind": "compress", "model": deployment.model().id}).errors
+    assert (found.pointer, found.code) == ("/kind", "not_allowed")
+    assert "'optimize' or 'evaluate'" in found.detail
+
+
+EVALUATE_MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
+    ({"recipe": RECIPE}, [("/recipe", "recipe_not_used")]),
+    ({"metrics": ["sqnr_db"]}, [("/metrics/0", "nothing_to_compare")]),
+    ({"metrics": [{"name": "kl"}]}, [("/metrics/0/name", "nothing_to_compare")]),
+    (
+        {
+            "goal": {
+                "constraints": [{"metric": "artifact_bytes", "max": 9}, {"metric": "artifact_bytes", "max_drop": 0}]
+            }
+        },
+        [("/goal/constraints/1", "nothing_to_compare")],
+    ),
+    (
+        {"goal": {"constraints": [{"metric": "cosine", "min": 0.9}]}},
+        [("/goal/constraints/0/metric", "nothing_to_compare")],
+    ),
+    ({"measure": {"cases": {"long": {"x": [1, 5]}}}}, [("/measure/cases/long/x", "shapes_do_not_fit")]),
+    ({"measure": {"cases": {"A b": {"x": [1, 4]}}}}, [("/measure/cases/A b", "invalid_value")]),
+    ({"measure": {"load": {"callers": [0]}}}, [("/measure/load/callers/0", "invalid_value")]),
+    ({"measure": {"load": {"rates": [-1]}}}, [("/measure/load/rates/0", "invalid_value")]),
+    ({"measure": {"width": 0}}, [("/measure/width", "invalid_value")]),
+    ({"model": "art_" + "0" * 26}, [("/model", "artifact_not_found")]),
+]
+
+
+@pytest.mark.parametrize(("change", "expected"), EVALUATE_MISTAKES, ids=range(len(EVALUATE_MISTAKES)))
+def test_what_a_measuring_job_has_no_use_for_is_refused(
+    deployment: Deployment, change: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    assert wrong(deployment, {"kind": "evaluate", "model": deployment.model().id} | change) == expected
+
+
+def test_a_measuring_job_uses_evaluation_rows_alone(deployment: Deployment) -> None:
+    body = {"kind": "evaluate", "model": deployment.model().id, "datasets": {"calibration": deployment.dataset().id}}
+    assert wrong(deployment, body) == [("/datasets/calibration", "dataset_not_used")]
 
 
 def test_metrics_are_echoed_as_they_were_asked_for(deployment: Deployment) -> None:

@@ -16,7 +16,7 @@ from workers.evaluation.replicate import LatencyReplicate
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import load
 from workers.steps.feeds import first_feeds
-from workers.steps.requests import DatasetFile
+from workers.steps.inputs import DatasetFile
 from workers.steps.rows import DatasetRows, SyntheticRows
 from workers.tasks.plan import conditions, latency_step
 

@@ -69,6 +69,7 @@ class Job:
             "model": self.model,
             "datasets": self.datasets,
             "fingerprint": FINGERPRINT,
+            "measure": self.spec.get("measure", {}),
             **extra,
         }
 

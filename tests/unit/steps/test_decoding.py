@@ -8,7 +8,7 @@ from app.domain.model import is_cache
 from tests.unit.steps.conftest import Job
 from workers.runtimes.session import Port, load
 from workers.steps.decoding import decoder_cases
-from workers.steps.requests import RowSource
+from workers.steps.inputs import RowSource
 from workers.steps.rows import rows_from
 
 

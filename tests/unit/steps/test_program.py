@@ -18,8 +18,8 @@ from app.errors import BitpressError, RejectedInput, StepError
 from tests.parts import models
 from tests.unit.steps.conftest import Job, images
 from workers.steps import program
+from workers.steps.inputs import Progress, StepRequest
 from workers.steps.program import STEPS, serve
-from workers.steps.requests import Progress, StepRequest
 
 
 class Ask(StepRequest):
@@ -201,7 +201,7 @@ events = []
 command = json.dumps({"step": sys.argv[2], "request": "measure/request.json"})
 serve(Path(sys.argv[1]), io.StringIO(command), events.append)
 assert events[-1] == {"done": "measure"}, events
-heavy = {"onnx", "pyarrow", "PIL", "onnxruntime.quantization", "scipy", "torch"}
+heavy = {"onnx", "pyarrow", "PIL", "onnxruntime.quantization", "scipy", "torch", "app.domain.recipe"}
 print(sorted(heavy & set(sys.modules)))
 """
 
@@ -216,7 +216,7 @@ def test_a_measuring_child_imports_no_more_than_it_measures_with(job: Job, step_
         candidate_id="cnd_" + "0" * 26, baseline=model, candidate=model, seconds=0.01, subject="original"
     )
     request["subject_model"] = model
-    request["spec"]["measure"] = {"load": {"seconds": 0.05}}
+    request["measure"] = {"load": {"seconds": 0.05}}
     (job.scratch / "measure/request.json").write_text(json.dumps(request))
 
     printed = subprocess.run(

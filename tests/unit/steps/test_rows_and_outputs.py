@@ -13,8 +13,8 @@ from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.steps.conftest import vectors
 from workers.runtimes.session import Port, available_threads, load
+from workers.steps.inputs import DatasetFile, RowSource
 from workers.steps.outputs import Kept, run_over, worthwhile_threads
-from workers.steps.requests import DatasetFile, RowSource
 from workers.steps.rows import DatasetRows, SyntheticRows, rows_from
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from app.domain.job import Measure
+from app.domain.measure import Measure
 from workers.tasks.measuring import Measuring
 from workers.tasks.plan import Step
 
