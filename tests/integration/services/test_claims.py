@@ -129,12 +129,12 @@ def test_an_artifact_stays_until_its_evaluation_has_ended(deployment: Deployment
     maker = deployment.submit(deployment.model())
     [artifact] = deployment.succeed(deployment.claimed())
     waiting = evaluation_of(deployment, artifact)
-    for delete in (
+    for forget in (
         lambda: deployment.services.artifacts.delete(artifact),
         lambda: deployment.services.jobs.delete(maker),
     ):
         with pytest.raises(Conflict) as refused:
-            delete()
+            forget()
         assert refused.value.code == "artifact_in_use"
         assert waiting in refused.value.detail
     deployment.services.jobs.cancel(waiting)

@@ -213,7 +213,7 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ),
     ({"datasets": {"a/\0": "\0"}}, [("/datasets/a~1\0", "unknown_field")]),
     ({"target": "local", "if_no_worker": "refuse"}, [("/target", "no_worker")]),
-    ({"kind": "evaluate"}, [("/kind", "kind_not_available")]),
+    ({"kind": "evaluate"}, [("/recipe", "recipe_not_used")]),
     ({"kind": 5}, [("/kind", "not_allowed")]),
     ({"measure": {"threads": [1, 2, 3, 4, 5], "batch": [1, 2, 3, 4]}}, [("/measure", "too_large")]),
     ({"metrics": [{"name": "topl"}]}, [("/metrics/0/name", "unknown_metric")]),
