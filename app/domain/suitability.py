@@ -29,7 +29,7 @@ are saved and hardly any time. `saturates`: fast kernels, whose sums of two prod
 _SLOWER: Verdict = "slower than fp32 (measured)"
 
 
-class Evidence(BaseModel):
+class LatencyEvidence(BaseModel):
     """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
@@ -52,7 +52,7 @@ class Suitability(BaseModel):
     technique: str
     verdict: Verdict
     reason: str
-    measured: Evidence | None = None
+    measured: LatencyEvidence | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +75,14 @@ def suitability(features: Collection[str], timings: Iterable[Timing] = ()) -> tu
     return tuple(_judged(name, *found[name], by_technique.get(name, [])) for name in TECHNIQUES)
 
 
-def evidence_of(timings: Collection[Timing]) -> Evidence | None:
+def evidence_of(timings: Collection[Timing]) -> LatencyEvidence | None:
     """Sum up timings of one technique on one machine; null where there are none."""
     if not timings:
         return None
     models: dict[str, list[Timing]] = {}
     for timing in timings:
         models.setdefault(timing.model, []).append(timing)
-    return Evidence(
+    return LatencyEvidence(
         jobs=len({timing.job for timing in timings}),
         models=len(models),
         latency_ratio=round(
@@ -107,7 +107,7 @@ def _judged(name: str, verdict: Verdict, reason: str, timings: Collection[Timing
     )
 
 
-def _in_words(measured: Evidence) -> str:
+def _in_words(measured: LatencyEvidence) -> str:
     jobs = f"{measured.jobs} job{'s' * (measured.jobs > 1)}"
     models = f"{measured.models} model{'s' * (measured.models > 1)}"
     undecided = measured.models - measured.slower - measured.faster

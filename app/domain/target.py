@@ -34,9 +34,9 @@ FEATURES = frozenset(
 CUDA = "cuda"
 """The feature of a machine whose onnxruntime has CUDA and that has a device for it."""
 
-Resource = Literal["fp32", "int8", "memory_read", "memory_copy"]
-"""What a machine has a ceiling of: multiply-adds of a type, and bytes of memory where no cache helps; a copied byte
-counts as two, one read and one written."""
+Resource = Literal["fp32", "int8", "memory_read", "memory_copy", "cache_read"]
+"""What a machine has a ceiling of: multiply-adds of a type, bytes of memory where no cache helps (a copied byte counts
+as two, one read and one written), and bytes read of what stays in the caches of the last level."""
 
 
 Unit = Literal["GFLOP/s", "GOP/s", "GB/s"]
@@ -170,6 +170,12 @@ class Fingerprint(BaseModel):
     peaks: Peaks | None = None
     providers: tuple[Provider, ...] | None = None
     installed: tuple[Installed, ...] | None = None
+
+    @property
+    def last_caches(self) -> tuple[Cache, ...]:
+        """Those of the last level; empty where none is known."""
+        last = max((cache.level for cache in self.caches), default=0)
+        return tuple(cache for cache in self.caches if cache.level == last)
 
 
 class Tried(_Described):

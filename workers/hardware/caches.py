@@ -23,12 +23,6 @@ def read_caches(root: Path = Path("/")) -> tuple[Cache, ...]:
     )
 
 
-def last_level_bytes(caches: tuple[Cache, ...]) -> int:
-    """Bytes of all caches of the last level together; 0 where none is known."""
-    last = max((cache.level for cache in caches), default=0)
-    return sum(cache.bytes * cache.count for cache in caches if cache.level == last)
-
-
 def _processors(text: str) -> int:
     """How many a list such as `0-3,8` names."""
     count = 0

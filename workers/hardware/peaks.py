@@ -15,8 +15,7 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from app.domain.target import NEIGHBOURS, SHAKY, Cache, Peak, Peaks, Resource, Unit
-from workers.hardware.caches import last_level_bytes
+from app.domain.target import NEIGHBOURS, SHAKY, Fingerprint, Peak, Peaks, Resource, Unit
 from workers.hardware.processor_times import read_processor_times
 
 Clock = Callable[[], float]
@@ -29,39 +28,44 @@ the fp32 rate of 512; 384 and 1024 89 and 98 % of the int8 rate of 768."""
 _KERNEL_SECONDS = 0.07  # for each type and number of threads
 _PASSES_SECONDS = 0.06  # for each kind of pass and number of threads
 _LEAST_WINDOWS = 3
+_THREADS_A_SQUARE = 4
 _WINDOW_SECONDS = 0.002
 
 _MiB = 1 << 20
 _LEAST_BYTES, _MOST_BYTES = 64 * _MiB, 256 * _MiB
 _CACHES = 4  # so that three quarters of a pass at least come from memory
 _MEMORY_SHARE = 16
-_UNITS: dict[Resource, Unit] = {"fp32": "GFLOP/s", "int8": "GOP/s", "memory_read": "GB/s", "memory_copy": "GB/s"}
+_UNITS: dict[Resource, Unit] = {
+    "fp32": "GFLOP/s",
+    "int8": "GOP/s",
+    "memory_read": "GB/s",
+    "memory_copy": "GB/s",
+    "cache_read": "GB/s",
+}
 _WORD = np.dtype(np.int32)
 
 
-def measure_peaks(
-    cores: int, caches: Sequence[Cache], memory_bytes: int, *, deadline: float, clock: Clock = time.perf_counter
-) -> Peaks:
-    """Measure what there is time for until `deadline`; the notes say what was left out.
+def measure_peaks(machine: Fingerprint, *, deadline: float, clock: Clock = time.perf_counter) -> Peaks:
+    """Measure what there is time for until `deadline`, on the machine that this process runs on.
 
-    `cores` are those that the process may use, `memory_bytes` the memory.
+    The notes say what was left out, and what speaks against a number.
     """
     begun, meter = clock(), _Neighbours(clock)
     found: list[Peak] = []
     notes: list[str] = []
-    threads = (1,) if cores == 1 else (1, cores)
+    threads = (1,) if machine.cores == 1 else (1, machine.cores)
     for resource in SIDES:
         for count in threads:
             if clock() < deadline:
                 found.append(_product_peak(resource, count, clock))
             else:
                 notes.append(f"{resource} with {count} threads was not measured: time was up.")
-    size = min(max(_CACHES * last_level_bytes(tuple(caches)), _LEAST_BYTES), _MOST_BYTES)
-    size = min(size, memory_bytes // _MEMORY_SHARE)
-    if size < _CACHES * last_level_bytes(tuple(caches)):
+    caches = sum(cache.bytes * cache.count for cache in machine.last_caches)
+    size = min(max(_CACHES * caches, _LEAST_BYTES), _MOST_BYTES, machine.memory_bytes // _MEMORY_SHARE)
+    if size < _CACHES * caches:
         notes.append(f"The {size // _MiB} MiB that memory was measured with are less than four times the last cache.")
     if clock() < deadline:
-        found += _bandwidths(size, threads, deadline, clock)
+        found += _bandwidths(size, caches, threads, deadline, clock)
     else:
         notes.append("Memory was not measured: time was up.")
     notes += [
@@ -97,9 +101,11 @@ class _Neighbours:
 
 def _product_peak(resource: Resource, threads: int, clock: Clock) -> Peak:
     side = SIDES[resource]
-    rates = _rates(_product(resource, side, threads), 2 * side**3, _KERNEL_SECONDS, clock)
+    # Enough for each of many threads to do.
+    rows = side * max(1, threads // _THREADS_A_SQUARE)
+    rates = _rates(_product(resource, rows, side, threads), 2 * rows * side**2, _KERNEL_SECONDS, clock)
     operator = "MatMul" if resource == "fp32" else "MatMulInteger (u8 by s8)"
-    method = f"{operator} of {side} x {side} matrices in onnxruntime {ort.__version__}, weights packed"
+    method = f"{operator} of {rows} x {side} by {side} x {side} in onnxruntime {ort.__version__}, weights packed"
     return _peak(resource, threads, rates, method)
 
 
@@ -131,25 +137,25 @@ def _rates(call: Callable[[], object], amount: float, seconds: float, clock: Clo
     return rates
 
 
-def _product(resource: Resource, side: int, threads: int) -> Callable[[], object]:
-    """A call that multiplies two square matrices, the second one a weight."""
+def _product(resource: Resource, rows: int, side: int, threads: int) -> Callable[[], object]:
+    """A call that multiplies a matrix by a square one, which is a weight."""
     numbers = np.random.default_rng(0)
     weights: NDArray[np.float32 | np.int8]
     if resource == "fp32":
         weights = numbers.standard_normal((side, side), np.float32)
-        rows: NDArray[np.float32 | np.uint8] = numbers.standard_normal((side, side), np.float32)
-        result: NDArray[np.float32 | np.int32] = np.empty((side, side), np.float32)
+        given: NDArray[np.float32 | np.uint8] = numbers.standard_normal((rows, side), np.float32)
+        result: NDArray[np.float32 | np.int32] = np.empty((rows, side), np.float32)
         operator, types = "MatMul", (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT)
     else:
         weights = numbers.integers(-127, 128, (side, side), np.int8)
-        rows = numbers.integers(0, 256, (side, side), np.uint8)
-        result = np.empty((side, side), np.int32)
+        given = numbers.integers(0, 256, (rows, side), np.uint8)
+        result = np.empty((rows, side), np.int32)
         operator, types = "MatMulInteger", (onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(operator, ["a", "b"], ["y"])],
         "product",
-        [onnx.helper.make_tensor_value_info("a", types[0], [side, side])],
-        [onnx.helper.make_tensor_value_info("y", types[1], [side, side])],
+        [onnx.helper.make_tensor_value_info("a", types[0], [rows, side])],
+        [onnx.helper.make_tensor_value_info("y", types[1], [rows, side])],
         [onnx.numpy_helper.from_array(weights, "b")],
     )
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 13)], ir_version=8)
@@ -160,45 +166,57 @@ def _product(resource: Resource, side: int, threads: int) -> Callable[[], object
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     # Bound once, so that a call is the kernel and nothing is copied.
     binding = session.io_binding()
-    binding.bind_cpu_input("a", rows)
+    binding.bind_cpu_input("a", given)
     binding.bind_output("y", "cpu", 0, result.dtype.type, result.shape, result.ctypes.data)
 
-    def call(kept: object = (rows, result)) -> None:
+    def call(kept: object = (given, result)) -> None:
         session.run_with_iobinding(binding)
 
     return call
 
 
-def _bandwidths(size: int, threads: Sequence[int], deadline: float, clock: Clock) -> list[Peak]:
-    """Rates of reading a buffer, and of copying one half of it over the other."""
+def _bandwidths(size: int, caches: int, threads: Sequence[int], deadline: float, clock: Clock) -> list[Peak]:
+    """Rates of reading a buffer, of copying one half of it over the other, and of reading what stays in the caches."""
     buffer = np.empty(size // _WORD.itemsize, _WORD)
     found: list[Peak] = []
     for count in threads:
         if found and clock() > deadline:
             break
         with _workers(count) as run:
-            found += _passes(buffer, count, run, clock)
+            found += _passes(buffer, caches // 2, count, run, clock)
     return found
 
 
-def _passes(buffer: NDArray[np.int32], threads: int, run: "Run", clock: Clock) -> list[Peak]:
+def _passes(buffer: NDArray[np.int32], cached: int, threads: int, run: "Run", clock: Clock) -> list[Peak]:
     half = len(buffer) // 2
     parts, upper, lower = (np.array_split(each, threads) for each in (buffer, buffer[half : 2 * half], buffer[:half]))
     pairs = list(zip(upper, lower, strict=True))
     run(_fill, parts)  # so that every page is there
-    passes: tuple[tuple[Resource, Callable[[], object], str], ...] = (
-        ("memory_read", lambda: run(np.max, parts), "the largest of all numbers"),
-        ("memory_copy", lambda: run(_copy, pairs), "one half copied over the other, reads and writes added"),
-    )
+    near = buffer[: cached // _WORD.itemsize]
+    # So many times at once that starting threads takes no share.
+    times = max(1, _LEAST_BYTES // max(near.nbytes, 1))
+    nears = [(part, times) for part in np.array_split(near, threads)]
+    passes: list[tuple[Resource, Callable[[], object], NDArray[np.int32], int, str]] = [
+        ("memory_read", lambda: run(np.max, parts), buffer, 1, "the largest of all numbers"),
+        ("memory_copy", lambda: run(_copy, pairs), buffer, 1, "one half copied over the other, reads and writes added"),
+    ]
+    if len(near) >= threads:
+        passes.append(("cache_read", lambda: run(_largest, nears), near, times, "the largest of all, again and again"))
     found = []
-    for resource, call, how in passes:
-        rates = _rates(call, buffer.nbytes, _PASSES_SECONDS, clock)
-        found.append(_peak(resource, threads, rates, f"NumPy, {buffer.nbytes // _MiB} MiB: {how}"))
+    for resource, call, read, count, how in passes:
+        rates = _rates(call, read.nbytes * count, _PASSES_SECONDS, clock)
+        found.append(_peak(resource, threads, rates, f"NumPy, {read.nbytes / _MiB:.3g} MiB: {how}"))
     return found
 
 
 def _fill(part: NDArray[np.int32]) -> None:
     part.fill(1)
+
+
+def _largest(given: tuple[NDArray[np.int32], int]) -> None:
+    part, times = given
+    for _ in range(times):
+        part.max()
 
 
 def _copy(pair: tuple[NDArray[np.int32], NDArray[np.int32]]) -> None:

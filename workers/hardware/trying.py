@@ -18,6 +18,6 @@ def try_out(machine: Fingerprint, *, seconds: float) -> Fingerprint:
     """
     begun = time.perf_counter()
     opened = providers()
-    peaks = measure_peaks(machine.cores, machine.caches, machine.memory_bytes, deadline=begun + _PEAKS_SHARE * seconds)
+    peaks = measure_peaks(machine, deadline=begun + _PEAKS_SHARE * seconds)
     runtimes = installed(lambda: time.perf_counter() - begun < _IMPORTS_SHARE * seconds)
     return machine.model_copy(update={"peaks": peaks, "providers": opened, "installed": runtimes})

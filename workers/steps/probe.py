@@ -8,7 +8,7 @@ from app.domain.target import Fingerprint, Tried
 from workers.hardware.probe import probe
 from workers.steps.inputs import Progress
 
-TRY_SECONDS = 1.6
+TRY_SECONDS = 1.4
 """Of the two seconds that describing a machine may take; the rest is for the imports before."""
 
 

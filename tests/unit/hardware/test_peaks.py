@@ -1,28 +1,39 @@
 """Ceilings: what is measured, with what, and what is said where there is no time or somebody else is at work."""
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from typing import get_args
 
 import numpy as np
 import pytest
 
-from app.domain.target import SHAKY, Cache, Peak, Peaks, Resource
+from app.domain.target import SHAKY, Cache, Fingerprint, Peak, Peaks, Resource
 from workers.hardware import peaks
-from workers.hardware.peaks import _product, _rates, measure_peaks
+from workers.hardware.peaks import _product, _product_peak, _rates, measure_peaks
+from workers.hardware.probe import probe
 
-SMALL = (Cache(level=2, kind="unified", bytes=1 << 20, shared_by=1, count=1),)
+MiB = 1 << 20
+
+
+def machine(cores: int, *, last_cache: int = MiB, memory_bytes: int = 2048 * MiB) -> Fingerprint:
+    caches = (
+        Cache(level=1, kind="data", bytes=32 << 10, shared_by=1, count=cores),
+        Cache(level=2, kind="unified", bytes=last_cache, shared_by=cores, count=1),
+    )
+    return probe().model_copy(update={"cores": cores, "memory_bytes": memory_bytes, "caches": caches})
 
 
 @pytest.fixture(scope="module")
 def here() -> Peaks:
-    return measure_peaks(2, SMALL, 2 << 30, deadline=math.inf)
+    return measure_peaks(machine(2), deadline=math.inf)
 
 
 def test_every_resource_has_a_ceiling_for_one_thread_and_for_all(here: Peaks) -> None:
     assert [(peak.resource, peak.threads) for peak in here.measured] == [
         ("fp32", 1), ("fp32", 2), ("int8", 1), ("int8", 2),
-        ("memory_read", 1), ("memory_copy", 1), ("memory_read", 2), ("memory_copy", 2),
+        ("memory_read", 1), ("memory_copy", 1), ("cache_read", 1),
+        ("memory_read", 2), ("memory_copy", 2), ("cache_read", 2),
     ]  # fmt: skip
     assert {peak.resource for peak in here.measured} == set(get_args(Resource))
     for peak in here.measured:
@@ -34,17 +45,17 @@ def test_every_resource_has_a_ceiling_for_one_thread_and_for_all(here: Peaks) ->
 
 @pytest.mark.parametrize("resource", ["fp32", "int8"])
 def test_the_kernel_that_is_timed_multiplies(resource: Resource) -> None:
-    call = _product(resource, 64, 1)
-    rows, result = call.__defaults__[0]  # type: ignore[attr-defined]
+    call = _product(resource, 32, 64, 1)
+    given, result = call.__defaults__[0]  # type: ignore[attr-defined]
     weights = np.random.default_rng(0)
     if resource == "fp32":
-        expected = rows @ weights.standard_normal((64, 64), np.float32)
+        expected = given @ weights.standard_normal((64, 64), np.float32)
         call()
         np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-3)
     else:
         weight = weights.integers(-127, 128, (64, 64), np.int8)
         call()
-        exact = rows.astype(np.int64) @ weight.astype(np.int64)
+        exact = given.astype(np.int64) @ weight.astype(np.int64)
         # Kernels that add in 16 bits saturate, and are off where they do; none gives anything but sums of products.
         assert np.corrcoef(result.ravel(), exact.ravel())[0, 1] > 0.9
 
@@ -91,7 +102,7 @@ def test_one_disturbed_window_does_not_lower_the_ceiling() -> None:
 
 
 def test_without_time_nothing_is_measured_and_that_is_said() -> None:
-    found = measure_peaks(2, SMALL, 2 << 30, deadline=-math.inf)
+    found = measure_peaks(machine(2), deadline=-math.inf)
     assert found.measured == ()
     assert len(found.notes) >= 5
     assert all("time was up" in note for note in found.notes[:5])
@@ -99,11 +110,22 @@ def test_without_time_nothing_is_measured_and_that_is_said() -> None:
 
 
 def test_a_small_machine_says_that_memory_was_measured_with_little() -> None:
-    large = (Cache(level=3, kind="unified", bytes=256 << 20, shared_by=64, count=1),)
-    found = measure_peaks(1, large, 256 << 20, deadline=math.inf)
+    found = measure_peaks(machine(1, last_cache=256 * MiB, memory_bytes=256 * MiB), deadline=math.inf)
     assert any("16 MiB" in note and "four times" in note for note in found.notes)
     assert "16 MiB" in next(peak.method for peak in found.measured if peak.resource == "memory_read")
     assert {peak.threads for peak in found.measured} == {1}
+
+
+def test_where_no_cache_is_known_none_is_measured() -> None:
+    found = measure_peaks(machine(1).model_copy(update={"caches": ()}), deadline=math.inf)
+    assert {peak.resource for peak in found.measured} == {"fp32", "int8", "memory_read", "memory_copy"}
+    assert "64 MiB" in next(peak.method for peak in found.measured if peak.resource == "memory_read")
+
+
+def test_many_threads_have_enough_to_do_each() -> None:
+    many = _product_peak("int8", 16, time.perf_counter)
+    assert "3072 x 768 by 768 x 768" in many.method
+    assert "768 x 768 by 768 x 768" in _product_peak("int8", 2, time.perf_counter).method
 
 
 def peak(threads: int = 1, spread: float = 0.01, resource: Resource = "fp32") -> Peak:

@@ -88,12 +88,28 @@ def pillow() -> list[int]:
     return list(Image.open(picture).resize((32, 24)).size)
 
 
+def readings() -> list[str]:
+    """What can be read around a block of timings."""
+    from workers.evaluation.readings import Reader, Sources
+
+    found = Reader(Sources()).read()
+    return [name for name in ("busy", "stolen", "waited", "running") if getattr(found, name) is not None]
+
+
+def machine() -> dict[str, Any]:
+    """The machine described and tried."""
+    from workers.steps.probe import ProbeRequest, run
+
+    found = run(ProbeRequest(measure=True), Path(), Path(), lambda share, message: None)
+    return found.model_dump(mode="json")
+
+
 def _threads() -> int:
     status = Path("/proc/self/status").read_text()
     return int(status.split("Threads:")[1].split()[0])
 
 
-ACTS = {act.__name__: act for act in (numpy, onnxruntime, quantizer, torch, pyarrow, pillow)}
+ACTS = {act.__name__: act for act in (numpy, onnxruntime, quantizer, torch, pyarrow, pillow, readings, machine)}
 
 
 def serve(scratch: Path, commands: TextIO, progress: Progress) -> None:
