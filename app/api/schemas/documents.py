@@ -92,6 +92,7 @@ class Candidate(BaseModel):
     recipe: dict[str, Any]
     measurements: list[Measurement]
     comparisons: list[dict[str, Any]] = []
+    drops: list[dict[str, Any]] = []
     verdict: str | None = None
     tuning_verdict: str | None = None
     pareto: bool = False

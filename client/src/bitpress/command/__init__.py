@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bitpress import __version__
-from bitpress.command import artifacts, catalogue, datasets, jobs, models, optimize, serve
+from bitpress.command import artifacts, catalogue, datasets, jobs, models, optimize, reports, serve
 from bitpress.command.exits import MEANINGS
 
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -24,6 +24,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("optimize", no_args_is_help=True)(optimize.optimize)
+app.command("report", no_args_is_help=True)(reports.report)
+jobs.app.command("report")(reports.report)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")
