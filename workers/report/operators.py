@@ -14,15 +14,20 @@ Operator = Mapping[str, Any]
 class SideBySide:
     """What the same nodes take in the original and in an artifact, in ms an inference; null where one has none.
 
-    `kernels` are those that ran, the original's and the artifact's.
+    `op_types` and `kernels` are the original's and the artifact's, "" where there is none.
     """
 
     name: str
-    op_type: str
+    op_types: tuple[str, str]
     original_ms: float | None
     artifact_ms: float | None
     kernels: tuple[str, str]
     output_bytes: int | None
+
+    @property
+    def op_type(self) -> str:
+        """Both types, or the one."""
+        return " → ".join(dict.fromkeys(filter(None, self.op_types)))
 
     @property
     def most_ms(self) -> float:
@@ -57,13 +62,17 @@ def side_by_side(original: Sequence[Operator], artifact: Sequence[Operator]) -> 
     return sorted((_row(*group) for group in groups.values()), key=lambda row: -row.most_ms)
 
 
-def time_by_type(operators: Iterable[Operator]) -> dict[str, float]:
-    """Milliseconds an inference by type of operator."""
-    times: dict[str, float] = defaultdict(float)
-    for operator in operators:
-        if is_number(operator.get("ms")):
-            times[str(operator.get("op_type") or "?")] += float(operator["ms"])
-    return dict(times)
+def time_by_type(rows: Iterable[SideBySide]) -> dict[str, tuple[float, float]]:
+    """Milliseconds an inference in the original and in the artifact, by what the original calls the operator.
+
+    Those of the artifact alone, such as what quantizes its inputs, go by their own type.
+    """
+    times: dict[str, tuple[float, float]] = {}
+    for row in rows:
+        kind = row.op_types[0] or row.op_types[1]
+        before, after = times.get(kind, (0.0, 0.0))
+        times[kind] = before + (row.original_ms or 0.0), after + (row.artifact_ms or 0.0)
+    return dict(sorted(times.items(), key=lambda found: -max(found[1])))
 
 
 def _nodes(operator: Operator) -> list[str]:
@@ -75,10 +84,9 @@ def _row(original: Sequence[Operator], artifact: Sequence[Operator]) -> SideBySi
     everyone = [*original, *artifact]
     longest = max(everyone, key=lambda operator: operator["ms"] if is_number(operator.get("ms")) else 0.0)
     sizes = [operator["output_bytes"] for operator in (*artifact, *original) if is_number(operator.get("output_bytes"))]
-    types = [" + ".join(dict.fromkeys(str(one.get("op_type")) for one in side)) for side in (original, artifact)]
     return SideBySide(
         name=str(longest.get("name")),
-        op_type=" → ".join(dict.fromkeys(filter(None, types))),
+        op_types=(_types(original), _types(artifact)),
         original_ms=_total(original),
         artifact_ms=_total(artifact),
         kernels=(_kernels(original), _kernels(artifact)),
@@ -89,6 +97,10 @@ def _row(original: Sequence[Operator], artifact: Sequence[Operator]) -> SideBySi
 def _total(operators: Sequence[Operator]) -> float | None:
     times = [float(operator["ms"]) for operator in operators if is_number(operator.get("ms"))]
     return sum(times) if times else None
+
+
+def _types(operators: Sequence[Operator]) -> str:
+    return " + ".join(dict.fromkeys(str(operator.get("op_type") or "?") for operator in operators))
 
 
 def _kernels(operators: Sequence[Operator]) -> str:

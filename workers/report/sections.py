@@ -326,7 +326,7 @@ def _difference(artifact: Variant, name: str, here: Found | None, there: Found |
         return Cell(wording.dropped(drop), wording.drop_interval(drop))
     values = [found["value"] if found and is_number(found.get("value")) else None for found in (here, there)]
     if values[0] and values[1] is not None and name in UNITS:
-        return Cell(f"{plain(values[1] / values[0])} ×", "not paired")
+        return Cell(wording.ratio_factor(name, values[1] / values[0]), "not paired")
     return Cell("")
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
-from workers.evaluation.words import amount, difference, plain
+from workers.evaluation.words import amount, difference, plain, times
 from workers.report.variants import ends_of, is_number
+
+_TIED = "\u00a0"
 
 _LABELS = {
     "latency_p50": "Median latency",
@@ -91,7 +93,7 @@ def written(found: Mapping[str, Any] | None) -> str:
     """A measurement's value with its unit, `~` before what is estimated."""
     if found is None or not is_number(found.get("value")):
         return "–"
-    return ("~" if found.get("method") == "estimated" else "") + amount(float(found["value"]), str(found.get("unit")))
+    return ("~" if found.get("method") == "estimated" else "") + _amount(float(found["value"]), str(found.get("unit")))
 
 
 def interval(found: Mapping[str, Any] | None) -> str | None:
@@ -99,9 +101,9 @@ def interval(found: Mapping[str, Any] | None) -> str | None:
     ends = ends_of(found)
     if found is None or ends is None:
         return None
-    low, high = (amount(end, str(found.get("unit"))) for end in ends)
-    unit = high.rpartition(" ")[2]
-    return f"{low.removesuffix(' ' + unit)} to {high}"
+    low, high = (_amount(end, str(found.get("unit"))) for end in ends)
+    _, space, unit = high.rpartition(_TIED)
+    return f"{low.removesuffix(space + unit) if space else low} to {high}"
 
 
 def factor(compared: Mapping[str, Any]) -> str:
@@ -112,6 +114,7 @@ def factor(compared: Mapping[str, Any]) -> str:
     less, more = {
         "artifact_bytes": ("smaller", "larger"),
         "peak_memory": ("less", "more"),
+        "energy_per_inference": ("less", "more"),
     }.get(name, ("faster", "slower"))
     if ratio <= 0:
         return plain(ratio) + " ×"
@@ -147,5 +150,16 @@ def drop_interval(drop: Mapping[str, Any]) -> str | None:
     return f"{low.removesuffix(' points')} to {high}"
 
 
+def ratio_factor(name: str, ratio: float) -> str:
+    """A bare ratio of two measurements in the same words."""
+    faster = 1 / ratio if name == "throughput" and ratio > 0 else ratio
+    return factor({"name": name, "ratio": faster, "within_noise": ratio == 1})
+
+
+def _amount(value: float, unit: str) -> str:
+    """A value and its unit, which no line break parts."""
+    return amount(value, unit).replace(" ", _TIED)
+
+
 def _times(ratio: float) -> str:
-    return f"{ratio:.2f} ×" if ratio < 10 else f"{ratio:.1f} ×"
+    return f"{times(ratio)}".replace(" ", _TIED)

@@ -35,11 +35,11 @@ _REFERENCE = re.compile(r"^#(.+)$|url\(#([^)]+)\)")
 _STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it is found, read aloud, and small
     "text.parse_math": False,  # a name with dollars is a name
-    "font.size": 11,
-    "axes.titlesize": 11,
-    "axes.labelsize": 11,
-    "xtick.labelsize": 10,
-    "ytick.labelsize": 10,
+    "font.size": 12,
+    "axes.titlesize": 12,
+    "axes.labelsize": 12,
+    "xtick.labelsize": 11,
+    "ytick.labelsize": 11,
     "text.color": INK,
     "axes.labelcolor": MUTED,
     "axes.edgecolor": GRID,

@@ -13,7 +13,7 @@ from workers.report.variants import Variant, is_number
 
 _MOST_PLOTS = 6
 _MOST_CHILDREN = 12
-_POINTS = 80
+_POINTS = 120
 _SHOWN_SHARE = 0.99
 """Beyond this share of all calls a few long ones would squeeze the rest to a line."""
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from workers.evaluation.words import plain
 from workers.report.plots.drawing import INK, MUTED, Plot, colour_of, draw
@@ -36,6 +37,9 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
         least = min(min(point[1] for point in points), low * bandwidth)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+            axis.set_minor_formatter(NullFormatter())
         for name, peak in roofs:
             ridge = peak / bandwidth
             axes.plot([low, ridge, high], [low * bandwidth, peak, peak], color=MUTED, linewidth=1.3, zorder=1)
@@ -46,7 +50,7 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
                 textcoords="offset points",
                 ha="right",
                 color=INK,
-                fontsize=10,
+                fontsize=11,
             )
         for number, _, found in sides:
             x, y = np.array(found).T

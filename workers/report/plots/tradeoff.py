@@ -14,7 +14,10 @@ from workers.report.plots.drawing import INK, MUTED, Plot, colour_of, draw, padd
 from workers.report.variants import Variant, ends_of
 from workers.report.wording import label, scaled
 
-_MOST_NAMED = 8
+_MOST_NAMED = 2
+"""More names would lie on each other: then the legend has them."""
+
+_MOST_IN_LEGEND = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +94,8 @@ def _plot(points: Sequence[_Point], cost: str, metric: str) -> Plot:
         f"{point.variant.name}: {amount(point.y, unit)} at {amount(point.x, cost_unit)}" for point in points[:20]
     )
     caption = "Bars are 95 % intervals; filled points are those that no other beats, joined by the Pareto front."
-    return Plot(draw(f"tradeoff-{cost}", title, f"{said}.", paint), title, caption)
+    named = [(point.variant.number, point.variant.name) for point in points] if len(points) > _MOST_NAMED else []
+    return Plot(draw(f"tradeoff-{cost}", title, f"{said}.", paint), title, caption, tuple(named[:_MOST_IN_LEGEND]))
 
 
 def _span(points: Sequence[_Point], axis: str, scale: float) -> list[float]:
@@ -132,6 +136,6 @@ def _name(axes: Axes, point: _Point, x_scale: float, y_scale: float) -> None:
         textcoords="offset points",
         ha="right" if left else "left",
         color=INK,
-        fontsize=11,
+        fontsize=12,
         fontweight="bold" if point.variant.chosen else "normal",
     )
