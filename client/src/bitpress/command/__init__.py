@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 app.command("optimize", no_args_is_help=True)(optimize.optimize)
 app.command("report", no_args_is_help=True)(reports.report)
+app.command("frontier", no_args_is_help=True)(reports.frontier)
+app.command("compare", no_args_is_help=True)(reports.compare)
 jobs.app.command("report")(reports.report)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
