@@ -241,7 +241,9 @@ def _differences_in_conditions(
     if name in _EXACT:
         return {}
     keys = _OF_OUTPUTS if name in METRICS else ("target",) if name == "peak_memory" else _OF_TIME
-    found = {}
+    found: dict[str, tuple[Any, Any]] = {}
+    if name in METRICS and METRICS[name].relative_to_original and reference.model != variant.model:
+        found["original"] = reference.model, variant.model
     for key in keys:
         if key == "dataset":
             pair: tuple[Any, Any] = (reference.data.digest, variant.data.digest)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, ChainableUndefined
 from markupsafe import Markup
 
 from workers.evaluation.words import plain
@@ -37,11 +37,11 @@ def render(document: Mapping[str, Any], *, cache: Path) -> str:
     environment = Environment(
         loader=PackageLoader("workers.report", "."),
         autoescape=True,
-        undefined=StrictUndefined,
+        undefined=ChainableUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"wording": wording, "shortened": shortened}
+    environment.globals |= {"wording": wording, "shortened": shortened, "verdicts": ("met", "missed", "undecided")}
     environment.filters |= {"plain": _number, "ms": _milliseconds, "count": _count}
     page = environment.get_template("page.html.j2")
     return page.render(

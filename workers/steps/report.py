@@ -1,6 +1,7 @@
 """Everything that a job measured, as one JSON document and as one page."""
 
 import json
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -68,7 +69,8 @@ def write_page(document: dict[str, Any], folder: Path) -> str | None:
     from workers.report.page import render
 
     try:
-        (folder / PAGE).write_text(render(document, cache=folder), encoding="utf-8")
+        with tempfile.TemporaryDirectory(dir=folder) as cache:
+            (folder / PAGE).write_text(render(document, cache=Path(cache)), encoding="utf-8")
     except Exception:
         traceback.print_exc()
         (folder / PAGE).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
 from workers.evaluation.words import amount
-from workers.report.plots.drawing import INK, MUTED, Plot, colour_of, draw, padded
+from workers.report.plots.drawing import INK, MUTED, SURFACE, Plot, colour_of, draw, padded
 from workers.report.variants import Variant, ends_of
 from workers.report.wording import label, scaled
 
@@ -119,7 +119,7 @@ def _mark(axes: Axes, point: _Point, x_scale: float, y_scale: float, *, on_front
         marker="o",
         markersize=9 if point.variant.chosen else 7.5,
         color=colour,
-        markerfacecolor=colour if on_front else "none",
+        markerfacecolor=colour if on_front else SURFACE,
         markeredgewidth=1.6,
         zorder=3,
     )
