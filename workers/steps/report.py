@@ -73,7 +73,6 @@ def write_page(document: dict[str, Any], folder: Path) -> str | None:
             (folder / PAGE).write_text(render(document, cache=Path(cache)), encoding="utf-8")
     except Exception:
         traceback.print_exc()
-        (folder / PAGE).unlink(missing_ok=True)
         return None
     return PAGE
 
