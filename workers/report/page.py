@@ -59,7 +59,7 @@ def render(document: Mapping[str, Any], *, cache: Path) -> str:
         plots=plots.all_plots(report, variants, subject, metric),
         operators=sections.operator_rows(report, subject),
         layers=sections.layer_rows(subject),
-        facts=sections.facts(report),
+        facts=sections.facts(report, subject),
         data=sections.data_rows(report),
         steps=sections.step_rows(report),
     )

@@ -247,31 +247,27 @@ def step_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     return list(rows.values())
 
 
-def facts(report: Mapping[str, Any]) -> list[Facts]:
-    """Where it was measured, with what, what was asked for, and what was made."""
+def facts(report: Mapping[str, Any], subject: Variant | None) -> list[Facts]:
+    """Where it was measured, with what, what was asked for, and what was made of it and how."""
     target = dict(report.get("target") or {})
-    spec = report.get("spec") or {}
     versions = target.pop("versions", None) or {}
-    machine = [(name, _fact(name, value)) for name, value in target.items()]
-    model = report.get("model") or {}
-    made = [
+    spec, model = report.get("spec") or {}, report.get("model") or {}
+    made = subject.document if subject else {}
+    artifacts = [
         (str(found.get("file_name")), f"{amount(float(found['bytes']), 'bytes')}, SHA-256 {found.get('sha256')}")
         for found in report.get("artifacts") or ()
         if is_number(found.get("bytes"))
     ]
-    asked = [(name, _fact(name, spec.get(name))) for name in ("recipe", "goal", "measure", "metrics") if spec.get(name)]
-    source = [(name, _fact(name, model[name])) for name in ("id", "name", "bytes", "sha256") if name in model]
-    return [
-        each
-        for each in (
-            Facts("Machine", machine),
-            Facts("Versions", [(name, _fact(name, value)) for name, value in versions.items()]),
-            Facts("Asked for", asked),
-            Facts("Model", source),
-            Facts("Artifacts", made),
-        )
-        if each.named
-    ]
+    parts = (
+        Facts("Machine", _named(target)),
+        Facts("Versions", [(name, str(value)) for name, value in versions.items()]),
+        Facts("Asked for", _named({name: spec.get(name) for name in ("goal", "metrics", "measure", "limits")})),
+        Facts("Made with", _named(made.get("recipe") or spec.get("recipe") or {})),
+        Facts("Session options that the artifact needs", list((made.get("session_options") or {}).items())),
+        Facts("Model", _named(model)),
+        Facts("Artifacts", artifacts),
+    )
+    return [part for part in parts if part.named]
 
 
 Place = tuple[str, Any, Any, int]
@@ -338,6 +334,12 @@ def _together(rows: Sequence[SideBySide]) -> str:
     return f"{plain(before)} ms and {plain(after)} ms" if rows else ""
 
 
+def _named(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a document says, a name each; what says nothing is left out."""
+    told = ((name.replace("_", " "), _fact(name, value)) for name, value in document.items())
+    return [(name, text) for name, text in told if text]
+
+
 def _fact(name: str, value: Any) -> str:
     text = ", ".join(_leaves(value)) if isinstance(value, dict | list) else _plain_fact(name, value)
     return text if len(text) <= _MOST_FACT_CHARACTERS else text[: _MOST_FACT_CHARACTERS - 1] + "…"
@@ -363,4 +365,4 @@ def _plain_fact(name: str, value: Any) -> str:
         return "yes" if value else "no"
     if is_number(value):
         return amount(float(value), "bytes") if name.rpartition(".")[2].endswith("bytes") else f"{value:g}"
-    return "–" if value is None else str(value)
+    return "" if value is None else str(value)

@@ -153,7 +153,7 @@ def _ratio(found: Mapping[str, Any]) -> str:
     if not found:
         return NOTHING
     ends = found.get("ci95")
-    return f"{found['ratio']:.3g}" + (f" [{ends[0]:.3g}, {ends[1]:.3g}]" if ends else "")
+    return f"{found['ratio']:.4g}" + (f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else "")
 
 
 def _differs(found: Mapping[str, Any] | None) -> list[str]:
