@@ -192,6 +192,22 @@ def test_names_of_strangers_stay_names(profiled: dict[str, Any], cache: Path, na
     assert " ".join(re.sub("[\u202e\u202c\0\x1b\ud800]", "", name).split()) in " ".join(shown.split())
 
 
+@pytest.mark.parametrize("number", [None, float("nan"), float("inf"), -float("inf")])
+def test_holes_and_what_is_no_number_are_shown_as_missing(
+    profiled: dict[str, Any], cache: Path, number: float | None
+) -> None:
+    def holed(part: Any) -> Any:
+        if isinstance(part, dict):
+            return {key: holed(value) for key, value in part.items()}
+        if isinstance(part, list):
+            return [holed(value) for value in part]
+        return number if isinstance(part, float) else part
+
+    words = re.split(r"\W+", Page(render(holed(profiled), cache=cache)).text)
+
+    assert not {"nan", "NaN", "inf", "Infinity", "None"} & set(words)
+
+
 @pytest.mark.parametrize("number", [0.0, -1.0, 1e-300, 1e300])
 def test_extreme_numbers_do_not_break_it(profiled: dict[str, Any], cache: Path, number: float) -> None:
     for found in (*profiled["baseline"]["measurements"], *profiled["candidates"][0]["measurements"]):

@@ -96,6 +96,18 @@ def test_conditions_have_a_figure_each(report: dict[str, Any]) -> None:
     assert titles == [f"Latency, {count} thread{'s' * (count > 1)}, 1 row a call" for count in (1, 2, 4)]
 
 
+def test_of_many_conditions_the_first_are_drawn_and_the_others_named(report: dict[str, Any]) -> None:
+    (name,) = [name for name in report["samples"] if name.startswith("latency")]
+    for batch in range(2, 10):
+        report["samples"][f"{name}-{batch}"] = copy.deepcopy(report["samples"][name]) | {"batch": batch}
+
+    plots = plots_of(report)["latency"]
+
+    assert len(plots) == 6
+    assert "3 more conditions" in plots[-1].caption
+    assert "more conditions" not in plots[-2].caption
+
+
 def test_bars_are_as_long_as_the_times(profiled: dict[str, Any]) -> None:
     (plot,) = plots_of(profiled)["operators"]
 

@@ -1,6 +1,7 @@
 """How long calls took, process by process: two modes show as two curves, where a median would hide them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,12 @@ def latency_plots(report: Mapping[str, Any], variants: Sequence[Variant]) -> lis
     chosen = {variant.number for variant in variants if variant.chosen}
     ordered = sorted(groups, key=lambda key: key[0] not in chosen)
     made = (_plot(variants[key[0]], *key[1:], groups[key]) for key in ordered)
-    return [plot for plot in made if plot is not None][:_MOST_PLOTS]
+    plots = [plot for plot in made if plot is not None]
+    if left := len(plots[_MOST_PLOTS:]):
+        last = plots[_MOST_PLOTS - 1]
+        said = f"{last.caption} The samples of {left} more conditions or variants are in the JSON report."
+        plots[_MOST_PLOTS - 1 :] = [replace(last, caption=said)]
+    return plots
 
 
 def children_of(replicates: Sequence[Mapping[str, Any]], subject: str) -> list[Samples]:
