@@ -15,7 +15,7 @@ from app import wiring
 from app.api import problems
 from app.api.answers import head_routes
 from app.api.deps import authenticated
-from app.api.routes import artifacts, catalogue, health, jobs, uploads
+from app.api.routes import artifacts, catalogue, comparison, frontier, health, jobs, uploads
 from app.errors import BitpressError
 from app.services.sweeper import Sweeper
 from app.services.watching import JobWatcher
@@ -54,7 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         lifespan=lifespan,
     )
     problems.install(app)
-    routers = [routes.router for routes in (uploads, jobs, artifacts, catalogue)]
+    routers = [routes.router for routes in (uploads, frontier, jobs, artifacts, comparison, catalogue)]
     # Those for HEAD last: routes are tried in turn.
     for public in (health.router, head_routes(health.router)):
         app.include_router(public)

@@ -11,6 +11,8 @@ from app.queue.wake_up import WakeUps
 from app.services import Services
 from app.services.artifacts import Artifacts
 from app.services.blobs import Blobs
+from app.services.comparison import Comparisons
+from app.services.frontier import Frontiers
 from app.services.jobs import Jobs
 from app.services.observations import Observations
 from app.services.sweeper import Sweeper
@@ -114,6 +116,8 @@ def build(settings: Settings) -> Services:
         targets=Targets(database),
         work=Work(database, blobs, lease_seconds=settings.lease_seconds),
         observations=observations,
+        frontiers=Frontiers(database),
+        comparisons=Comparisons(database),
         sweeper=Sweeper(
             database,
             wake_ups,

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from collections.abc import Mapping
 from copy import copy
 from typing import Any
 from urllib.parse import quote
@@ -104,9 +105,16 @@ async def content_answer(
     return StreamingResponse(chunks, 206 if wanted else 200, headers, media_type=media_type)
 
 
-async def document_answer(request: Request, store: ObjectStore, document: Blob, *, media_type: str) -> Response:
+async def document_answer(
+    request: Request,
+    store: ObjectStore,
+    document: Blob,
+    *,
+    media_type: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
     """Read a document that one of our own steps wrote; for HEAD, only what is known of it."""
-    headers = {"Content-Length": str(document.bytes), "X-Content-Type-Options": "nosniff"}
+    headers = {"Content-Length": str(document.bytes), "X-Content-Type-Options": "nosniff", **(headers or {})}
     if request.method == "HEAD":
         return Response(b"", headers=headers, media_type=media_type)
     content = await anyio.to_thread.run_sync(store.read, document.location, _DOCUMENT_BYTES)

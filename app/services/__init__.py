@@ -6,6 +6,8 @@ from app.db.session import Database
 from app.queue.wake_up import WakeUps
 from app.services.artifacts import Artifacts
 from app.services.blobs import Blobs
+from app.services.comparison import Comparisons
+from app.services.frontier import Frontiers
 from app.services.jobs import Jobs
 from app.services.observations import Observations
 from app.services.sweeper import Sweeper
@@ -30,6 +32,8 @@ class Services:
     targets: Targets
     work: Work
     observations: Observations
+    frontiers: Frontiers
+    comparisons: Comparisons
     sweeper: Sweeper
 
     def close(self) -> None:

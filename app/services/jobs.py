@@ -272,6 +272,18 @@ class Jobs:
             )
         return report
 
+    def page(self, job_id: str) -> Blob:
+        """The object that is the report as a page. Raises `Conflict` as `report` does, or `NotFound`."""
+        page = self._attached(job_id, "page_blob_id")
+        if page is None:
+            self.report(job_id)
+            raise NotFound(
+                "This report was not drawn as a page; its JSON is there. A new job with the same specification, or a "
+                "worker that is up to date, draws it.",
+                code="page_not_found",
+            )
+        return page
+
     def _attached(self, job_id: str, column: str) -> Blob | None:
         with self._database.read() as session:
             blob_id = getattr(self._found(session, job_id), column)

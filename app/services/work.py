@@ -161,6 +161,7 @@ class Work:
         gate: str | None,
         artifacts: Sequence[MadeArtifact],
         report: Received,
+        page: Received | None = None,
         log: Received | None,
     ) -> list[str]:
         """End a job with its artifacts, all in one commit; returns their ids.
@@ -169,7 +170,7 @@ class Work:
         """
         made = [self._insert_artifact(job, artifact) for artifact in artifacts]
         try:
-            self._commit_success(job, outcome, gate, artifacts, made, report, log)
+            self._commit_success(job, outcome, gate, artifacts, made, report, page, log)
         except LeaseLost:
             raise self._why_lost(job) from None
         return [row.id for row in made]
@@ -182,6 +183,7 @@ class Work:
         artifacts: Sequence[MadeArtifact],
         made: Sequence[Artifact],
         report: Received,
+        page: Received | None,
         log: Received | None,
     ) -> None:
         with self._database.write() as session:
@@ -199,6 +201,7 @@ class Work:
                 gate=gate,
                 error=None,
                 report_blob_id=report_blob.id,
+                page_blob_id=self._blobs.settle(session, page).id if page is not None else None,
                 log_blob_id=self._blobs.settle(session, log).id if log is not None else None,
             )
             if not ended:

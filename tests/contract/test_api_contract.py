@@ -95,7 +95,7 @@ def test_whatever_is_asked_the_answer_is_as_documented(server: Server, tmp_path:
         check=False,
     )
     assert run.returncode == 0, run.stdout[-20_000:] + run.stderr[-2_000:]
-    assert "Tested: 27" in run.stdout, run.stdout
+    assert "Tested: 29" in run.stdout, run.stdout
     assert "Traceback" not in server.log.read_text()
 
 
@@ -123,6 +123,9 @@ def test_head_says_what_get_would(server: Server, api: httpx.Client) -> None:
         f"/v1/jobs/{job.id}",
         f"/v1/jobs/{job.id}/log",
         f"/v1/jobs/{job.id}/report",
+        f"/v1/jobs/{job.id}/report?format=html",
+        f"/v1/models/{model.id}/frontier",
+        f"/v1/comparison?of={model.id}&of={artifact}",
         f"/v1/artifacts/{artifact}",
         f"/v1/artifacts/{artifact}/content",
         f"/v1/artifacts/{artifact}/manifest",

@@ -41,6 +41,7 @@ HOLDERS = (
     Artifact.manifest_blob_id,
     Job.log_blob_id,
     Job.report_blob_id,
+    Job.page_blob_id,
     JobStepFile.blob_id,
 )
 

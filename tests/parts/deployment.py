@@ -118,7 +118,7 @@ class Deployment:
         return job
 
     def succeed(self, job: ClaimedJob, content: bytes = b"artifact") -> list[str]:
-        """End a job with one artifact; returns its id."""
+        """End a job with one artifact, a report and its page; returns the artifact's id."""
         artifact = MadeArtifact("cnd_1", "model.onnx", self.put(content), self.put(b"manifest of " + content))
         return self.services.work.succeed(
             job,
@@ -130,6 +130,7 @@ class Deployment:
             gate=None,
             artifacts=[artifact],
             report=self.put(b"report " + job.id.encode()),
+            page=self.put(b"page " + job.id.encode()),
             log=None,
         )
 

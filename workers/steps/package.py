@@ -1,6 +1,5 @@
 """Put the artifact, its manifest and the report where the parent fetches them."""
 
-import json
 import re
 import shutil
 from pathlib import Path
@@ -13,11 +12,12 @@ from workers.runtimes.session import load
 from workers.steps.artifact import pack, sha256_of
 from workers.steps.candidates import Candidate, CandidatesResult
 from workers.steps.inputs import Progress
+from workers.steps.report import REPORT, report_document, step_result, write_json, write_page
 from workers.steps.requests import PackageRequest, read_result
 from workers.steps.rows import rows_of
 from workers.steps.snippet import snippet
 
-MANIFEST, REPORT = "manifest.json", "report.json"
+MANIFEST = "manifest.json"
 
 
 class PackagedArtifact(BaseModel):
@@ -31,31 +31,40 @@ class PackagedArtifact(BaseModel):
 
 
 class PackageResult(BaseModel):
-    """What the parent stores."""
+    """What the parent stores. `page` is the report as HTML; `drops` are what each candidate loses, paired by rows."""
 
     artifacts: tuple[PackagedArtifact, ...]
     manifest: str = MANIFEST
     report: str = REPORT
+    page: str | None = None
+    drops: dict[str, list[dict[str, Any]]] = {}
 
 
 def run(request: PackageRequest, scratch: Path, folder: Path, progress: Progress) -> PackageResult:
-    """Copy or pack the artifacts, and write `manifest.json` and `report.json`; of an evaluation the report alone."""
-    judged = _document(scratch, request.gate)
+    """Copy or pack the artifacts, and write the manifest, and the report as JSON and as a page.
+
+    Of an evaluation there is the report alone.
+    """
     if request.spec.kind == "evaluate":
         progress(0.5, "writing the report")
-        _write(folder / REPORT, _report(request, scratch, CandidatesResult(candidates=()), judged, []))
-        return PackageResult(artifacts=())
+        report = report_document(request, scratch, CandidatesResult(candidates=()), [])
+        write_json(folder / REPORT, report)
+        return PackageResult(artifacts=(), page=write_page(report, folder))
     made = read_result(CandidatesResult, scratch, request.candidates)
+    judged = step_result(scratch, request.gate)
     chosen = _shown(made, judged)
     artifacts = []
     for index, candidate in enumerate(made.candidates):
         progress(index / (len(made.candidates) + 1), f"packing {candidate.id}")
         artifacts.append(_artifact(candidate, request, scratch / request.candidates, folder))
     progress(0.9, "writing manifest and report")
-    _write(folder / REPORT, _report(request, scratch, made, judged, artifacts))
+    packed = [artifact.model_dump(exclude={"file"}) for artifact in artifacts]
+    report = report_document(request, scratch, made, packed)
+    write_json(folder / REPORT, report)
     artifact = next(entry for entry in artifacts if entry.candidate == chosen.id)
-    _write(folder / MANIFEST, _manifest(request, scratch, folder, chosen, judged, artifact))
-    return PackageResult(artifacts=tuple(artifacts))
+    write_json(folder / MANIFEST, _manifest(request, scratch, folder, chosen, judged, artifact))
+    progress(0.95, "drawing the report")
+    return PackageResult(artifacts=tuple(artifacts), page=write_page(report, folder), drops=report["drops"])
 
 
 def _shown(made: CandidatesResult, judged: dict[str, Any]) -> Candidate:
@@ -143,47 +152,3 @@ def _measurements(candidate: Candidate, judged: dict[str, Any]) -> list[Any]:
         if entry.get("id") == candidate.id:
             return list(entry.get("measurements", []))
     return [measurement.model_dump(mode="json") for measurement in candidate.measurements]
-
-
-def _report(
-    request: PackageRequest,
-    scratch: Path,
-    made: CandidatesResult,
-    judged: dict[str, Any],
-    artifacts: list[PackagedArtifact],
-) -> dict[str, Any]:
-    found = {name: _document(scratch, getattr(request, name)) for name in ("inspect", "baseline")}
-    found["calibrate"] = _document(scratch, request.calibrate) if made.candidates else {}
-    by_id = {entry.get("id"): entry for entry in judged.get("candidates", [])}
-    notes = [note for document in (*found.values(), judged) for note in document.get("notes", [])]
-    notes += [note for candidate in made.candidates for note in candidate.notes]
-    return {
-        "job": request.job,
-        "spec": request.spec.model_dump(mode="json"),
-        "model": request.source.model_dump(exclude={"rows"}),
-        "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
-        "target": request.fingerprint,
-        "rows": found["inspect"].get("rows", {}),
-        "baseline": found["baseline"] | ({"measurements": judged["baseline"]} if "baseline" in judged else {}),
-        "calibration": found["calibrate"],
-        "candidates": [
-            {**candidate.model_dump(mode="json"), **by_id.get(candidate.id, {})} for candidate in made.candidates
-        ],
-        "chosen": judged.get("chosen"),
-        "gate": judged.get("gate"),
-        "verdicts": judged.get("verdicts", []),
-        "conclusion": judged.get("conclusion"),
-        "notes": list(dict.fromkeys(notes)),
-        "artifacts": [artifact.model_dump(exclude={"file"}) for artifact in artifacts],
-        "samples": {name: _document(scratch, name) for name in request.measurements},
-        "steps": [step.model_dump() for step in request.steps],
-    }
-
-
-def _document(scratch: Path, folder: str) -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((scratch / folder / "result.json").read_bytes())
-    return document
-
-
-def _write(path: Path, document: dict[str, Any]) -> None:
-    path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")

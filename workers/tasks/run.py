@@ -79,11 +79,13 @@ class JobRun:
         work, job = self._work, self._job
         failure: BitpressError
         try:
-            outcome, gate, artifacts, report = self._work_through()
+            outcome, gate, artifacts, report, page = self._work_through()
             kept_log = self._kept_log()
 
             def succeed() -> None:
-                work.succeed(job, outcome=outcome, gate=gate, artifacts=artifacts, report=report, log=kept_log)
+                work.succeed(
+                    job, outcome=outcome, gate=gate, artifacts=artifacts, report=report, page=page, log=kept_log
+                )
                 self._loose.clear()
 
             return succeed
@@ -105,7 +107,7 @@ class JobRun:
             )
         return lambda: work.fail(job, failure, log=self._kept_log())
 
-    def _work_through(self) -> tuple[dict[str, Any], str | None, list[MadeArtifact], Received]:
+    def _work_through(self) -> tuple[dict[str, Any], str | None, list[MadeArtifact], Received, Received | None]:
         """Every step, then the artifacts and the report into the store."""
         self._show("inspect", 0.0, "fetching the model and the data")
         self._fetch_inputs()
@@ -122,7 +124,8 @@ class JobRun:
             package = self._step(crew, Step("package", "package", "package", request | self._sources()))
             artifacts = self._made(package)
             report = self._keep("package", package["report"])
-        return self._outcome(gate), gate.get("gate"), artifacts, report
+            page = self._keep("package", package["page"]) if package["page"] else None
+        return self._outcome(gate, package["drops"]), gate.get("gate"), artifacts, report, page
 
     # One step
 
@@ -347,7 +350,7 @@ class JobRun:
             ],
         }
 
-    def _outcome(self, gate: dict[str, Any]) -> dict[str, Any]:
+    def _outcome(self, gate: dict[str, Any], drops: dict[str, Any]) -> dict[str, Any]:
         """What the job's row says: the numbers, not the samples behind them."""
         made = {found["id"]: found for found in self._candidates()}
         notes = [
@@ -362,6 +365,7 @@ class JobRun:
                     "recipe": made[judged["id"]]["recipe"],
                     "session_options": made[judged["id"]].get("session_options", {}),
                     "notes": made[judged["id"]].get("notes", []),
+                    "drops": drops.get(judged["id"], []),
                     **judged,
                 }
                 for judged in gate["candidates"]

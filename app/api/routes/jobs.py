@@ -9,12 +9,21 @@ from fastapi.responses import Response
 from app.api.answers import document_answer, entity_tags, json_answer
 from app.api.bodies import read_json
 from app.api.deps import Cursor, Limit, ServicesDep, WatcherDep
+from app.api.negotiation import preferred
 from app.api.problems import PROBLEMS
 from app.api.schemas.documents import JobDocument, Page, Validation, job_document
 from app.domain.job import JobSpec
 from app.services.jobs import JobView, knows
 
 router = APIRouter(prefix="/jobs", responses=PROBLEMS)
+
+_JSON, _HTML = "application/json", "text/html"
+
+# The page has no script and loads nothing; here a browser is told to believe that whatever it contains.
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "sandbox"
+)
 
 _SPEC_BODY = {
     "requestBody": {
@@ -122,8 +131,33 @@ async def get_job_log(job_id: str, request: Request, services: ServicesDep) -> R
     return await document_answer(request, services.store, log, media_type=media_type)
 
 
-@router.get("/{job_id}/report", response_class=Response, responses={200: {"content": {"application/json": {}}}})
-async def get_job_report(job_id: str, request: Request, services: ServicesDep) -> Response:
-    """Everything a job measured, raw samples included, as JSON."""
-    report = await anyio.to_thread.run_sync(services.jobs.report, job_id)
-    return await document_answer(request, services.store, report, media_type="application/json")
+@router.get(
+    "/{job_id}/report",
+    response_class=Response,
+    responses={200: {"description": "The report.", "content": {_JSON: {}, _HTML: {"schema": {"type": "string"}}}}},
+)
+async def get_job_report(
+    job_id: str,
+    request: Request,
+    services: ServicesDep,
+    accept: Annotated[
+        str | None,
+        Header(description="`text/html` for a page with plots that opens without network, else JSON.", max_length=1000),
+    ] = None,
+    representation: Annotated[
+        Literal["json", "html"] | None, Query(alias="format", description="Instead of `Accept`.")
+    ] = None,
+) -> Response:
+    """Everything a job measured: as JSON, raw samples included, or as one self-contained HTML page."""
+    wanted = {"json": _JSON, "html": _HTML}[representation] if representation else preferred(accept, (_JSON, _HTML))
+    headers = {"Vary": "Accept"}
+    if wanted == _JSON:
+        report = await anyio.to_thread.run_sync(services.jobs.report, job_id)
+        return await document_answer(request, services.store, report, media_type=_JSON, headers=headers)
+    page = await anyio.to_thread.run_sync(services.jobs.page, job_id)
+    headers |= {
+        "Content-Security-Policy": _PAGE_POLICY,
+        "Content-Disposition": f'inline; filename="{job_id}.html"',
+        "Referrer-Policy": "no-referrer",
+    }
+    return await document_answer(request, services.store, page, media_type=f"{_HTML}; charset=utf-8", headers=headers)

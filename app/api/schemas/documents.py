@@ -1,14 +1,19 @@
 """The documents that the API answers with, and how rows become them."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, Field
 
 from app.db.tables import Artifact, Dataset, Job, Model
+from app.domain.frontier import Placed
+from app.domain.measured import Data, Measured
 from app.domain.measurement import Measurement
 from app.domain.suitability import Suitability
+from app.services.comparison import SideBySide
+from app.services.frontier import Frontier, Group
 from app.services.jobs import JobView
 from app.services.targets import Target
 
@@ -94,6 +99,7 @@ class Candidate(BaseModel):
     recipe: dict[str, Any]
     measurements: list[Measurement]
     comparisons: list[dict[str, Any]] = []
+    drops: list[dict[str, Any]] = []
     verdict: str | None = None
     tuning_verdict: str | None = None
     pareto: bool = False
@@ -324,3 +330,227 @@ def target_document(target: Target, suits: Iterable[Suitability]) -> dict[str, A
         "fingerprint": target.fingerprint,
         "sandbox": target.sandbox,
     }
+
+
+class MeasuredData(BaseModel):
+    """The rows that metrics were computed on; only those of an evaluation dataset were held out."""
+
+    source: Literal["evaluation", "calibration", "synthetic"]
+    dataset: str | None
+
+
+class Multiple(BaseModel):
+    """A ratio with its two-sided 95 % interval, where there is one."""
+
+    ratio: float
+    ci95: tuple[float, float] | None
+
+
+class ConstraintStanding(BaseModel):
+    """What a constraint says of a variant; `unknown` is what was not measured."""
+
+    constraint: str
+    standing: Literal["met", "missed", "undecided", "unknown"]
+
+
+class FrontierVariant(BaseModel):
+    """A variant of a model: the original, an artifact, or a candidate whose artifact is gone.
+
+    `costs` are multiples of the original's latency, size and memory by name of the measurement.
+    """
+
+    id: str
+    kind: Literal["model", "artifact", "candidate"]
+    candidate: str | None
+    artifact: str | None
+    recipe: dict[str, Any] | None
+    jobs: list[str]
+    measurements: list[Measurement]
+    comparisons: list[dict[str, Any]]
+    drops: list[dict[str, Any]]
+    costs: dict[str, Multiple]
+    pareto: bool
+    constraints: list[ConstraintStanding]
+
+
+class FrontierChoice(BaseModel):
+    """The variant with the least of what is minimized that meets every constraint; null with a reason.
+
+    `indistinguishable` meet them too, and their intervals reach as low.
+    """
+
+    variant: str | None
+    indistinguishable: list[str]
+    reason: str | None
+
+
+class FrontierGroup(BaseModel):
+    """Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none."""
+
+    target: str
+    fingerprint: str | None
+    data: MeasuredData
+    threads: int | None
+    batch: int | None
+    axes: list[str]
+    variants: list[FrontierVariant]
+    best: FrontierChoice
+
+
+class FrontierDocument(BaseModel):
+    """Every measured variant of a model; `older` says that jobs beyond the newest 200 were left out."""
+
+    model: str
+    minimize: Literal["latency", "size", "memory"]
+    constraints: list[str]
+    groups: list[FrontierGroup]
+    older: bool
+
+
+class ComparedEntry(BaseModel):
+    """One of those that are compared."""
+
+    id: str
+    kind: Literal["model", "artifact"]
+    model: str
+    job: str
+    candidate: str | None
+    recipe: dict[str, Any] | None
+    target: str
+    fingerprint: str | None
+    data: MeasuredData
+
+
+class ValueDifference(BaseModel):
+    """How a value differs from the reference's.
+
+    `difference` is value − reference, `ratio` value / reference, with two-sided 95 % intervals. `basis` is where they
+    come from: `paired`, `through_original` (each was paired with the same original), `independent` (two intervals
+    combined: Zou and Donner 2008, MOVER), `exact` or `none`.
+    """
+
+    side: Literal["better", "worse", "within_noise", "unknown", "not_comparable"]
+    basis: Literal["paired", "through_original", "independent", "exact", "none"]
+    difference: float | None
+    ci95: tuple[float, float] | None
+    ratio: float | None
+    ratio_ci95: tuple[float, float] | None
+    differs_in: dict[str, list[Any]]
+    reason: str | None
+
+
+class ComparedValue(BaseModel):
+    """A measurement of one entry, null where it was not measured; the reference differs from nothing."""
+
+    id: str
+    measurement: Measurement | None
+    difference: ValueDifference | None
+
+
+class ComparedRow(BaseModel):
+    """One measurement of every entry, in their order."""
+
+    name: str
+    unit: str
+    better: Literal["higher", "lower"]
+    values: list[ComparedValue]
+
+
+class ComparisonDocument(BaseModel):
+    """Artifacts and models side by side; the first is the reference."""
+
+    reference: str
+    entries: list[ComparedEntry]
+    measurements: list[ComparedRow]
+
+
+def frontier_document(found: Frontier) -> dict[str, Any]:
+    """A frontier as the API shows it."""
+    return {
+        "model": found.model,
+        "minimize": found.minimize,
+        "constraints": list(found.constraints),
+        "groups": [_frontier_group(group, found.constraints) for group in found.groups],
+        "older": found.older,
+    }
+
+
+def _frontier_group(group: Group, constraints: tuple[str, ...]) -> dict[str, Any]:
+    best = group.best
+    return {
+        "target": group.target,
+        "fingerprint": group.fingerprint,
+        "data": _measured_data(group.data),
+        "threads": group.threads,
+        "batch": group.batch,
+        "axes": list(group.axes),
+        "variants": [_frontier_variant(placed, group, constraints) for placed in group.placed],
+        "best": {
+            "variant": best.variant.id if best.variant else None,
+            "indistinguishable": [variant.id for variant in best.indistinguishable],
+            "reason": best.reason,
+        },
+    }
+
+
+def _frontier_variant(placed: Placed, group: Group, constraints: tuple[str, ...]) -> dict[str, Any]:
+    variant = placed.variant
+    return {
+        "id": variant.id,
+        "kind": "model" if variant.is_original else "artifact" if variant.artifact else "candidate",
+        "candidate": variant.candidate,
+        "artifact": variant.artifact,
+        "recipe": variant.recipe,
+        "jobs": group.jobs[variant.id],
+        "measurements": list(variant.measurements),
+        "comparisons": list(variant.comparisons),
+        "drops": list(variant.drops),
+        "costs": {name: {"ratio": ratio, "ci95": ends} for name, (ratio, ends) in placed.costs.items()},
+        "pareto": placed.pareto,
+        "constraints": [
+            {"constraint": text, "standing": standing}
+            for text, standing in zip(constraints, placed.standings, strict=True)
+        ],
+    }
+
+
+def comparison_document(found: SideBySide) -> dict[str, Any]:
+    """A comparison as the API shows it."""
+    return {
+        "reference": found.variants[0].id,
+        "entries": [_compared_entry(variant) for variant in found.variants],
+        "measurements": [
+            {
+                "name": row.found["name"],
+                "unit": row.found["unit"],
+                "better": row.found["better"],
+                "values": [
+                    {
+                        "id": beside.variant.id,
+                        "measurement": beside.found,
+                        "difference": asdict(beside.difference) if beside.difference else None,
+                    }
+                    for beside in row.values
+                ],
+            }
+            for row in found.rows
+        ],
+    }
+
+
+def _compared_entry(variant: Measured) -> dict[str, Any]:
+    return {
+        "id": variant.id,
+        "kind": "model" if variant.is_original else "artifact",
+        "model": variant.model,
+        "job": variant.job,
+        "candidate": variant.candidate,
+        "recipe": variant.recipe,
+        "target": variant.target,
+        "fingerprint": variant.fingerprint,
+        "data": _measured_data(variant.data),
+    }
+
+
+def _measured_data(data: Data) -> dict[str, Any]:
+    return {"source": data.source, "dataset": data.dataset}

@@ -39,6 +39,8 @@ class Job(Leased, Table):
     ended_at: Mapped[int | None] = mapped_column(BigInteger)
     log_blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"), index=True)
     report_blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"), index=True)
+    page_blob_id: Mapped[str | None] = mapped_column(ForeignKey("blobs.id"), index=True)
+    """The report as HTML."""
 
 
 class JobDataset(Table):

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from time import monotonic, sleep
 from types import TracebackType
@@ -245,6 +245,32 @@ class Client:
     def report(self, job_id: str) -> dict[str, Any]:
         """The job's report, raw samples included."""
         return cast(dict[str, Any], self._http.json("GET", f"{_path(job_id, 'job')}/report"))
+
+    def report_page(self, job_id: str) -> bytes:
+        """The job's report as one HTML page with plots, which opens without network."""
+        return self._http.send("GET", f"{_path(job_id, 'job')}/report", headers={"Accept": "text/html"}).content
+
+    def frontier(
+        self,
+        model_id: str,
+        *,
+        target: str | None = None,
+        minimize: str | None = None,
+        constraints: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Every measured variant of a model, those that no other beats marked, and the best under constraints.
+
+        A constraint reads `top1>=0.9`, `latency_p50<=5` or `max_drop:top1<=0.01`.
+        """
+        given = {"target": target, "minimize": minimize, "constraint": list(constraints)}
+        params = {name: value for name, value in given.items() if value}
+        return cast(dict[str, Any], self._http.json("GET", f"{_path(model_id, 'mdl')}/frontier", params=params))
+
+    def compare(self, *ids: str) -> dict[str, Any]:
+        """Artifacts and models side by side; the first is what the others are compared with."""
+        for each in ids:
+            _path(each, "art", "mdl")
+        return cast(dict[str, Any], self._http.json("GET", "/v1/comparison", params={"of": list(ids)}))
 
     # Artifacts
 

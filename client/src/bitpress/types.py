@@ -66,6 +66,13 @@ class Constraint(TypedDict):
     """`max_drop` is a fraction of the original's value."""
 
 
+class ConstraintStanding(TypedDict):
+    """What a constraint says of a variant; `unknown` is what was not measured."""
+
+    constraint: str
+    standing: Literal["met", "missed", "undecided", "unknown"]
+
+
 class DatasetRoles(TypedDict):
     """Which dataset plays which part. No row may be in two of them."""
 
@@ -79,19 +86,6 @@ class DatasetRoles(TypedDict):
     """Rows that guide a search."""
 
 
-class Evidence(TypedDict):
-    """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
-
-    faster: int
-    """Models of which every interval lies below 1."""
-    jobs: int
-    latency_ratio: float
-    """Latency as a multiple of the original's: the median over models of the median over each one's jobs."""
-    models: int
-    slower: int
-    """Models of which every interval lies above 1."""
-
-
 class Failure(TypedDict):
     """Why something failed: the fields of a problem document that describe it."""
 
@@ -100,6 +94,18 @@ class Failure(TypedDict):
     errors: NotRequired[list[dict[str, Any]]]
     retryable: NotRequired[bool]
     stage: NotRequired[str | None]
+
+
+class FrontierChoice(TypedDict):
+    """
+    The variant with the least of what is minimized that meets every constraint; null with a reason.
+
+    `indistinguishable` meet them too, and their intervals reach as low.
+    """
+
+    indistinguishable: list[str]
+    reason: str | None
+    variant: str | None
 
 
 class Goal(TypedDict):
@@ -120,6 +126,19 @@ class Health(TypedDict):
     """The process answers."""
 
     status: NotRequired[str]
+
+
+class LatencyEvidence(TypedDict):
+    """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
+
+    faster: int
+    """Models of which every interval lies below 1."""
+    jobs: int
+    latency_ratio: float
+    """Latency as a multiple of the original's: the median over models of the median over each one's jobs."""
+    models: int
+    slower: int
+    """Models of which every interval lies above 1."""
 
 
 class Limits(TypedDict):
@@ -164,6 +183,13 @@ class Measure(TypedDict):
     """Latency is measured until the 95 % interval of its median is no wider than this share of it, or time is up."""
 
 
+class MeasuredData(TypedDict):
+    """The rows that metrics were computed on; only those of an evaluation dataset were held out."""
+
+    dataset: str | None
+    source: Literal["evaluation", "calibration", "synthetic"]
+
+
 class Measurement(TypedDict):
     """
     One measured, estimated or absent number.
@@ -189,6 +215,13 @@ class Measurement(TypedDict):
 
 class MetricOptions(TypedDict):
     """The choices of a metric; no metric has any yet."""
+
+
+class Multiple(TypedDict):
+    """A ratio with its two-sided 95 % interval, where there is one."""
+
+    ci95: tuple[float, float] | None
+    ratio: float
 
 
 class OperatorType(TypedDict):
@@ -374,7 +407,7 @@ class StaticInt8(TypedDict):
 class Suitability(TypedDict):
     """What a technique is worth on a target, and why."""
 
-    measured: NotRequired[Evidence | None]
+    measured: NotRequired[LatencyEvidence | None]
     reason: str
     technique: str
     verdict: Literal["native", "emulated", "saturates", "slower than fp32 (measured)", "unsupported"]
@@ -415,6 +448,25 @@ class Validation(TypedDict):
     spec: dict[str, Any] | None
     steps: list[str]
     valid: bool
+
+
+class ValueDifference(TypedDict):
+    """
+    How a value differs from the reference's.
+
+    `difference` is value − reference, `ratio` value / reference, with two-sided 95 % intervals. `basis` is where they
+    come from: `paired`, `through_original` (each was paired with the same original), `independent` (two intervals
+    combined: Zou and Donner 2008, MOVER), `exact` or `none`.
+    """
+
+    basis: Literal["paired", "through_original", "independent", "exact", "none"]
+    ci95: tuple[float, float] | None
+    difference: float | None
+    differs_in: dict[str, list[Any]]
+    ratio: float | None
+    ratio_ci95: tuple[float, float] | None
+    reason: str | None
+    side: Literal["better", "worse", "within_noise", "unknown", "not_comparable"]
 
 
 class WeightOnly(TypedDict):
@@ -484,6 +536,7 @@ class Candidate(TypedDict):
 
     artifact: NotRequired[str | None]
     comparisons: NotRequired[list[dict[str, Any]]]
+    drops: NotRequired[list[dict[str, Any]]]
     id: str
     measurements: list[Measurement]
     notes: NotRequired[list[str]]
@@ -501,6 +554,28 @@ class CatalogueEntry(TypedDict):
     recovery_steps: NotRequired[list[RecoveryStepEntry]]
     schema: dict[str, Any]
     summary: str
+
+
+class ComparedEntry(TypedDict):
+    """One of those that are compared."""
+
+    candidate: str | None
+    data: MeasuredData
+    fingerprint: str | None
+    id: str
+    job: str
+    kind: Literal["model", "artifact"]
+    model: str
+    recipe: dict[str, Any] | None
+    target: str
+
+
+class ComparedValue(TypedDict):
+    """A measurement of one entry, null where it was not measured; the reference differs from nothing."""
+
+    difference: ValueDifference | None
+    id: str
+    measurement: Measurement | None
 
 
 class Dataset(TypedDict):
@@ -559,6 +634,27 @@ class Float16(TypedDict):
     requantize: NotRequired[bool]
     """Take a model that is quantized already: in QDQ form it is turned back into float first. Other forms are refused all the same."""
     technique: Literal["float16"]
+
+
+class FrontierVariant(TypedDict):
+    """
+    A variant of a model: the original, an artifact, or a candidate whose artifact is gone.
+
+    `costs` are multiples of the original's latency, size and memory by name of the measurement.
+    """
+
+    artifact: str | None
+    candidate: str | None
+    comparisons: list[dict[str, Any]]
+    constraints: list[ConstraintStanding]
+    costs: dict[str, Multiple]
+    drops: list[dict[str, Any]]
+    id: str
+    jobs: list[str]
+    kind: Literal["model", "artifact", "candidate"]
+    measurements: list[Measurement]
+    pareto: bool
+    recipe: dict[str, Any] | None
 
 
 class Job(TypedDict):
@@ -667,6 +763,36 @@ class BySensitivity(TypedDict):
     """The SQNR of the outputs, as predicted, at which to stop: those that save most noise for their work come first."""
 
 
+class ComparedRow(TypedDict):
+    """One measurement of every entry, in their order."""
+
+    better: Literal["higher", "lower"]
+    name: str
+    unit: str
+    values: list[ComparedValue]
+
+
+class Comparison(TypedDict):
+    """Artifacts and models side by side; the first is the reference."""
+
+    entries: list[ComparedEntry]
+    measurements: list[ComparedRow]
+    reference: str
+
+
+class FrontierGroup(TypedDict):
+    """Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none."""
+
+    axes: list[str]
+    batch: int | None
+    best: FrontierChoice
+    data: MeasuredData
+    fingerprint: str | None
+    target: str
+    threads: int | None
+    variants: list[FrontierVariant]
+
+
 class Mixed(TypedDict):
     """Other techniques side by side in one model, each for the nodes that it is given."""
 
@@ -682,6 +808,16 @@ class Mixed(TypedDict):
     rest: NotRequired[DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | None]
     """What is done to the nodes that no part names; null: they stay in float."""
     technique: Literal["mixed"]
+
+
+class Frontier(TypedDict):
+    """Every measured variant of a model; `older` says that jobs beyond the newest 200 were left out."""
+
+    constraints: list[str]
+    groups: list[FrontierGroup]
+    minimize: Literal["latency", "size", "memory"]
+    model: str
+    older: bool
 
 
 class JobSpec(TypedDict):

@@ -17,6 +17,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from tests.parts import models
+from tests.unit.report.markup import Page
 from tests.unit.steps.conftest import Job, StepFailed, images, vectors
 
 
@@ -130,10 +131,54 @@ def test_the_report_holds_everything(packaged: tuple[Job, dict[str, Any]]) -> No
     assert "Folded 1 batch normalization into the product before it." in report["notes"]
 
 
+def test_the_report_is_a_page_too(packaged: tuple[Job, dict[str, Any]]) -> None:
+    job, result = packaged
+    report = json.loads((job.scratch / "package" / result["report"]).read_text())
+    page = Page((job.scratch / "package" / result["page"]).read_text())
+
+    assert report["conclusion"] in page.text
+    assert "My net.onnx" in page.text
+    assert page.figures
+    assert {path.name for path in (job.scratch / "package").iterdir()} == {
+        *("request.json", "result.json", "manifest.json", "report.json", "report.html"),
+        result["artifacts"][0]["file"],
+    }
+
+
+def test_what_is_lost_is_paired_by_rows(packaged: tuple[Job, dict[str, Any]]) -> None:
+    """Top-1 of the same 20 rows, by both models; the interval is that of the gate at the same confidence."""
+    job, result = packaged
+    report = json.loads((job.scratch / "package" / result["report"]).read_text())
+    (candidate,) = report["candidates"]
+    (drop,) = report["drops"][candidate["id"]]
+    before, after = (
+        next(found["value"] for found in part["measurements"] if found["name"] == "top1")
+        for part in (report["baseline"], candidate)
+    )
+
+    assert drop["metric"] == "top1"
+    assert drop["value"] == pytest.approx(before - after)
+    assert drop["ci95"][0] <= drop["value"] <= drop["ci95"][1]
+    assert drop["ci95"][1] - drop["ci95"][0] > 0.1, "20 rows do not tell more"
+    assert result["drops"] == report["drops"]
+
+
+def test_a_page_that_cannot_be_written_costs_no_result(job: Job) -> None:
+    job.save_model(models.mlp())
+    job.run_until("candidates")
+    (job.scratch / "package" / "report.html").mkdir(parents=True)
+
+    result = job.package(job.measure())
+
+    assert result["page"] is None
+    assert (job.scratch / "package" / result["artifacts"][0]["file"]).is_file()
+    assert (job.scratch / "package" / result["report"]).is_file()
+
+
 def test_no_place_of_this_machine_is_told(packaged: tuple[Job, dict[str, Any]]) -> None:
     job, result = packaged
 
-    for name in (result["manifest"], result["report"]):
+    for name in (result["manifest"], result["report"], result["page"]):
         assert str(job.scratch) not in (job.scratch / "package" / name).read_text()
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bitpress import __version__
-from bitpress.command import artifacts, catalogue, datasets, evaluate, jobs, models, optimize, serve
+from bitpress.command import artifacts, catalogue, datasets, evaluate, jobs, models, optimize, reports, serve
 from bitpress.command.exits import MEANINGS
 
 _EXIT_CODES = "\b\nExit codes:\n" + "\n".join(f"  {code:>3}  {meaning}" for code, meaning in MEANINGS.items())
@@ -25,6 +25,10 @@ app = typer.Typer(
 )
 app.command("optimize", no_args_is_help=True)(optimize.optimize)
 app.command("evaluate", no_args_is_help=True)(evaluate.evaluate)
+app.command("report", no_args_is_help=True)(reports.report)
+app.command("frontier", no_args_is_help=True)(reports.frontier)
+app.command("compare", no_args_is_help=True)(reports.compare)
+jobs.app.command("report")(reports.report)
 app.add_typer(models.app, name="models")
 app.add_typer(datasets.app, name="datasets")
 app.add_typer(jobs.app, name="jobs")

@@ -100,13 +100,6 @@ def print_log(job: JobId) -> None:
         typer.echo(client.log(job), nl=False)
 
 
-@app.command("report")
-def print_report(job: JobId) -> None:
-    """Print the job's report as JSON, raw samples included."""
-    with connected() as client:
-        print_json(client.report(job))
-
-
 def follow(client: "Client", job_id: str, timeout: float | None) -> "Job":
     """Wait for a job's end with a bar; who interrupts is told that it goes on."""
     try:

@@ -1,0 +1,34 @@
+"""What an artifact loses of what the task asks for, judged on the same rows as the original."""
+
+from collections.abc import Mapping
+
+from pydantic import BaseModel, ConfigDict
+
+from app.domain.metric import METRICS
+from workers.evaluation.bounds import TWO_SIDED_95, drop_bounds
+from workers.evaluation.metrics.definition import Floats
+
+
+class Drop(BaseModel):
+    """By how much the artifact is worse in a metric than the original, paired by rows; negative is better.
+
+    `value` and the two-sided `ci95` are in the metric's unit.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    metric: str
+    value: float
+    ci95: tuple[float, float]
+
+
+def paired_drops(original: Mapping[str, Floats], artifact: Mapping[str, Floats]) -> list[Drop]:
+    """The drop of every metric that both have, but for those that compare with the original anyway."""
+    found = []
+    for name, scores in artifact.items():
+        before = original.get(name)
+        if METRICS[name].relative_to_original or before is None or len(before) != len(scores):
+            continue
+        bounds = drop_bounds(name, before, scores, TWO_SIDED_95)
+        found.append(Drop(metric=name, value=bounds.value, ci95=(bounds.lower, bounds.upper)))
+    return found

@@ -1,0 +1,93 @@
+"""How long calls took, process by process: two modes show as two curves, where a median would hide them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from workers.evaluation.words import amount
+from workers.report.plots.drawing import Plot, colour_of, draw
+from workers.report.variants import Variant, is_number
+
+_MOST_PLOTS = 6
+_MOST_CHILDREN = 12
+_POINTS = 120
+_SHOWN_SHARE = 0.99
+"""Beyond this share of all calls a few long ones would squeeze the rest to a line."""
+
+Samples = NDArray[np.float64]
+
+
+def latency_plots(report: Mapping[str, Any], variants: Sequence[Variant]) -> list[Plot]:
+    """One figure for each candidate, number of threads and rows a call; the chosen candidate's first."""
+    groups: dict[tuple[int, int, int], list[Mapping[str, Any]]] = {}
+    numbers = {variant.id: variant.number for variant in variants}
+    for found in (report.get("samples") or {}).values():
+        if found.get("kind") == "latency":
+            number = numbers.get(str(found.get("candidate")), 0)
+            groups.setdefault((number, found.get("threads") or 0, found.get("batch") or 0), []).append(found)
+    chosen = {variant.number for variant in variants if variant.chosen}
+    ordered = sorted(groups, key=lambda key: key[0] not in chosen)
+    made = (_plot(variants[key[0]], *key[1:], groups[key]) for key in ordered)
+    plots = [plot for plot in made if plot is not None]
+    if left := len(plots[_MOST_PLOTS:]):
+        last = plots[_MOST_PLOTS - 1]
+        said = f"{last.caption} The samples of {left} more conditions or variants are in the JSON report."
+        plots[_MOST_PLOTS - 1 :] = [replace(last, caption=said)]
+    return plots
+
+
+def children_of(replicates: Sequence[Mapping[str, Any]], subject: str) -> list[Samples]:
+    """All samples of a model in ms, sorted, one array a child. `subject` is `first` or `second` of those compared."""
+    children = []
+    for replicate in replicates:
+        blocks = (replicate.get("against") or replicate.get("same") or {}).get(subject) or ()
+        samples = [float(sample) for block in blocks for sample in block if is_number(sample)]
+        if samples:
+            children.append(np.sort(np.asarray(samples)))
+    return children
+
+
+def _plot(variant: Variant, threads: int, batch: int, replicates: Sequence[Mapping[str, Any]]) -> Plot | None:
+    original = children_of(replicates, "first")
+    artifact = children_of(replicates, "second") if variant.number else []
+    everything = [*original, *artifact]
+    if not everything:
+        return None
+    low = min(float(child[0]) for child in everything)
+    high = max(float(np.quantile(child, _SHOWN_SHARE)) for child in everything)
+
+    def paint(axes: Axes) -> None:
+        for number, children in ((0, original), (variant.number, artifact)):
+            for child in children[:_MOST_CHILDREN]:
+                shares = np.linspace(0, 1, min(_POINTS, len(child)))
+                axes.plot(np.quantile(child, shares), 100 * shares, color=colour_of(number), linewidth=1.3, alpha=0.75)
+        reach = max(high - low, high * 0.02)
+        axes.set_xlim(low - 0.04 * reach, high + 0.04 * reach)
+        axes.set_ylim(0, 100)
+        axes.set_yticks([0, 25, 50, 75, 100])
+        axes.set_xlabel("ms a call")
+        axes.set_ylabel("% of calls that took at most this")
+
+    conditions = f"{threads} thread{'s' * (threads != 1)}, {batch} row{'s' * (batch != 1)} a call"
+    title = f"Latency, {conditions}"
+    medians = [
+        f"{name}: medians of {_range([float(np.median(child)) for child in children])} in {len(children)} processes"
+        for name, children in (("original", original), (variant.name, artifact))
+        if children
+    ]
+    return Plot(
+        draw(f"latency-{variant.number}-{threads}-{batch}", title, "; ".join(medians) + ".", paint),
+        title,
+        "One line is one fresh process. Steep is steady; lines apart are processes that disagree. The slowest 1 % of "
+        "calls is beyond the edge.",
+        ((0, "original"), *([(variant.number, variant.name)] if artifact else [])),
+    )
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (amount(value, "ms") for value in (min(values), max(values)))
+    return high if low == high else f"{low.removesuffix(' ms')} to {high}"

@@ -1,0 +1,165 @@
+"""What the page calls things: measurements, flags, methods, in a reader's words."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from app.domain.measurement import UNITS
+from app.domain.metric import METRICS
+from workers.evaluation.words import amount, difference, plain, times
+from workers.report.variants import ends_of, is_number
+
+_TIED = "\u00a0"
+
+_LABELS = {
+    "latency_p50": "Median latency",
+    "latency_p90": "Latency, p90",
+    "latency_p99": "Latency, p99",
+    "latency_mean": "Mean latency",
+    "throughput": "Throughput",
+    "load_time": "Load time",
+    "peak_memory": "Peak memory",
+    "artifact_bytes": "Size of the model",
+    "energy_per_inference": "Energy per inference",
+    "top1": "Top-1 accuracy",
+    "top5": "Top-5 accuracy",
+    "agreement": "Agreement with the original",
+    "sqnr_db": "SQNR of the outputs",
+    "cosine": "Cosine to the original",
+    "kl": "KL divergence from the original",
+}
+
+_MEANINGS = {
+    "latency_p50": "Half of all calls took less. The interval is across fresh processes, not across calls.",
+    "latency_p90": "Nine of ten calls took less.",
+    "latency_p99": "Ninety-nine of a hundred calls took less.",
+    "latency_mean": "The mean over all calls.",
+    "throughput": "Rows a second of one caller.",
+    "load_time": "From the file, in the page cache, to a session that can be run.",
+    "peak_memory": "The high-water mark of a fresh process with this model alone, less that of a one-node model.",
+    "artifact_bytes": "All files of the model together.",
+    "energy_per_inference": "What the processor's own counters say, idle parts included.",
+}
+
+_FLAGS = {
+    "noisy": "The original differed by more than 2 % from a second session of itself: the machine was not fit to tell "
+    "two models apart.",
+    "contended": "Other work was seen on the machine in more than a quarter of the timing processes.",
+    "unstable": "Fresh processes disagreed by more than 6 % about the median: there is no one latency here.",
+    "unsettled": "Most warm-ups ran out of time before the times stopped drifting.",
+    "short_blocks": "The model is too slow for blocks of 20 calls, so fewer were taken.",
+    "synthetic": "The inputs were random, which real ones may not be like.",
+    "non_finite": "The output is infinite or not a number in some rows.",
+}
+
+SOURCES = {
+    "evaluation": "Accuracy is that on the evaluation rows, which were held out of everything else.",
+    "calibration": "Nothing was held out: accuracy and fidelity are those on the calibration rows, which helped to "
+    "make the artifact. Bring an evaluation dataset before you rely on them.",
+    "synthetic": "There were no data: fidelity is that on seeded random rows, which real inputs may not be like.",
+}
+
+
+def label(name: str) -> str:
+    """What a measurement is called."""
+    return _LABELS.get(name, name.replace("_", " "))
+
+
+def meaning(name: str) -> str | None:
+    """One sentence on what a measurement is; null where nothing is known of it."""
+    if name in METRICS:
+        return METRICS[name].summary
+    return _MEANINGS.get(name)
+
+
+def flag_meaning(flag: str) -> str:
+    """What a flag says against a number."""
+    return _FLAGS.get(flag, flag.replace("_", " "))
+
+
+def scaled(name: str, values: Sequence[float]) -> tuple[float, str]:
+    """By what to divide values of a measurement for an axis, and the unit that they have then."""
+    unit = UNITS.get(name, ("1", "lower"))[0]
+    most = max(map(abs, values), default=0.0)
+    if unit == "bytes":
+        return next(
+            ((size, text) for size, text in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if most >= size), (1, "bytes")
+        )
+    if unit == "ms" and most < 0.5:
+        return 1e-3, "µs"
+    return 1.0, unit
+
+
+def written(found: Mapping[str, Any] | None) -> str:
+    """A measurement's value with its unit, `~` before what is estimated."""
+    if found is None or not is_number(found.get("value")):
+        return "–"
+    return ("~" if found.get("method") == "estimated" else "") + _amount(float(found["value"]), str(found.get("unit")))
+
+
+def interval(found: Mapping[str, Any] | None) -> str | None:
+    """The ends of a measurement's interval, with the unit once."""
+    ends = ends_of(found)
+    if found is None or ends is None:
+        return None
+    low, high = (_amount(end, str(found.get("unit"))) for end in ends)
+    _, space, unit = high.rpartition(_TIED)
+    return f"{low.removesuffix(space + unit) if space else low} to {high}"
+
+
+def factor(compared: Mapping[str, Any]) -> str:
+    """A ratio to the original as people say it: `1.51 × faster`, `2.3 × smaller`, `same within noise`."""
+    name, ratio = str(compared.get("name")), float(compared["ratio"])
+    if compared.get("within_noise"):
+        return "the same" if ends_of(compared) is None else "the same, within noise"
+    less, more = {
+        "artifact_bytes": ("smaller", "larger"),
+        "peak_memory": ("less", "more"),
+        "energy_per_inference": ("less", "more"),
+    }.get(name, ("faster", "slower"))
+    if ratio <= 0:
+        return plain(ratio) + " ×"
+    return f"{_times(1 / ratio)} {less}" if ratio < 1 else f"{_times(ratio)} {more}"
+
+
+def factor_interval(compared: Mapping[str, Any]) -> str | None:
+    """The interval of such a ratio, the same way round."""
+    ends, ratio = ends_of(compared), float(compared["ratio"])
+    if ends is None or min(ends) <= 0:
+        return None
+    low, high = (1 / ends[1], 1 / ends[0]) if ratio < 1 and not compared.get("within_noise") else ends
+    return f"{low:.2f} to {_times(high)}"
+
+
+def dropped(drop: Mapping[str, Any]) -> str:
+    """A paired difference of a metric: `0.4 points worse`, `the same, within noise`."""
+    value, ends = float(drop["value"]), ends_of(drop)
+    unit = METRICS[drop["metric"]].unit if drop["metric"] in METRICS else "1"
+    if value == 0:
+        return "the same"
+    text = f"{difference(abs(value), unit)} {'worse' if value > 0 else 'better'}"
+    return f"{text}, within noise" if ends and ends[0] <= 0 <= ends[1] else text
+
+
+def drop_interval(drop: Mapping[str, Any]) -> str | None:
+    """The interval of such a difference; what is below zero is better."""
+    ends = ends_of(drop)
+    if ends is None:
+        return None
+    unit = METRICS[drop["metric"]].unit if drop["metric"] in METRICS else "1"
+    low, high = (difference(end, unit) for end in ends)
+    return f"{low.removesuffix(' points')} to {high}"
+
+
+def ratio_factor(name: str, ratio: float) -> str:
+    """A bare ratio of two measurements in the same words."""
+    faster = 1 / ratio if name == "throughput" and ratio > 0 else ratio
+    return factor({"name": name, "ratio": faster, "within_noise": ratio == 1})
+
+
+def _amount(value: float, unit: str) -> str:
+    """A value and its unit, which no line break parts."""
+    return amount(value, unit).replace(" ", _TIED)
+
+
+def _times(ratio: float) -> str:
+    return f"{times(ratio)}".replace(" ", _TIED)
