@@ -61,7 +61,6 @@ class Measured:
     recipe: Mapping[str, Any] | None = None
     comparisons: Sequence[Found] = ()
     drops: Sequence[Found] = ()
-    verdict: str | None = None
 
     @property
     def fingerprint(self) -> str | None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -13,29 +13,30 @@ from app.domain.job import JobState
 from app.domain.measured import Data, Measured
 
 
-def measured_by(session: Session, jobs: Iterable[Job]) -> Iterator[Measured]:
+def measured_by(session: Session, jobs: Sequence[Job]) -> Iterator[Measured]:
     """Every variant that these jobs measured, the original of each first; jobs that found nothing give nothing."""
+    ids = [job.id for job in jobs]
+    kept = {
+        (row.job_id, row.candidate_id): row.id
+        for row in session.execute(
+            select(Artifact.job_id, Artifact.candidate_id, Artifact.id).where(Artifact.job_id.in_(ids))
+        )
+    }
+    roles = {
+        (row.job_id, row.role): Data(row.role, row.id, _digest(row.sha256, row.preprocess))
+        for row in session.execute(
+            select(JobDataset.job_id, JobDataset.role, Dataset.id, Dataset.sha256, Dataset.preprocess)
+            .join(Dataset, JobDataset.dataset_id == Dataset.id)
+            .where(JobDataset.job_id.in_(ids))
+        )
+    }
     for job in jobs:
         outcome = job.outcome or {}
-        data = _data(session, job, outcome)
-        baseline = (outcome.get("baseline") or {}).get("measurements") or []
-        evaluated = str(job.spec.get("model") or job.model_id)
-        if baseline:
-            is_original = not evaluated.startswith("art_")
-            yield Measured(
-                id=evaluated,
-                model=job.model_id,
-                job=job.id,
-                is_original=is_original,
-                target=job.target,
-                data=data,
-                measurements=baseline,
-                artifact=None if is_original else evaluated,
-            )
-        rows = session.execute(select(Artifact.candidate_id, Artifact.id).where(Artifact.job_id == job.id))
-        kept = {row.candidate_id: row.id for row in rows}
+        source = _source(outcome)
+        data = roles.get((job.id, source)) or Data(source)
+        yield from _original(job, outcome, data)
         for found in outcome.get("candidates") or []:
-            artifact = kept.get(found["id"])
+            artifact = kept.get((job.id, found["id"]))
             yield Measured(
                 id=artifact or found["id"],
                 model=job.model_id,
@@ -49,7 +50,6 @@ def measured_by(session: Session, jobs: Iterable[Job]) -> Iterator[Measured]:
                 recipe=found.get("recipe"),
                 comparisons=found.get("comparisons") or [],
                 drops=found.get("drops") or [],
-                verdict=found.get("verdict"),
             )
 
 
@@ -59,16 +59,27 @@ def succeeded_jobs(session: Session, model_id: str, *, most: int) -> list[Job]:
     return list(session.scalars(query.order_by(Job.id.desc()).limit(most)))
 
 
-def _data(session: Session, job: Job, outcome: dict[str, Any]) -> Data:
-    source = _source(outcome)
-    if source == "synthetic":
-        return Data(source)
-    query = select(Dataset).join(JobDataset, JobDataset.dataset_id == Dataset.id)
-    row = session.scalar(query.where(JobDataset.job_id == job.id, JobDataset.role == source))
-    if row is None:
-        return Data(source)
-    told = json.dumps([row.sha256, row.preprocess], sort_keys=True)
-    return Data(source, row.id, hashlib.sha256(told.encode()).hexdigest())
+def _original(job: Job, outcome: dict[str, Any], data: Data) -> Iterator[Measured]:
+    """The model that a job started from, which is an artifact where the job says so."""
+    measurements = (outcome.get("baseline") or {}).get("measurements") or []
+    started_from = str(job.spec.get("model") or job.model_id)
+    is_artifact = started_from.startswith("art_")
+    if measurements:
+        yield Measured(
+            id=started_from,
+            model=job.model_id,
+            job=job.id,
+            is_original=not is_artifact,
+            target=job.target,
+            data=data,
+            measurements=measurements,
+            artifact=started_from if is_artifact else None,
+        )
+
+
+def _digest(sha256: str, preprocess: Any) -> str:
+    """Tells datasets apart: equal bytes that become other inputs are other data."""
+    return hashlib.sha256(json.dumps([sha256, preprocess], sort_keys=True).encode()).hexdigest()
 
 
 def _source(outcome: dict[str, Any]) -> str:

@@ -23,12 +23,18 @@ class Drop(BaseModel):
 
 
 def paired_drops(original: Mapping[str, Floats], artifact: Mapping[str, Floats]) -> list[Drop]:
-    """The drop of every metric that both have, but for those that compare with the original anyway."""
+    """The drop of every metric that both have, but for those that compare with the original anyway.
+
+    A metric whose drop has no bounds on these rows is left out.
+    """
     found = []
     for name, scores in artifact.items():
         before = original.get(name)
         if METRICS[name].relative_to_original or before is None or len(before) != len(scores):
             continue
-        bounds = drop_bounds(name, before, scores, TWO_SIDED_95)
+        try:
+            bounds = drop_bounds(name, before, scores, TWO_SIDED_95)
+        except ValueError:
+            continue
         found.append(Drop(metric=name, value=bounds.value, ci95=(bounds.lower, bounds.upper)))
     return found

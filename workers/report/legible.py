@@ -10,14 +10,14 @@ _HIDDEN = re.compile(
     "\u2028\u2029\ufdd0-\ufdef\ufffe\uffff\ud800-\udfff]"
 )
 
-_MOST_CHARACTERS = 2000
+_MOST_CHARACTERS = 4000
 
 
 def legible(part: Any) -> Any:
     """A JSON document with the same shape and nothing in it that a page cannot show.
 
     Characters that are invisible, that reorder their neighbours or that HTML has no place for become their code
-    point in brackets; texts end after 2,000 characters; numbers that are not finite become null.
+    point in brackets; texts end after 4,000 characters; numbers that are not finite become null.
     """
     if isinstance(part, str):
         return legible_text(part)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.domain.metric import ALWAYS, METRICS
+from workers.report.legible import shortened
+
+_NAME_CHARACTERS = 40
 
 Found = Mapping[str, Any]
 """A measurement as a report has it."""
@@ -37,7 +40,10 @@ def variants_of(document: Mapping[str, Any]) -> list[Variant]:
     baseline = document.get("baseline") or {}
     candidates = document.get("candidates") or []
     drops = document.get("drops") or {}
-    techniques = [str((found.get("recipe") or {}).get("technique") or "variant") for found in candidates]
+    techniques = [
+        shortened(str((found.get("recipe") or {}).get("technique") or "variant"), _NAME_CHARACTERS)
+        for found in candidates
+    ]
     variants = [Variant(0, "original", "original", list(baseline.get("measurements") or ()), baseline, {})]
     for place, found in enumerate(candidates):
         technique = techniques[place]

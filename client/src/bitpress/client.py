@@ -247,8 +247,14 @@ class Client:
         return cast(dict[str, Any], self._http.json("GET", f"{_path(job_id, 'job')}/report"))
 
     def report_page(self, job_id: str) -> bytes:
-        """The job's report as one HTML page with plots, which opens without network."""
-        return self._http.send("GET", f"{_path(job_id, 'job')}/report", headers={"Accept": "text/html"}).content
+        """The job's report as one HTML page with plots, which opens without network.
+
+        Raises `ApiError` (404, `page_not_found`) where the report was not drawn.
+        """
+        response = self._http.send("GET", f"{_path(job_id, 'job')}/report", headers={"Accept": "text/html"})
+        if not response.headers.get("content-type", "").startswith("text/html"):
+            raise ApiError(404, "page_not_found", f"{self.url} draws no reports as pages: it may be an older service.")
+        return response.content
 
     def frontier(
         self,

@@ -224,19 +224,20 @@ def test_every_kind_of_row_holds_its_object(deployment: Deployment, holder: str)
     deployment.age_blobs(GRACE_SECONDS + 1)
     collect(deployment)
     contents = {services.store.read(location, MiB) for location in deployment.objects()}
+    reports = {b"report " + job_id.encode(), b"page " + job_id.encode()}
     expected = {
         "model": {b"model", b"dataset", b"step"},
         "dataset": {b"model", b"dataset", b"step"},
         "step": {b"model", b"dataset", b"step"},
-        "artifact": {b"model", b"dataset", b"artifact", b"manifest of artifact", b"report " + job_id.encode()},
-        "report": {b"model", b"dataset", b"artifact", b"manifest of artifact", b"report " + job_id.encode()},
+        "artifact": {b"model", b"dataset", b"artifact", b"manifest of artifact", *reports},
+        "report": {b"model", b"dataset", b"artifact", b"manifest of artifact", *reports},
         "log": {b"model", b"dataset", b"log"},
     }[holder]
     assert contents == expected
     # And it goes with the row.
     if holder == "artifact":
         services.artifacts.delete(services.jobs.get(job_id).artifacts[0])
-        expected = {b"model", b"dataset", b"report " + job_id.encode()}
+        expected = {b"model", b"dataset", *reports}
     elif holder in ("report", "log"):
         services.jobs.delete(job_id)
         expected = {b"model", b"dataset"}

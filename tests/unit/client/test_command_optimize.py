@@ -13,7 +13,7 @@ from bitpress.command import results
 from tests.unit.client import documents
 from tests.unit.client.conftest import Ran
 from tests.unit.client.documents import ARTIFACT_ID, DATASET_ID, JOB_ID, MODEL_ID
-from tests.unit.client.misbehaving import Service, answer, content, page, problem
+from tests.unit.client.misbehaving import Service, answer, content, page, problem, text
 
 Run = Callable[..., Ran]
 DATA = os.urandom(1000)
@@ -253,14 +253,28 @@ def test_everything_is_saved(submitted: Service, run: Run, tmp_path: Path) -> No
     submitted.plan("GET", f"/v1/artifacts/{ARTIFACT_ID}", answer(known))
     submitted.plan("GET", f"/v1/artifacts/{ARTIFACT_ID}/content", content(DATA))
     submitted.plan("GET", f"/v1/artifacts/{ARTIFACT_ID}/manifest", answer({"recipe": {}}))
-    submitted.plan("GET", f"{JOB}/report", answer({"samples": [1, 2]}))
+    submitted.plan("GET", f"{JOB}/report", answer({"samples": [1, 2]}), text(200, "<!DOCTYPE html>"))
     folder = tmp_path / "out" / "here"
     ran = run("optimize", MODEL_ID, *INT8, "--output", folder)
     assert ran.code == 0, ran.err
     assert (folder / "net.static_int8.onnx").read_bytes() == DATA
     assert json.loads((folder / "net.static_int8.onnx.manifest.json").read_text()) == {"recipe": {}}
     assert json.loads((folder / f"{JOB_ID}.report.json").read_text()) == {"samples": [1, 2]}
+    assert (folder / f"{JOB_ID}.report.html").read_text() == "<!DOCTYPE html>"
     assert f"saved {folder / 'net.static_int8.onnx'}" in ran.err
+
+
+def test_a_service_that_draws_no_page_gives_the_numbers(submitted: Service, run: Run, tmp_path: Path) -> None:
+    known = documents.artifact(DATA, hashlib.sha256(DATA).hexdigest())
+    submitted.plan("GET", f"/v1/artifacts/{ARTIFACT_ID}", answer(known))
+    submitted.plan("GET", f"/v1/artifacts/{ARTIFACT_ID}/content", content(DATA))
+    submitted.plan("GET", f"/v1/artifacts/{ARTIFACT_ID}/manifest", answer({"recipe": {}}))
+    submitted.plan("GET", f"{JOB}/report", answer({"samples": [1, 2]}))
+    ran = run("optimize", MODEL_ID, *INT8, "--output", tmp_path)
+    assert ran.code == 0, ran.err
+    assert "as JSON only" in ran.err
+    assert json.loads((tmp_path / f"{JOB_ID}.report.json").read_text()) == {"samples": [1, 2]}
+    assert list(tmp_path.glob("*.html")) == []
 
 
 def test_a_dry_run_creates_nothing(service: Service, run: Run) -> None:

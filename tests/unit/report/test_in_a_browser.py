@@ -134,6 +134,19 @@ def test_a_hostile_name_does_nothing(
     visit.close()
 
 
+@pytest.mark.parametrize("name", ["x" * 3000, "word " * 600, "モデル" * 500])
+def test_a_long_name_does_not_push_the_page_apart(
+    browser: Any, profiled: dict[str, Any], cache: Path, tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(everywhere(profiled, name), cache=cache), encoding="utf-8")
+    visit = Visit(browser, width=400)
+    visit.open(path)
+
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= 400
+    visit.close()
+
+
 def test_a_script_that_got_in_would_not_run(browser: Any, file: Path) -> None:
     """The page's own policy, should everything else fail."""
     text = file.read_text(encoding="utf-8")

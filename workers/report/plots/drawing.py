@@ -6,6 +6,7 @@ telephone, and two stand side by side elsewhere.
 
 import io
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -81,7 +82,9 @@ def draw(name: str, title: str, described: str, paint: Callable[[Axes], None], *
 
     `height` is in units of which the figure is 440 wide.
     """
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name, "svg.id": name}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
+        # The reader's browser has its own fonts, and only widths are taken from ours.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure = Figure(figsize=(_WIDTH / 72, height / 72), layout="constrained")
         figure.patch.set_visible(False)
         canvas = FigureCanvasSVG(figure)

@@ -28,7 +28,7 @@ def sensitivity_plots(subject: Variant | None) -> list[Plot]:
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         axes.set_xlim(left=low)
-        axes.set_xlabel("SQNR of the outputs in dB, only this layer quantized")
+        axes.set_xlabel("dB at the outputs, this layer alone quantized")
 
     title = "Layer sensitivity"
     said = "; ".join(f"{shortened(str(found['node']), 60)}: {plain(found['alone']['sqnr_db'])} dB" for found in layers)

@@ -14,6 +14,7 @@ from bitpress.command.results import print_job
 from bitpress.command.session import connected
 from bitpress.command.specification import goal_of, json_object, recipe_of, split
 from bitpress.command.uploads import check_source, dataset_id, model_id
+from bitpress.errors import ApiError
 
 if TYPE_CHECKING:
     from bitpress.client import Client
@@ -144,6 +145,15 @@ def save(client: "Client", job: "Job", folder: Path) -> None:
     report = folder / f"{job['id']}.report.json"
     _write(report, client.report(job["id"]))
     say(f"saved {report}")
+    try:
+        drawn = client.report_page(job["id"])
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        say(f"the report is there as JSON only: {error}")
+    else:
+        report.with_suffix(".html").write_bytes(drawn)
+        say(f"saved {report.with_suffix('.html')}, for a browser")
 
 
 def _write(path: Path, document: Any) -> None:
