@@ -67,7 +67,7 @@ def test_it_says_what_the_job_found(service: Service, client: Client, jobs: list
         assert job["conclusion"] in page.text
         rows = service.job(job["id"])["baseline"]["measurements"]
         assert f"{100 * value(rows, 'top1')['value']:.1f}" in page.text
-        assert "memory of original" in page.text, "the seconds of the steps"
+        assert "latency of " in page.text, "the seconds of the steps"
         for name in job["spec"]["datasets"].values():
             if name:
                 assert service.api.get(f"/v1/datasets/{name}").json()["sha256"] in page.text

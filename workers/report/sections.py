@@ -234,7 +234,7 @@ def step_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     for step in report.get("steps") or ():
         kind, _, rest = str(step.get("step")).partition("-")
         subject = rest.partition("-")[0]
-        measuring = kind in ("latency", "memory") and rest
+        measuring = kind in ("latency", "load", "profile") and rest
         name = f"{kind} of {names.get(subject, subject)}" if measuring else str(step.get("step"))
         row = rows.setdefault(
             (name, step.get("attempt")), {"step": name, "seconds": 0.0, "attempt": step.get("attempt")}

@@ -22,13 +22,14 @@ Samples = NDArray[np.float64]
 
 
 def latency_plots(report: Mapping[str, Any], variants: Sequence[Variant]) -> list[Plot]:
-    """One figure for each candidate, number of threads and rows a call; the chosen candidate's first."""
-    groups: dict[tuple[int, int, int], list[Mapping[str, Any]]] = {}
+    """One figure for each candidate, number of threads, rows a call and case; the chosen candidate's first."""
+    groups: dict[tuple[int, int, int, str], list[Mapping[str, Any]]] = {}
     numbers = {variant.id: variant.number for variant in variants}
     for found in (report.get("samples") or {}).values():
         if found.get("kind") == "latency":
             number = numbers.get(str(found.get("candidate")), 0)
-            groups.setdefault((number, found.get("threads") or 0, found.get("batch") or 0), []).append(found)
+            key = (number, found.get("threads") or 0, found.get("batch") or 0, str(found.get("case") or ""))
+            groups.setdefault(key, []).append(found)
     chosen = {variant.number for variant in variants if variant.chosen}
     ordered = sorted(groups, key=lambda key: key[0] not in chosen)
     made = (_plot(variants[key[0]], *key[1:], groups[key]) for key in ordered)
@@ -51,7 +52,9 @@ def children_of(replicates: Sequence[Mapping[str, Any]], subject: str) -> list[S
     return children
 
 
-def _plot(variant: Variant, threads: int, batch: int, replicates: Sequence[Mapping[str, Any]]) -> Plot | None:
+def _plot(
+    variant: Variant, threads: int, batch: int, case: str, replicates: Sequence[Mapping[str, Any]]
+) -> Plot | None:
     original = children_of(replicates, "first")
     artifact = children_of(replicates, "second") if variant.number else []
     everything = [*original, *artifact]
@@ -73,6 +76,7 @@ def _plot(variant: Variant, threads: int, batch: int, replicates: Sequence[Mappi
         axes.set_ylabel("% of calls that took at most this")
 
     conditions = f"{threads} thread{'s' * (threads != 1)}, {batch} row{'s' * (batch != 1)} a call"
+    conditions += f", {case}" if case else ""
     title = f"Latency, {conditions}"
     medians = [
         f"{name}: medians of {_range([float(np.median(child)) for child in children])} in {len(children)} processes"
@@ -80,7 +84,9 @@ def _plot(variant: Variant, threads: int, batch: int, replicates: Sequence[Mappi
         if children
     ]
     return Plot(
-        draw(f"latency-{variant.number}-{threads}-{batch}", title, "; ".join(medians) + ".", paint),
+        draw(
+            f"latency-{variant.number}-{threads}-{batch}{case and '-' + case}", title, "; ".join(medians) + ".", paint
+        ),
         title,
         "One line is one fresh process. Steep is steady; lines apart are processes that disagree. The slowest 1 % of "
         "calls is beyond the edge.",
