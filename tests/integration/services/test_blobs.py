@@ -225,7 +225,6 @@ def test_every_kind_of_row_holds_its_object(deployment: Deployment, holder: str)
     collect(deployment)
     contents = {services.store.read(location, MiB) for location in deployment.objects()}
     reports = {b"report " + job_id.encode(), b"page " + job_id.encode()}
-    reported = {kind + job_id.encode() for kind in (b"report ", b"page ")}
     expected = {
         "model": {b"model", b"dataset", b"step"},
         "dataset": {b"model", b"dataset", b"step"},
