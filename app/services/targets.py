@@ -131,14 +131,21 @@ def _timings_of(job_id: str, model: str, outcome: Mapping[str, Any]) -> Iterator
     for candidate in outcome.get("candidates", ()):
         latencies = [found for found in candidate.get("measurements", ()) if found["name"] == "latency_p50"]
         compared = [found for found in candidate.get("comparisons", ()) if found["name"] == "latency_p50"]
-        machine = latencies[0]["conditions"].get("target") if latencies else None
-        if machine is None or not compared or not _DISTURBED.isdisjoint(compared[0].get("flags", ())):
+        # A job that only measures has made nothing by a technique.
+        technique = (candidate.get("recipe") or {}).get("technique")
+        machine = latencies[0].get("conditions", {}).get("target") if latencies else None
+        if (
+            technique is None
+            or machine is None
+            or not compared
+            or not _DISTURBED.isdisjoint(compared[0].get("flags", ()))
+        ):
             continue
         interval = compared[0].get("ci95")
         yield (
             machine,
             Timing(
-                technique=candidate["recipe"]["technique"],
+                technique=technique,
                 job=job_id,
                 model=model,
                 ratio=compared[0]["ratio"],

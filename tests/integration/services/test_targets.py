@@ -64,6 +64,15 @@ def finished(
     return job_id
 
 
+def timed(recipe: dict[str, Any] | None, conditions: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": "c",
+        "recipe": recipe,
+        "measurements": [{"name": "latency_p50", "value": 1.0, "conditions": conditions}],
+        "comparisons": [{"name": "latency_p50", "ratio": 2.0, "ci95": [1.9, 2.1]}],
+    }
+
+
 def test_built_in_profiles_are_listed_after_what_registered(deployment: Deployment) -> None:
     assert list(listed(deployment)) == list(PROFILES)
     register(deployment, "zoo")
@@ -144,16 +153,8 @@ def test_what_was_disturbed_is_no_evidence(deployment: Deployment, flag: str) ->
         {"candidates": []},
         {"candidates": [{"id": "c", "recipe": {"technique": "float16"}, "measurements": [], "comparisons": []}]},
         {"candidates": [{"id": "c", "recipe": {"technique": "float16"}, "measurements": []}]},
-        {
-            "candidates": [
-                {
-                    "id": "c",
-                    "recipe": {"technique": "dynamic_int8"},
-                    "measurements": [{"name": "latency_p50", "value": 1.0, "conditions": {}}],
-                    "comparisons": [{"name": "latency_p50", "ratio": 2.0, "ci95": [1.9, 2.1]}],
-                }
-            ]
-        },
+        {"candidates": [timed({"technique": "dynamic_int8"}, {})]},
+        {"candidates": [timed(None, {"target": AVX2["id"]})]},
     ],
 )
 def test_outcomes_that_tell_nothing(deployment: Deployment, outcome: dict[str, Any]) -> None:
