@@ -24,7 +24,6 @@ _DTYPES = {"float": "float32", "double": "float64"}
 ERROR = 3
 _FATAL = 4
 _SHOWN = 8
-_NO_FALLBACK = "session.disable_cpu_ep_fallback"
 
 
 def version() -> str:
@@ -58,6 +57,12 @@ class OnnxRuntimeSession:
         session_options: dict[str, str],
         optimization: Optimization,
     ) -> None:
+        strange = sorted(name for name in session_options if "." not in name)
+        if strange:  # onnxruntime would take and ignore them
+            raise StepError(
+                f"onnxruntime has no session option {strange[0]!r}; its options have a dot, as in session.…",
+                code="session_option_unknown",
+            )
         missing = sorted(set(providers) - set(ort.get_available_providers()))
         if missing:
             raise StepError(
@@ -88,14 +93,14 @@ class OnnxRuntimeSession:
             "graph_optimization": optimization,
         }
 
-    def _options(self) -> ort.SessionOptions:
+    def _options(self, *, fallback: bool = False) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
         options.graph_optimization_level = LEVELS[self._optimization]
         options.log_severity_level = ERROR
-        if CPU not in self._providers:
-            options.add_session_config_entry(_NO_FALLBACK, "1")
+        if CPU not in self._providers and not fallback:
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         for name, value in self._session_options.items():
             options.add_session_config_entry(name, value)
         return options
@@ -117,8 +122,8 @@ class OnnxRuntimeSession:
 
     def _left_over(self) -> str:
         """The nodes that onnxruntime would run on the CPU if it were let, by name and operator."""
-        options = self._options()
-        options.add_session_config_entry(_NO_FALLBACK, "0")
+        options = self._options(fallback=True)
+        options.graph_optimization_level = LEVELS["none"]  # or some would have other names
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         session = opened(self._path, options, self._providers)
         nodes = [

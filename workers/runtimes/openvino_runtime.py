@@ -15,6 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from app.errors import StepError
 from workers.runtimes.session import CPU, Array, Kernel, Optimization, Port, Profile, check_feeds
 
@@ -183,7 +185,8 @@ def _run(request: Any, ports: Sequence[Port], feeds: Mapping[str, Array]) -> lis
 def _tensor(values: Array) -> Any:
     if values.dtype == object:
         return openvino.Tensor(values.astype(str))
-    return openvino.Tensor(values if values.flags.c_contiguous else values.copy(), shared_memory=True)
+    laid_out = np.asarray(values, order="C")
+    return openvino.Tensor(laid_out, shared_memory=True)
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:
@@ -224,15 +227,13 @@ def _text(value: Any) -> str:
 
 def _kernels(warm: Sequence[Any], last: Sequence[Any], runs: int, compiled: Any, path: Path) -> tuple[Kernel, ...]:
     """Times of the counted runs. OpenVINO tells the mean of all since the first, so that the warm-up is taken out."""
-    import onnx
+    from workers.runtimes.origins import labelled_nodes, with_what_is_read_once
 
-    from workers.formats.onnx.graph import all_nodes
-
-    labels: dict[str, str] = {}
-    for node in all_nodes(onnx.load(path, load_external_data=False)):
-        label = node.name or next(iter(node.output), "")
-        labels |= {name: label for name in (*node.output, label) if name and node.op_type != "Constant"}
+    executed = [entry for entry in last if entry.status.name == "EXECUTED"]
+    nodes = labelled_nodes(path)
+    labels = {name: label for label, node in nodes.items() for name in (*node.output, label) if name}
     ran = {operator.get_friendly_name(): operator for operator in compiled.get_ordered_ops()}
+    behind = with_what_is_read_once([_nodes(ran.get(entry.node_name), labels) for entry in executed], nodes)
     before = {entry.node_name: _mean_ms(entry) for entry in warm}
     return tuple(
         Kernel(
@@ -243,10 +244,9 @@ def _kernels(warm: Sequence[Any], last: Sequence[Any], runs: int, compiled: Any,
             calls=1,
             ms=(_mean_after(before.get(entry.node_name, 0.0), _mean_ms(entry), runs),),
             output_bytes=_output_bytes(ran.get(entry.node_name)),
-            nodes=_nodes(ran.get(entry.node_name), labels),
+            nodes=names,
         )
-        for entry in last
-        if entry.status.name == "EXECUTED"
+        for entry, names in zip(executed, behind, strict=True)
     )
 
 

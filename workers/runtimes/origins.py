@@ -1,15 +1,18 @@
-"""Which nodes of a model's file an operator stands for, after onnxruntime has fused, split and renamed them."""
+"""Which nodes of a model's file an operator stands for, after a runtime has fused, split and renamed them."""
 
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, Sequence
+from pathlib import Path
 
+import onnx
 from onnx import ModelProto, NodeProto
 
 from workers.formats.onnx.graph import all_nodes, is_quantized
 
-_LAYOUT = frozenset({"ReorderInput", "ReorderOutput"})
-"""Added by onnxruntime around convolutions in blocks; what they make has the name of the convolution's output."""
+_LAYOUT = frozenset({"ReorderInput", "ReorderOutput", "Transpose"})
+"""Added by onnxruntime around convolutions that want another order of axes, or blocks of channels; what they make has
+the name of the convolution's output. The file's own transpositions keep their names."""
 
 # What onnxruntime 1.32 adds to the name of a node or tensor that it puts another node in the place of.
 _ADDED = re.compile(r"(?:_nchwc|_token_\d+|/duplicated(?:_\d+)?)+$")
@@ -28,6 +31,39 @@ def name_every_node(model: ModelProto) -> bool:
     return changed
 
 
+def labelled_nodes(path: Path) -> dict[str, NodeProto]:
+    """The nodes of a model file but its constants, by name, or by first output where they have none of their own."""
+    model = onnx.load(path, load_external_data=False)
+    name_every_node(model)
+    return {node.name: node for node in all_nodes(model) if node.op_type != "Constant"}
+
+
+def with_what_is_read_once(behind: Sequence[Sequence[str]], nodes: Mapping[str, NodeProto]) -> list[tuple[str, ...]]:
+    """The nodes behind each operator, and those behind none whose readers all are behind that one operator.
+
+    A runtime that tells the layers of an operator leaves out those that it folded into the weights of another, such
+    as a convolution into the batch norm after it.
+    """
+    found = [dict.fromkeys(names) for names in behind]
+    holders: dict[str, set[int]] = defaultdict(set)
+    for place, names in enumerate(behind):
+        for name in names:
+            holders[name].add(place)
+    readers: dict[str, list[str]] = defaultdict(list)
+    for name, node in nodes.items():
+        for given in node.input:
+            readers[given].append(name)
+    for name, node in reversed(list(nodes.items())):
+        if holders[name]:
+            continue
+        places = [holders[reader] for output in node.output for reader in readers[output]]
+        if places and all(place == places[0] and len(place) == 1 for place in places):
+            holders[name] = places[0]
+            found[next(iter(places[0]))][name] = None
+    order = {name: place for place, name in enumerate(nodes)}
+    return [tuple(sorted(names, key=order.__getitem__)) for names in found]
+
+
 def origins(original: ModelProto, rewritten: ModelProto) -> Mapping[str, tuple[str, ...]]:
     """The original nodes behind each node of the rewritten model, by name, in the order of the file.
 
@@ -35,8 +71,9 @@ def origins(original: ModelProto, rewritten: ModelProto) -> Mapping[str, tuple[s
     it did not, the name that onnxruntime made from the old one tells. Constants are left out.
     """
     nodes = {node.name: node for node in all_nodes(original) if node.op_type != "Constant"}
-    makers = {output: node for node in nodes.values() for output in node.output if output}
-    now = [node for node in all_nodes(rewritten) if node.op_type not in _LAYOUT and node.op_type != "Constant"]
+    makers = _makers(nodes.values())
+    added = {node.name for node in all_nodes(rewritten) if node.op_type in _LAYOUT and node.name not in nodes}
+    now = [node for node in all_nodes(rewritten) if node.name not in added and node.op_type != "Constant"]
     named: dict[str, str] = {}
     ends: dict[str, str] = {}
     for node in now:
@@ -57,9 +94,18 @@ def origins(original: ModelProto, rewritten: ModelProto) -> Mapping[str, tuple[s
         starts[owner].append(nodes[name])
     found = {node.name: _between(node.name, starts[node.name], makers, ends, named) for node in now if node.name}
     claimed = {makers[output].name for output in ends} | set(named)
-    _give_to_makers(found, nodes, makers, claimed, {node.name: node.op_type for node in now})
+    _give_to_makers(found, nodes, makers, claimed, rewritten, added)
     order = {name: place for place, name in enumerate(nodes)}
     return {name: tuple(sorted(behind, key=order.__getitem__)) for name, behind in found.items()}
+
+
+def _makers(nodes: Iterable[NodeProto]) -> dict[str, NodeProto]:
+    """Which node makes each tensor; bodies may share names, and then the name tells nothing."""
+    found: dict[str, list[NodeProto]] = defaultdict(list)
+    for node in nodes:
+        for output in filter(None, node.output):
+            found[output].append(node)
+    return {output: several[0] for output, several in found.items() if len(several) == 1}
 
 
 def _give_to_makers(
@@ -67,30 +113,52 @@ def _give_to_makers(
     nodes: Mapping[str, NodeProto],
     makers: Mapping[str, NodeProto],
     claimed: Container[str],
-    op_types: Mapping[str, str],
+    rewritten: ModelProto,
+    added: Container[str],
 ) -> None:
     """Move what was fused into the operator before it, and left no name, to that operator.
 
-    Seen from the outputs it looks like a part of what reads it: the quantization of a result, or an addition whose
-    sum several operators read. What dequantizes is a part of each reader indeed.
+    Seen from the outputs it looks like a part of what reads it: the quantization of a result, or an addition that a
+    convolution does along the way. What dequantizes is a part of each reader indeed.
     """
     place = {name: index for index, name in enumerate(found)}
+    op_types = {node.name: node.op_type for node in all_nodes(rewritten)}
+    reads = _reads(rewritten, added)
     holders: dict[str, set[str]] = defaultdict(set)
     for owner, behind in found.items():
         for name in behind:
             holders[name].add(owner)
     for name, node in nodes.items():
-        quantizes = node.op_type == "QuantizeLinear"
-        if name in claimed or node.op_type == "DequantizeLinear" or not (quantizes or len(holders[name]) > 1):
+        if name in claimed or node.op_type == "DequantizeLinear":
             continue
         before = {owner for given in node.input if given in makers for owner in holders[makers[given].name]}
-        last = max(before - holders[name], key=place.__getitem__, default=None)
-        if last is None or (quantizes and not is_quantized(op_types[last])):
+        before -= holders[name]
+        last = max(before, key=place.__getitem__, default=None)
+        if last is None:
             continue
-        for owner in holders[name]:
-            found[owner].discard(name)
-        found[last].add(name)
-        holders[name] = {last}
+        if node.op_type == "QuantizeLinear":
+            moves = is_quantized(op_types[last])
+        else:  # its reader would read both of its operands, were it a part of the reader
+            moves = len(holders[name]) > 1 or any(before - reads[owner] for owner in holders[name])
+        if moves:
+            for owner in holders[name]:
+                found[owner].discard(name)
+            found[last].add(name)
+            holders[name] = {last}
+
+
+def _reads(model: ModelProto, added: Container[str]) -> Mapping[str, set[str]]:
+    """Which nodes each node reads from; changes of layout between them are looked through."""
+    made_by = {output: node for node in all_nodes(model) for output in node.output if output}
+    found: dict[str, set[str]] = defaultdict(set)
+    for node in all_nodes(model):
+        for given in node.input:
+            maker = made_by.get(given)
+            while maker is not None and maker.name in added:
+                maker = made_by.get(maker.input[0])
+            if maker is not None:
+                found[node.name].add(maker.name)
+    return found
 
 
 def _between(

@@ -80,7 +80,7 @@ class Kernel:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """Every operator in the order of its first call, and how long each profiled inference took as a whole, in ms.
+    """Every operator in the order in which they first end, and how long each profiled inference took as a whole, in ms.
 
     `resolution_ms` is the step of the runtime's clock for operators: a time is cut to a multiple of it.
     """
@@ -144,8 +144,9 @@ def load(
     `session_option_unknown`.
     """
     kind = _known(runtime)
+    module = _module(kind)
     _check_format(path, kind)
-    opened: Session = _module(kind).open_session(
+    opened: Session = module.open_session(
         path,
         threads=threads,
         providers=tuple(providers),

@@ -1,0 +1,64 @@
+"""One fresh child's profile of one model: where its time goes, operator by operator."""
+
+from pathlib import Path
+
+from pydantic import Field
+
+from app.domain.job import JobSpec, Role
+from workers.evaluation.operators import OperatorProfile, profile_operators
+from workers.evaluation.replicate import ORIGINAL
+from workers.runtimes.session import Runtime, load
+from workers.steps.feeds import first_feeds
+from workers.steps.requests import DatasetFile, ModelFile, Progress, RowSource, StepRequest
+from workers.steps.rows import rows_from
+
+
+class ProfileRequest(StepRequest):
+    """Profile one model in this process."""
+
+    spec: JobSpec
+    datasets: dict[Role, DatasetFile] = Field(default_factory=dict)
+    model: ModelFile
+    subject: str = ORIGINAL
+    """Whose profile this is: `original`, or a candidate's id."""
+    runtime: Runtime = "onnxruntime"
+    threads: int | None = Field(default=None, ge=1, le=256)
+    """Left out: the first that the job asks for."""
+    batch: int | None = Field(default=None, ge=1, le=4096)
+    """Left out: the first that the job asks for."""
+    seconds: float = Field(default=2.0, gt=0)
+    """About how long the model is run; at least ten profiled runs are made."""
+
+
+class ProfileResult(OperatorProfile):
+    """A profile, and what it is of."""
+
+    subject: str
+    batch: int
+    """Rows a call."""
+    rows: int
+    """Different rows that the calls cycled through."""
+
+
+def run(request: ProfileRequest, scratch: Path, folder: Path, progress: Progress) -> ProfileResult:
+    """Run the model with the runtime's profiler and without it.
+
+    Raises StepError `model_does_not_load`, `model_does_not_run`, `runtime_unavailable` or `profile_unavailable`.
+    """
+    measure = request.spec.measure
+    dataset = request.datasets.get("evaluation") or request.datasets.get("calibration")
+    session = load(
+        scratch / request.model.path,
+        threads=request.threads or measure.threads[0],
+        session_options=request.model.session_options,
+        runtime=request.runtime,
+    )
+    rows = rows_from(RowSource(dataset=dataset, shapes=measure.shapes), scratch, session)
+    batch = rows.size(request.batch or measure.batch[0])
+    feeds = first_feeds(rows, batch)
+    progress(0.1, "profiling by operator")
+    profile = profile_operators(session, feeds, seconds=request.seconds, scratch=folder)
+    session.close()
+    return ProfileResult(
+        **dict(profile), subject=request.subject, batch=batch, rows=min(len(feeds) * batch, rows.count)
+    )
