@@ -2,7 +2,8 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,14 +11,14 @@ from typing import Any
 
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, NodeProto
+from onnx import ModelProto, NodeProto, TensorProto
 
 from app.errors import StepError
 from workers.formats.onnx.graph import all_graphs, all_nodes
 from workers.formats.onnx.weights import dtype_name
-from workers.runtimes.onnx_runtime import opened, run_natively
+from workers.runtimes.onnx_runtime import opened, run_natively, session_options_of
 from workers.runtimes.origins import name_every_node, origins
-from workers.runtimes.session import Array, Kernel, Profile
+from workers.runtimes.session import CPU, Array, Kernel, Profile
 
 _WARM_UP = 2
 _RESOLUTION_MS = 0.001
@@ -47,6 +48,20 @@ class _Seen:
     output_bytes: list[int] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A model with the shapes that its tensors had in one run.
+
+    `model` is the file's, with a name for every node and without external data. `shapes` and `dtypes` are
+    by tensor, `calls` by node: in a loop a tensor has its last shape, and a node that did not run has no calls.
+    """
+
+    model: ModelProto
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    calls: Mapping[str, int]
+
+
 def profiled(
     path: Path,
     options: ort.SessionOptions,
@@ -56,29 +71,90 @@ def profiled(
     scratch: Path,
 ) -> Profile:
     """See `Session.profile`."""
-    model = onnx.load(path, load_external_data=False)
-    content = None
-    if name_every_node(model):
-        content = model.SerializeToString()
-        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    model, content = _named(path, options)
     runs = min(runs, max(1, _MOST_EVENTS // max(1, sum(1 for _ in all_nodes(model))) - _WARM_UP))
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
-        options.enable_profiling = True
-        options.profile_file_prefix = str(Path(folder, "profile"))
         options.optimized_model_filepath = str(Path(folder, "optimized.onnx"))
         # Weights beside it, or a model of more than 2 GiB could not be written.
         entry = "session.optimized_model_external_initializers"
         options.add_session_config_entry(f"{entry}_file_name", "weights.bin")
         options.add_session_config_entry(f"{entry}_min_size_in_bytes", str(_STORED_APART_BYTES))
-        session = opened(path, options, providers, content)
-        for index in range(_WARM_UP + runs):
-            run_natively(session, feeds[index % len(feeds)], None, path)
-        written = Path(session.end_profiling())
-        if written.stat().st_size > _MOST_BYTES:
-            raise _incomplete()
-        events = json.loads(written.read_bytes())
+        rounds = [feeds[index % len(feeds)] for index in range(_WARM_UP + runs)]
+        events = _recorded(path, content, options, providers, rounds, folder)
         rewritten = onnx.load(options.optimized_model_filepath, load_external_data=False)
     return read_events(events, model, rewritten)
+
+
+def observe(
+    path: Path, feed: Mapping[str, Array], scratch: Path, session_options: Mapping[str, str] | None = None
+) -> Observed:
+    """Run a model once as its file has it, nothing fused, and see every tensor's shape.
+
+    `scratch` is a folder for the runtime's own files. Raises StepError `model_does_not_load` or `model_does_not_run`.
+    """
+    options = session_options_of(1, "none", session_options or {})
+    model, content = _named(path, options)
+    with tempfile.TemporaryDirectory(dir=scratch) as folder:
+        events = _recorded(path, content, options, (CPU,), [feed], folder)
+    shapes: dict[str, tuple[int, ...]] = {name: tuple(values.shape) for name, values in feed.items()}
+    dtypes: dict[str, str] = {name: values.dtype.name for name, values in feed.items()}
+    for tensor in _stored(model):
+        shapes[tensor.name], dtypes[tensor.name] = tuple(tensor.dims), dtype_name(tensor.data_type)
+    nodes = {node.name: node for node in all_nodes(model)}
+    calls: Counter[str] = Counter()
+    for event in next(_inferences(events), ([], 0.0))[0]:
+        node = nodes.get(event["name"].removesuffix(_SUFFIX))
+        if node is None:  # inside a local function
+            continue
+        calls[node.name] += 1
+        # Outputs that nobody asked for have no name and no shape.
+        for output, entry in zip(filter(None, node.output), event["args"].get("output_type_shape") or (), strict=False):
+            for dtype, shape in entry.items():
+                shapes[output], dtypes[output] = tuple(shape), _NUMPY.get(dtype, dtype)
+    return Observed(model=model, shapes=shapes, dtypes=dtypes, calls=dict(calls))
+
+
+def _stored(model: ModelProto) -> Iterator[TensorProto]:
+    """Every weight and constant by the name of the value that it is."""
+    for graph in all_graphs(model):
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute if node.op_type == "Constant" else ():
+                if attribute.HasField("t"):
+                    tensor = TensorProto()
+                    tensor.CopyFrom(attribute.t)
+                    tensor.name = node.output[0]
+                    yield tensor
+
+
+def _named(path: Path, options: ort.SessionOptions) -> tuple[ModelProto, bytes | None]:
+    """The model with a name for every node, and its bytes in place of the file's where there was one without."""
+    model = onnx.load(path, load_external_data=False)
+    if not name_every_node(model):
+        return model, None
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
+    return model, model.SerializeToString()
+
+
+def _recorded(
+    path: Path,
+    content: bytes | None,
+    options: ort.SessionOptions,
+    providers: Sequence[str],
+    feeds: Iterable[Mapping[str, Array]],
+    folder: str,
+) -> Sequence[Mapping[str, Any]]:
+    """The trace events of one run on each of the feeds."""
+    options.enable_profiling = True
+    options.profile_file_prefix = str(Path(folder, "profile"))
+    session = opened(path, options, providers, content)
+    for feed in feeds:
+        run_natively(session, feed, None, path)
+    written = Path(session.end_profiling())
+    if written.stat().st_size > _MOST_BYTES:
+        raise _incomplete()
+    events: Sequence[Mapping[str, Any]] = json.loads(written.read_bytes())
+    return events
 
 
 def read_events(events: Sequence[Mapping[str, Any]], original: ModelProto, rewritten: ModelProto) -> Profile:

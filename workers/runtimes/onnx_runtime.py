@@ -94,15 +94,9 @@ class OnnxRuntimeSession:
         }
 
     def _options(self, *, fallback: bool = False) -> ort.SessionOptions:
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self._threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = LEVELS[self._optimization]
-        options.log_severity_level = ERROR
+        options = session_options_of(self._threads, self._optimization, self._session_options)
         if CPU not in self._providers and not fallback:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        for name, value in self._session_options.items():
-            options.add_session_config_entry(name, value)
         return options
 
     def _opened(self, options: ort.SessionOptions) -> ort.InferenceSession:
@@ -150,6 +144,18 @@ class OnnxRuntimeSession:
     def native(self) -> ort.InferenceSession:
         """The session itself, for onnxruntime's own tools."""
         return self._session
+
+
+def session_options_of(threads: int, optimization: Optimization, entries: Mapping[str, str]) -> ort.SessionOptions:
+    """Options as every session has them: so many intra-op threads, operators one after the other, errors alone told."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = LEVELS[optimization]
+    options.log_severity_level = ERROR
+    for name, value in entries.items():
+        options.add_session_config_entry(name, value)
+    return options
 
 
 def opened(

@@ -7,6 +7,7 @@ from pydantic import Field
 from app.domain.job import JobSpec, Role
 from workers.evaluation.operators import OperatorProfile, profile_operators
 from workers.evaluation.replicate import ORIGINAL
+from workers.evaluation.roofline import MachinePeaks, Roofline, roofline
 from workers.runtimes.session import Runtime, load
 from workers.steps.feeds import first_feeds
 from workers.steps.requests import DatasetFile, ModelFile, Progress, RowSource, StepRequest
@@ -28,6 +29,8 @@ class ProfileRequest(StepRequest):
     """Left out: the first that the job asks for."""
     seconds: float = Field(default=2.0, gt=0)
     """About how long the model is run; at least ten profiled runs are made."""
+    peaks: MachinePeaks | None = None
+    """The machine's with that many threads; left out, there is no roofline."""
 
 
 class ProfileResult(OperatorProfile):
@@ -38,6 +41,8 @@ class ProfileResult(OperatorProfile):
     """Rows a call."""
     rows: int
     """Different rows that the calls cycled through."""
+    roofline: Roofline | None = None
+    """Null where the request has no peaks."""
 
 
 def run(request: ProfileRequest, scratch: Path, folder: Path, progress: Progress) -> ProfileResult:
@@ -59,6 +64,16 @@ def run(request: ProfileRequest, scratch: Path, folder: Path, progress: Progress
     progress(0.1, "profiling by operator")
     profile = profile_operators(session, feeds, seconds=request.seconds, scratch=folder)
     session.close()
-    return ProfileResult(
+    found = ProfileResult(
         **dict(profile), subject=request.subject, batch=batch, rows=min(len(feeds) * batch, rows.count)
     )
+    if request.peaks is None:
+        return found
+    progress(0.8, "counting operations")
+    # These load `onnx`.
+    from workers.evaluation.operator_work import work_of
+    from workers.runtimes.onnx_profile import observe
+
+    observed = observe(scratch / request.model.path, feeds[0], folder, request.model.session_options)
+    work = work_of(observed, profile.operators)
+    return found.model_copy(update={"roofline": roofline(profile.operators, work, request.peaks)})
