@@ -172,7 +172,7 @@ class _Rules:
             bytes=work.bytes,
             ms=operator.ms,
             bound=self._bound(work, compute),
-            best_ms=round(best, 9),
+            best_ms=float(f"{best:.6g}"),
             reached=round(best / operator.ms, 4) if best and operator.ms else None,
             arithmetic="int8" if integers else "fp32",
             cached=self._stays(work),
@@ -246,8 +246,8 @@ class _Rules:
 
 
 def _could_be_int8(row: _Row) -> bool:
-    computes = row.work.bytes > 0 and row.bound.arithmetic == "fp32"
-    return computes and ("product" in row.work.kinds or row.work.op_types <= _WITH_INT8_KERNEL)
+    in_float = row.bound.arithmetic == "fp32" and row.bound.bound != "none"
+    return in_float and ("product" in row.work.kinds or row.work.op_types <= _WITH_INT8_KERNEL)
 
 
 def _could_have_int4_weights(row: _Row) -> bool:

@@ -100,6 +100,7 @@ def observe(
     dtypes: dict[str, str] = {name: values.dtype.name for name, values in feed.items()}
     for tensor in _stored(model):
         shapes[tensor.name], dtypes[tensor.name] = tuple(tensor.dims), dtype_name(tensor.data_type)
+    stored = frozenset(shapes) - set(feed)
     nodes = {node.name: node for node in all_nodes(model)}
     calls: Counter[str] = Counter()
     for event in next(_inferences(events), ([], 0.0))[0]:
@@ -107,10 +108,17 @@ def observe(
         if node is None:  # inside a local function
             continue
         calls[node.name] += 1
-        # Outputs that nobody asked for have no name and no shape.
-        for output, entry in zip(filter(None, node.output), event["args"].get("output_type_shape") or (), strict=False):
+        # Outputs that nobody asked for have neither a name nor a shape.
+        seen = list(zip(filter(None, node.output), event["args"].get("output_type_shape") or (), strict=False))
+        entries = event["args"].get("input_type_shape") or ()
+        given = [name for name in node.input if name]
+        if len(given) > len(entries):  # weights that were packed anew are left out
+            given = [name for name in given if name not in stored]
+        if len(given) == len(entries):
+            seen += [(name, entry) for name, entry in zip(given, entries, strict=True) if name not in shapes]
+        for name, entry in seen:
             for dtype, shape in entry.items():
-                shapes[output], dtypes[output] = tuple(shape), _NUMPY.get(dtype, dtype)
+                shapes[name], dtypes[name] = tuple(shape), _NUMPY.get(dtype, dtype)
     return Observed(model=model, shapes=shapes, dtypes=dtypes, calls=dict(calls))
 
 
