@@ -16,6 +16,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from app.errors import StepError
+from workers.formats.tflite.inspection import unique_names
 from workers.runtimes.session import CPU, Array, Optimization, Port, Profile, check_feeds
 
 XNNPACK = "xnnpack"
@@ -125,18 +126,13 @@ class LiteRtSession:
 
 
 def _ports(details: Sequence[Mapping[str, Any]]) -> tuple[Port, ...]:
-    """Names are made unique by a number, as TFLite does not ask for it; the order is the model's."""
     ports: list[Port] = []
-    taken: Counter[str] = Counter()
-    for entry in details:
-        name = entry["name"]
-        taken[name] += 1
-        signature = entry["shape_signature"]
-        sizes = signature if len(signature) else entry["shape"]
+    for name, entry in zip(unique_names([entry["name"] for entry in details]), details, strict=True):
+        sizes = entry["shape_signature"] if len(entry["shape_signature"]) else entry["shape"]
         dtype = np.dtype(entry["dtype"])
         ports.append(
             Port(
-                name=name if taken[name] == 1 else f"{name}_{taken[name]}",
+                name=name,
                 dtype="string" if dtype.kind in "SUO" else dtype.name,
                 shape=tuple(None if size < 0 else int(size) for size in sizes),
             )
