@@ -21,6 +21,9 @@ LEVELS = {
 # What onnxruntime calls the element types that NumPy calls otherwise.
 _DTYPES = {"float": "float32", "double": "float64"}
 
+_OF_ANOTHER = re.compile(r"[A-Z0-9_]+|xnnpack")
+"""Options of OpenVINO and of LiteRT; onnxruntime's have a dot."""
+
 ERROR = 3
 _FATAL = 4
 _SHOWN = 8
@@ -57,10 +60,10 @@ class OnnxRuntimeSession:
         session_options: dict[str, str],
         optimization: Optimization,
     ) -> None:
-        strange = sorted(name for name in session_options if "." not in name)
+        strange = sorted(name for name in session_options if _OF_ANOTHER.fullmatch(name))
         if strange:  # onnxruntime would take and ignore them
             raise StepError(
-                f"onnxruntime has no session option {strange[0]!r}; its options have a dot, as in session.…",
+                f"onnxruntime has no session option {strange[0]!r}; that is another runtime's.",
                 code="session_option_unknown",
             )
         missing = sorted(set(providers) - set(ort.get_available_providers()))
