@@ -6,7 +6,7 @@ CACM 52(4), 2009; Amdahl's law for the whole.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -84,7 +84,7 @@ class Potential(_Part):
     """Times faster, were each of them at its roofline with fewer bits and the others unchanged. Nothing can be faster;
     null where the int8 peak is not known."""
     same_efficiency: float | None
-    """Times faster, were each of them as near to its new roofline as it is to its present one."""
+    """Times faster, were each of them as near to its new roofline as it is to its present one: what to hope for."""
 
 
 class Roofline(_Part):
@@ -163,15 +163,14 @@ class _Rules:
 
     def row(self, operator: OperatorTime, work: Work) -> _Row:
         integers = self._peaks.int8_gops is not None and work.integers
-        compute, memory = self._compute_ms(work.flops, integers), self._memory_ms(work.weights, work.activations)
-        best = max(compute, memory)
+        best = self._best_ms(work)
         found = OperatorBound(
             name=operator.name,
             op_type=operator.op_type,
             flops=work.flops,
             bytes=work.bytes,
             ms=operator.ms,
-            bound=self._bound(work, compute),
+            bound=self._bound(work, self._compute_ms(work)),
             best_ms=float(f"{best:.6g}"),
             reached=round(best / operator.ms, 4) if best and operator.ms else None,
             arithmetic="int8" if integers else "fp32",
@@ -195,44 +194,43 @@ class _Rules:
 
     def with_int8(self, rows: Sequence[_Row]) -> Potential:
         """Products of integers, and a quarter of the bytes of all that has code for 8 bits."""
-
-        def best(work: Work) -> float:
-            memory = self._memory_ms(work.weights * _INT8_OF_FLOAT, work.activations * _INT8_OF_FLOAT)
-            return max(self._compute_ms(work.flops, "product" in work.kinds), memory)
-
-        found = self._potential(rows, _could_be_int8, best)
+        found = self._potential(rows, _could_be_int8, _in_int8)
         if self._peaks.int8_gops is None:
             return found.model_copy(update={"upper_bound": None, "same_efficiency": None})
         return found
 
     def with_int4_weights(self, rows: Sequence[_Row]) -> Potential:
-        """Weights of matrix products in 4 bits, everything else as it is."""
-
-        def best(work: Work) -> float:
-            memory = self._memory_ms(work.weights * _INT4_OF_FLOAT, work.activations)
-            return max(self._compute_ms(work.flops, False), memory)
-
-        return self._potential(rows, _could_have_int4_weights, best)
+        """Weights of matrix products in 4 bits, and the other operand in 8 on the way, which the fastest code does."""
+        return self._potential(rows, _could_have_int4_weights, _with_int4_weights)
 
     def _potential(
-        self, rows: Sequence[_Row], could: Callable[[_Row], bool], best: Callable[[Work], float]
+        self, rows: Sequence[_Row], could: Callable[[_Row], bool], fewer: Callable[[Work], Work]
     ) -> Potential:
         total = sum(row.bound.ms for row in rows)
         gaining = sum(row.bound.ms for row in rows if could(row))
         ideal = alike = total - gaining
         for row in filter(could, rows):
-            now, then = row.bound, best(row.work)
-            ideal += min(then, now.ms)  # what is faster than a peak says already is taken as it is
-            alike += now.ms * min(1.0, then / now.best_ms) if now.best_ms else now.ms
+            then = fewer(row.work)
+            ideal += min(self._best_ms(then), row.bound.ms)  # what is faster than a peak says already is taken as it is
+            # Where the cache's rate is not known, that of memory stands for it, before and after.
+            unknown = row.bound.bound == "cache" and self._peaks.cache_bandwidth_gbs is None
+            best = self._best_from_memory_ms if unknown else self._best_ms
+            alike += row.bound.ms * min(1.0, best(then) / (best(row.work) or 1.0))
         return Potential(
             share=round(gaining / total, 4) if total else 0.0,
             upper_bound=round(total / ideal, 4) if ideal else None,
             same_efficiency=round(total / alike, 4) if alike else None,
         )
 
-    def _compute_ms(self, flops: float, integers: bool) -> float:
-        rate = self._peaks.int8_gops if integers and self._peaks.int8_gops else self._peaks.fp32_gflops
-        return flops / rate / 1e6
+    def _best_ms(self, work: Work) -> float:
+        return max(self._compute_ms(work), self._memory_ms(work.weights, work.activations))
+
+    def _best_from_memory_ms(self, work: Work) -> float:
+        return max(self._compute_ms(work), work.bytes / self._peaks.bandwidth_gbs / 1e6)
+
+    def _compute_ms(self, work: Work) -> float:
+        rate = self._peaks.int8_gops if work.integers and self._peaks.int8_gops else self._peaks.fp32_gflops
+        return work.flops / rate / 1e6
 
     def _memory_ms(self, weights: float, activations: float) -> float:
         """Time of moving bytes from where they may lie: in the cache, if they fit, whose rate may not be known."""
@@ -243,6 +241,19 @@ class _Rules:
             cached, activations = cached + activations, 0.0
         inside = self._peaks.cache_bandwidth_gbs
         return (weights + activations) / self._peaks.bandwidth_gbs / 1e6 + (cached / inside / 1e6 if inside else 0.0)
+
+
+def _in_int8(work: Work) -> Work:
+    return replace(
+        work,
+        weights=work.weights * _INT8_OF_FLOAT,
+        activations=work.activations * _INT8_OF_FLOAT,
+        integers="product" in work.kinds,
+    )
+
+
+def _with_int4_weights(work: Work) -> Work:
+    return replace(work, weights=work.weights * _INT4_OF_FLOAT, integers=True)
 
 
 def _could_be_int8(row: _Row) -> bool:

@@ -114,7 +114,8 @@ def test_amdahl_by_hand() -> None:
 
 
 def test_four_bits_help_where_weights_are_waited_for() -> None:
-    """A product of one row: 5 ms of its 6 are its weights; a product of many rows, which computes."""
+    """A product of one row: 5 ms of its 6 are its bytes, nearly all of them weights; a product of many rows, which
+    computes for 5 of its 6 and would for 1.25 with the other operand in 8 bits."""
     found = of([
         (6.0, work(1e6, 4.8e7, 2e6, op_type="MatMul")),
         (6.0, work(5e8, 1e6, 1e6, op_type="MatMul")),
@@ -122,8 +123,19 @@ def test_four_bits_help_where_weights_are_waited_for() -> None:
 
     fewer = (4.8e7 * 5 / 32 + 2e6) / 1e7
     assert found.int4_weights.share == 1.0
-    assert found.int4_weights.upper_bound == pytest.approx(12 / (fewer + 5), rel=1e-3)
-    assert found.int4_weights.same_efficiency == pytest.approx(12 / (6 * fewer / 5 + 6), rel=1e-3)
+    assert found.int4_weights.upper_bound == pytest.approx(12 / (fewer + 1.25), rel=1e-3)
+    assert found.int4_weights.same_efficiency == pytest.approx(12 / (6 * fewer / 5 + 6 / 4), rel=1e-3)
+
+
+def test_where_the_cache_s_rate_is_not_known_memory_s_tells_what_to_hope_for() -> None:
+    peaks = PEAKS.model_copy(update={"cache_bytes": 100_000_000})
+    found = of([(6.0, work(1e6, 4.8e7, 2e6, op_type="MatMul"))], peaks, weight_bytes=4.8e7)
+
+    fewer = (4.8e7 * 5 / 32 + 2e6) / 1e7
+    assert found.operators[0].bound == "cache"
+    assert found.int4_weights.same_efficiency == pytest.approx(5 / fewer, rel=1e-3)
+    assert found.int4_weights.upper_bound is not None
+    assert found.int4_weights.upper_bound > found.int4_weights.same_efficiency
 
 
 def test_what_is_int8_already_gains_nothing() -> None:

@@ -102,6 +102,13 @@ def test_what_it_would_choose_by_the_machine_is_pinned_and_said(tmp_path: Path) 
     }
 
 
+def test_threads_are_those_that_it_really_takes(tmp_path: Path) -> None:
+    path = models.save(models.mlp(), tmp_path / "mlp.onnx")
+
+    assert load(path, runtime="openvino", threads=1).conditions["threads"] == 1
+    assert 1 <= load(path, runtime="openvino", threads=512).conditions["threads"] < 512
+
+
 def test_asking_for_another_option_changes_it_and_says_so(tmp_path: Path) -> None:
     path = models.save(models.mlp(), tmp_path / "mlp.onnx")
     options = {"PERFORMANCE_HINT": "THROUGHPUT", "session.x64quantprecision": "1"}
@@ -153,8 +160,14 @@ def test_a_damaged_file_does_not_load(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "feeds",
-    [{}, {"x": np.ones((2, 32))}, {"x": np.ones((2, 31), np.float32)}, {"z": np.ones((2, 32), np.float32)}],
-    ids=["nothing", "float64", "another width", "another name"],
+    [
+        {},
+        {"x": np.ones((2, 32))},
+        {"x": np.ones((2, 31), np.float32)},
+        {"z": np.ones((2, 32), np.float32)},
+        {"x": np.ones((2, 32), np.float32), "z": np.ones(1, np.float32)},
+    ],
+    ids=["nothing", "float64", "another width", "another name", "one too many"],
 )
 def test_wrong_feeds_are_refused_even_after_right_ones(feeds: dict[str, Array], tmp_path: Path) -> None:
     session = load(models.save(models.mlp(), tmp_path / "mlp.onnx"), runtime="openvino")
