@@ -30,14 +30,14 @@ class ModelInspection(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal["onnx"] = "onnx"
+    format: Literal["onnx", "tflite"] = "onnx"
     files: tuple[str, ...]
     """The main file first, then those beside it that belong to the model."""
     inputs: tuple[TensorSpec, ...]
     """What a caller must feed; initializers, which older files list as inputs too, are left out."""
     outputs: tuple[TensorSpec, ...]
     opset: int | None
-    """Version of the default operator set; null where no operator of it is used."""
+    """Version of the default operator set; null where no operator of it is used, and for TFLite."""
     opsets: dict[str, int]
     """Every operator set by its domain; the default one is "ai.onnx"."""
     parameters: int = Field(ge=0)

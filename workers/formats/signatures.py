@@ -60,7 +60,7 @@ def signature(head: bytes) -> str | None:
 _INSTEAD = {
     "zip": "It is a ZIP archive",
     "npy": "It is a single NumPy array",
-    "tflite": "It is a TFLite model, which this version does not take: upload the ONNX export",
+    "tflite": "It is a TFLite model, which can be measured but not optimized: upload the ONNX export",
     "ort": "It is in onnxruntime's own ORT format: upload the .onnx file that it was made from",
     "hdf5": "It is an HDF5 file (Keras?): export the model with tf2onnx",
     "gguf": "It is a GGUF file: export the model to ONNX",

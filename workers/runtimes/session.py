@@ -3,21 +3,41 @@
 A runtime never falls back: what cannot be had as asked for is an error that says so.
 """
 
+import importlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import StepError
+from workers.formats.signatures import file_head, signature
 
 Array = NDArray[Any]
 Optimization = Literal["none", "basic", "extended", "all"]
 
+Runtime = Literal["onnxruntime", "openvino", "litert"]
+
 CPU = "CPUExecutionProvider"
+
+RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
+
+_MODULES: dict[Runtime, str] = {
+    "onnxruntime": "workers.runtimes.onnx_runtime",
+    "openvino": "workers.runtimes.openvino_runtime",
+    "litert": "workers.runtimes.litert",
+}
+"""Where each runtime's `open_session` and `version` are; loaded when asked for, since a measuring child that loads no
+model (the zero of peak memory) should not pay for an import."""
+
+_PACKAGES: dict[Runtime, str] = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino, which the extra `openvino` of bitpress-service brings",
+    "litert": "ai-edge-litert, which the extra `tflite` of bitpress-service brings",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +57,44 @@ class Port:
         return self.dtype != ""
 
 
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One operator as the runtime ran it.
+
+    `op_type` is the operator after the runtime's rewriting, and `kernel` the code that ran for it, as far as the
+    runtime tells. `calls` are those of one inference. `ms` is its time in each profiled inference, or the one mean of
+    all where the runtime tells no more, without what ran inside a nested body. `output_bytes` are those of one call,
+    None where the runtime does not tell. `nodes` are the nodes of the model's file that it stands for, by name (by
+    first output where they have none): none for what the runtime added itself.
+    """
+
+    name: str
+    op_type: str
+    kernel: str
+    provider: str
+    calls: float
+    ms: tuple[float, ...]
+    output_bytes: int | None
+    nodes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Every operator in the order in which they first end, and how long each profiled inference took as a whole, in ms.
+
+    `resolution_ms` is the step of the runtime's clock for operators: a time is cut to a multiple of it.
+    """
+
+    kernels: tuple[Kernel, ...]
+    run_ms: tuple[float, ...]
+    resolution_ms: float
+
+
 class Session(Protocol):
     """A model that is loaded and can be run.
 
     `load_ms` is the wall time of loading it; `conditions` say what its numbers hold for (runtime,
-    version, providers, threads, session options).
+    version, providers or device, threads, session options, and every hint that changes what is computed).
     """
 
     inputs: tuple[Port, ...]
@@ -54,6 +107,18 @@ class Session(Protocol):
 
         Raises StepError `model_does_not_run`.
         """
+        ...
+
+    def profile(self, feeds: Sequence[Mapping[str, Array]], runs: int, scratch: Path) -> Profile:
+        """Time every operator over so many runs, which cycle through the feeds, after two that are not counted.
+
+        In a second session, with the same options: profiling slows a session down. `scratch` is a folder for the
+        runtime's own files. Raises StepError `profile_unavailable` where the runtime does not tell.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what the runtime holds; nothing can be run any more."""
         ...
 
 
@@ -71,26 +136,79 @@ def load(
     optimization: Optimization = "all",
     runtime: str = "onnxruntime",
 ) -> Session:
-    """Open a model file.
+    """Open a model file: ONNX on onnxruntime and OpenVINO, TFLite on LiteRT.
 
-    `threads` are intra-op threads. `session_options` are the runtime's configuration entries by
-    name; those that an artifact requires must be given here. Raises StepError
-    `model_does_not_load`, `provider_unavailable` or `runtime_unavailable`.
+    `threads` are intra-op threads. `session_options` are the runtime's configuration entries by name; those that an
+    artifact requires must be given here, and what of them is another runtime's stands in `conditions`. Raises
+    StepError `model_does_not_load`, `provider_unavailable`, `runtime_unavailable`, `runtime_not_for_format` or
+    `session_option_unknown`.
     """
-    if runtime != "onnxruntime":
-        raise StepError(
-            f"The runtime {runtime!r} is not part of this worker; use onnxruntime.", code="runtime_unavailable"
-        )
-    # A measuring child that loads no model (the zero of peak memory) should not pay for the import.
-    from workers.runtimes.onnx_runtime import OnnxRuntimeSession
-
-    return OnnxRuntimeSession(
+    kind = _known(runtime)
+    module = _module(kind)
+    _check_format(path, kind)
+    opened: Session = module.open_session(
         path,
         threads=threads,
         providers=tuple(providers),
         session_options=dict(session_options or {}),
         optimization=optimization,
     )
+    return opened
+
+
+def available_runtimes() -> dict[Runtime, str]:
+    """The runtimes that load in this process, with their versions. Loads every one that is installed."""
+    found: dict[Runtime, str] = {}
+    for runtime in RUNTIMES:
+        try:
+            found[runtime] = _module(runtime).version()
+        except StepError:
+            continue
+    return found
+
+
+def _known(runtime: str) -> Runtime:
+    if runtime not in RUNTIMES:
+        raise StepError(
+            f"The runtime {runtime!r} is not part of this worker; use {', '.join(RUNTIMES)}.",
+            code="runtime_unavailable",
+        )
+    return runtime
+
+
+def _module(runtime: Runtime) -> Any:
+    try:
+        return importlib.import_module(_MODULES[runtime])
+    except (ImportError, OSError) as error:  # OSError: a shared library that the machine lacks
+        raise StepError(
+            f"The runtime {runtime} does not load on this worker ({error}). It needs the package {_PACKAGES[runtime]}.",
+            code="runtime_unavailable",
+        ) from error
+
+
+def _check_format(path: Path, runtime: Runtime) -> None:
+    is_tflite = path.is_file() and signature(file_head(path)) == "tflite"
+    if is_tflite != (runtime == "litert"):
+        found, wanted = ("a TFLite", "litert") if is_tflite else ("not a TFLite", "onnxruntime or openvino")
+        raise StepError(
+            f"The file is {found} model, which {runtime} does not run here; use the runtime {wanted}.",
+            code="runtime_not_for_format",
+        )
+
+
+def check_feeds(ports: Sequence[Port], feeds: Mapping[str, Array]) -> None:
+    """Refuse what a runtime would quietly convert, or fill with what was fed before.
+
+    Raises StepError `model_does_not_run`.
+    """
+    names = {port.name for port in ports}
+    if feeds.keys() != names:
+        wrong = ", ".join(repr(name) for name in sorted(feeds.keys() ^ names))
+        raise StepError(f"The inputs fed are not the model's: see {wrong}.", code="model_does_not_run")
+    for port in ports:
+        given = feeds[port.name].dtype.name
+        if given != port.dtype and port.dtype != "string":
+            raise StepError(f"Input {port.name!r} takes {port.dtype}, and was fed {given}.", code="model_does_not_run")
 
 
 def run_batches(

@@ -5,9 +5,13 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.domain.model import ModelInspection
+from app.errors import RejectedInput, StepError
 from workers.formats.limits import InputLimits
 from workers.formats.model_files import open_model
 from workers.formats.onnx.inspection import inspect_onnx
+from workers.formats.signatures import file_head, signature
+from workers.formats.tflite.inspection import inspect_tflite
+from workers.runtimes.session import load
 from workers.steps.inputs import Progress, ScratchPath
 
 
@@ -24,10 +28,28 @@ class InspectModelRequest(BaseModel):
 def run(request: InspectModelRequest, scratch: Path, folder: Path, progress: Progress) -> ModelInspection:
     """Describe a model and make sure that the runtime loads it; nothing is run.
 
-    An archive is unpacked into `folder/files`. Raises RejectedInput.
+    An archive is unpacked into `folder/files`. A TFLite model is loaded where this worker has LiteRT, and its notes
+    say so where it has not. Raises RejectedInput.
     """
     files = open_model(scratch / request.path, folder / "files", request.limits)
+    if signature(file_head(files.main)) == "tflite":
+        described = inspect_tflite(files.main, limits=request.limits, progress=progress)
+        progress(0.3, "loading the model")
+        notes = (*described.notes, *_loads_on_litert(files.main))
+        return described.model_copy(update={"files": (request.file_name,), "notes": notes})
     found = inspect_onnx(files.main, beside=files.beside, limits=request.limits, progress=progress)
     if files.main == scratch / request.path:
         return found.model_copy(update={"files": (request.file_name,)})
     return found
+
+
+def _loads_on_litert(path: Path) -> tuple[str, ...]:
+    """What to note; nothing where it loads. Raises RejectedInput `unsupported_operator` or `invalid_model`."""
+    try:
+        load(path, runtime="litert").close()
+    except StepError as error:
+        if error.code == "runtime_unavailable":
+            return ("Whether LiteRT loads it was not tried: the worker that looked has no LiteRT.",)
+        codes = {"provider_unavailable": "unsupported_operator", "model_does_not_load": "invalid_model"}
+        raise RejectedInput(error.detail, code=codes.get(error.code, "invalid_model")) from error
+    return ()

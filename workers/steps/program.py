@@ -32,6 +32,7 @@ STEPS: dict[str, str] = {
         "candidates",
         "measure_latency",
         "measure_load",
+        "profile",
         "precision",
         "gate",
         "package",

@@ -8,6 +8,7 @@ import pytest
 from app.domain.target import Fingerprint
 from tests.integration.sandbox.conftest import Start
 from tests.integration.sandbox.trial import Trial, limits
+from tests.parts import models
 from workers.hardware.probe import probe
 from workers.sandbox.limits import GiB
 
@@ -53,3 +54,32 @@ def test_torch(start: Start) -> None:
         found = Trial(child).expect("torch")
     assert found["set"] == 2
     assert found["threads"] >= 2
+
+
+@pytest.mark.parametrize("user", ["own user", "another user"])
+@pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed (extra `openvino`)")
+def test_openvino(start: Start, scratch: Path, user: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    options = {} if user == "own user" else request.getfixturevalue("as_another_user")
+    models.save(models.conv_net(), scratch / "model.onnx")
+    with start(**options, target="libraries:serve", limits=limits(memory_bytes=4 * GiB)) as child:
+        found = Trial(child).expect("openvino", model="model.onnx", scratch=str(scratch))
+    assert found["shapes"] == [[3, 10]]
+    assert found["conditions"]["threads"] >= 1
+    assert found["left"] == [], "no cache is left behind"
+    assert "Operation not permitted" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("user", ["own user", "another user"])
+@pytest.mark.skipif(
+    importlib.util.find_spec("ai_edge_litert") is None, reason="LiteRT is not installed (extra `tflite`)"
+)
+def test_litert(start: Start, scratch: Path, user: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    from tests.parts import tflite_models
+
+    options = {} if user == "own user" else request.getfixturevalue("as_another_user")
+    tflite_models.save(tflite_models.dense(), scratch / "model.tflite")
+    with start(**options, target="libraries:serve", limits=limits(memory_bytes=4 * GiB)) as child:
+        found = Trial(child).expect("litert", model="model.tflite", scratch=str(scratch))
+    assert found["shapes"] == [[3, 3]]
+    assert found["conditions"]["delegate"] == "XNNPACK"
+    assert "Operation not permitted" not in (tmp_path / "log").read_text()

@@ -1,15 +1,19 @@
 """A model behind the small interface: as asked for, or an error that says why not."""
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
 from app.errors import StepError
 from tests.parts import models
-from workers.runtimes.session import Port, available_threads, load, numpy_dtype, run_batches
+from workers.runtimes.session import Port, available_runtimes, available_threads, load, numpy_dtype, run_batches
 
 
 @pytest.fixture
@@ -82,11 +86,75 @@ def test_a_provider_that_is_not_there_is_no_reason_to_take_another(mlp: Path) ->
     assert raised.value.code == "provider_unavailable"
 
 
-def test_another_runtime_is_refused(mlp: Path) -> None:
+def test_what_would_fall_back_to_the_processor_is_named(tmp_path: Path) -> None:
+    """The Azure provider comes with every onnxruntime, and runs none of these operators."""
+    path = models.save(models.mlp(), tmp_path / "mlp.onnx")
+
     with pytest.raises(StepError) as raised:
-        load(mlp, runtime="openvino")
+        load(path, providers=("AzureExecutionProvider",))
+
+    assert raised.value.code == "provider_unavailable"
+    assert "'dense/MatMul' (MatMul)" in raised.value.detail
+    assert "CPUExecutionProvider" in raised.value.detail
+
+
+def test_falling_back_is_allowed_where_both_are_asked_for(mlp: Path) -> None:
+    session = load(mlp, providers=("AzureExecutionProvider", "CPUExecutionProvider"))
+
+    assert session.run({"x": np.ones((1, 32), np.float32)})[0].shape == (1, 5)
+    assert session.conditions["providers"] == ["AzureExecutionProvider", "CPUExecutionProvider"]
+
+
+def test_an_option_of_another_runtime_is_no_option_here(mlp: Path) -> None:
+    with pytest.raises(StepError) as raised:
+        load(mlp, session_options={"NUM_STREAMS": "1"})
+
+    assert raised.value.code == "session_option_unknown"
+
+
+def test_an_unknown_runtime_is_refused(mlp: Path) -> None:
+    with pytest.raises(StepError) as raised:
+        load(mlp, runtime="caffe")
 
     assert raised.value.code == "runtime_unavailable"
+    assert "onnxruntime" in raised.value.detail
+
+
+@pytest.mark.parametrize(("runtime", "package"), [("openvino", "openvino"), ("litert", "ai_edge_litert")])
+def test_a_runtime_that_is_not_installed_says_what_to_install(runtime: str, package: str, mlp: Path) -> None:
+    """In a process of its own, in which the package cannot be found."""
+    program = (
+        "import sys\n"
+        f"sys.modules[{package!r}] = None\n"
+        "from pathlib import Path\n"
+        "from app.errors import StepError\n"
+        "from workers.runtimes.session import available_runtimes, load\n"
+        "try:\n"
+        f"    load(Path({str(mlp)!r}), runtime={runtime!r})\n"
+        "except StepError as error:\n"
+        "    print(error.code, error.detail)\n"
+        f"assert {runtime!r} not in available_runtimes()\n"
+        "assert 'onnxruntime' in available_runtimes()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("runtime_unavailable ")
+    assert package.replace("_", "-") in done.stdout
+
+
+def test_the_runtimes_here_have_their_versions() -> None:
+    found = available_runtimes()
+
+    assert found["onnxruntime"] == ort.__version__
+    assert all(re.match(r"\d+\.\d+", version) for version in found.values())
+
+
+def test_after_closing_there_is_nothing_to_run(mlp: Path) -> None:
+    session = load(mlp)
+    session.close()
+
+    with pytest.raises(AttributeError):
+        session.run({"x": np.ones((1, 32), np.float32)})
 
 
 def test_what_cannot_be_loaded_is_told_without_places(tmp_path: Path) -> None:

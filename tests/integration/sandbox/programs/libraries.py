@@ -69,6 +69,28 @@ def torch() -> dict[str, Any]:
     return {"threads": _threads(), "set": library.get_num_threads()}
 
 
+def openvino(model: str, scratch: str) -> dict[str, Any]:
+    """A model compiled and run by OpenVINO, through the interface that steps use."""
+    return _ran("openvino", model, scratch)
+
+
+def litert(model: str, scratch: str) -> dict[str, Any]:
+    """A TFLite model, likewise."""
+    return _ran("litert", model, scratch)
+
+
+def _ran(runtime: str, model: str, scratch: str) -> dict[str, Any]:
+    import numpy as np
+
+    from workers.runtimes.session import load
+
+    session = load(Path(scratch, model), threads=2, runtime=runtime)
+    rows = {port.name: np.ones([size or 3 for size in port.shape], port.dtype) for port in session.inputs}
+    shapes = [list(output.shape) for output in session.run(rows)]
+    left = sorted(path.name for path in Path(scratch, "tmp").iterdir())
+    return {"conditions": session.conditions, "shapes": shapes, "left": left}
+
+
 def pyarrow() -> int:
     import pyarrow as library
     import pyarrow.parquet as parquet
@@ -109,7 +131,10 @@ def _threads() -> int:
     return int(status.split("Threads:")[1].split()[0])
 
 
-ACTS = {act.__name__: act for act in (numpy, onnxruntime, quantizer, torch, pyarrow, pillow, readings, machine)}
+ACTS = {
+    act.__name__: act
+    for act in (numpy, onnxruntime, quantizer, torch, openvino, litert, pyarrow, pillow, readings, machine)
+}
 
 
 def serve(scratch: Path, commands: TextIO, progress: Progress) -> None:

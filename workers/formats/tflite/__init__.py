@@ -1,0 +1,1 @@
+"""TFLite files: read and describe them, trusting none of their claims."""
