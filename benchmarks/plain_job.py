@@ -51,6 +51,8 @@ def run_plainly(scratch: Path, job: dict[str, Any]) -> float:
         common,
         batches=baseline["batches"],
         cases=baseline["cases"],
+        runtimes=baseline["runtimes"],
+        peaks=None,
         replicates=REPLICATES,
         most_replicates=REPLICATES,
         seconds=MEASURE_SECONDS,
@@ -58,7 +60,8 @@ def run_plainly(scratch: Path, job: dict[str, Any]) -> float:
         beside=lambda step: {"wide": []},
         show=lambda share, text: None,
     )
-    last = common | {"measurements": measuring.run()}
+    measured = measuring.run()
+    last = common | {"measurements": measured.folders, "profiles": measured.profiles}
     source = {"id": job["model"], "name": "plain", "sha256": "0" * 64, "bytes": 1}
     package = {"job": job["id"], "source": source, "data": {}, "steps": []}
     _steps(scratch, [("gate", "gate", last), ("package", "package", last | package)])

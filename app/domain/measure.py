@@ -24,6 +24,14 @@ class Load(_Part):
     seconds: float = Field(default=2.0, gt=0, le=60)
 
 
+Runtime = Literal["onnxruntime", "openvino", "litert"]
+
+USUAL_RUNTIME: dict[str, Runtime] = {"onnx": "onnxruntime", "tflite": "litert"}
+"""By a model's format."""
+
+RUNTIMES_OF: dict[str, tuple[Runtime, ...]] = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert",)}
+"""By a model's format, the usual one first."""
+
 CaseName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 
 
@@ -47,7 +55,9 @@ class Measure(_Part):
     """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
     load: Load | None = None
     """Left out, only single calls are measured."""
-    runtime: Literal["onnxruntime", "auto"] = "onnxruntime"
+    runtime: Runtime | Literal["auto"] | None = None
+    """What runs the model; left out, onnxruntime, and LiteRT for TFLite models. `auto` times it on every runtime that
+    the worker has, and says which wins; metrics, and goals, are those of the usual one."""
 
     @model_validator(mode="after")
     def _few_conditions(self) -> Self:

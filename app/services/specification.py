@@ -13,6 +13,7 @@ from app.domain.fit import fit
 from app.domain.goal import CEILINGS
 from app.domain.ids import is_id
 from app.domain.job import JobSpec
+from app.domain.measure import RUNTIMES_OF, USUAL_RUNTIME
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes
 from app.domain.model import Dimension, TensorSpec, shape_text
@@ -70,9 +71,12 @@ def check(session: Session, body: Any) -> Checked:
         checked.errors.extend(found for found in schema_errors(error, body) if found.pointer not in known)
         parts = valid_parts(body, checked.errors)
     _find_inputs(session, body, checked)
+    if checked.spec is not None:
+        checked.spec = _with_runtime(checked.spec, checked.model)
     if (spec := parts.spec) is not None:
         before = list(checked.errors)
         _check_kind(spec, checked)
+        _check_runtime(spec, checked)
         _check_recipe(spec, checked)
         _check_target(session, spec, checked)
         _check_goal(spec, checked)
@@ -81,6 +85,18 @@ def check(session: Session, body: Any) -> Checked:
         later = [parts.in_body(found) for found in checked.errors[len(before) :]]
         checked.errors = before + [found for found in later if not any(_overlap(found, known) for known in before)]
     return checked
+
+
+def _with_runtime(spec: JobSpec, model: Model | None) -> JobSpec:
+    """The specification with the runtime that is meant where none is named."""
+    if spec.measure.runtime is not None:
+        return spec
+    measure = spec.measure.model_copy(update={"runtime": USUAL_RUNTIME[_format(model)]})
+    return spec.model_copy(update={"measure": measure})
+
+
+def _format(model: Model | None) -> str:
+    return str(((model.inspection if model is not None else None) or {}).get("format") or "onnx")
 
 
 def _overlap(one: FieldError, other: FieldError) -> bool:
@@ -190,6 +206,22 @@ def _check_kind(spec: JobSpec, checked: Checked) -> None:
         elif constraint.metric in METRICS and METRICS[constraint.metric].relative_to_original:
             detail = f"{alone}: {constraint.metric} says how well an artifact follows it."
             checked.errors.append(FieldError(f"{place}/metric", "nothing_to_compare", detail))
+
+
+def _check_runtime(spec: JobSpec, checked: Checked) -> None:
+    """Whether the runtime that is named can run the format of the model, and the job can do anything with that."""
+    known = _format(checked.model)
+    if known != "onnx" and spec.kind == "optimize":
+        detail = (
+            f"A {known} model can be measured (kind: evaluate) and not be optimized here: upload it as ONNX for that."
+        )
+        checked.errors.append(FieldError("/model", "format_not_optimizable", detail))
+    runtime = spec.measure.runtime
+    if runtime not in (None, "auto", *RUNTIMES_OF[known]):
+        detail = (
+            f"{runtime} runs no {known} models: leave measure.runtime out, or say {' or '.join(RUNTIMES_OF[known])}."
+        )
+        checked.errors.append(FieldError("/measure/runtime", "runtime_not_for_format", detail))
 
 
 def _check_recipe(spec: JobSpec, checked: Checked) -> None:

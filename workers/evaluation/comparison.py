@@ -49,6 +49,7 @@ def compare_latency(replicates: Sequence[LatencyReplicate]) -> Comparison:
         conditions={
             "threads": first.threads,
             "batch": first.batch,
+            "runtime": first.conditions["original"].get("runtime"),
             **({"case": first.case} if first.case is not None else {}),
         },
     )

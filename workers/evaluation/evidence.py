@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from app.domain.measurement import Measurement
 from workers.evaluation.comparison import Comparison, compare_exact, compare_latency, compare_paired
@@ -121,9 +121,10 @@ def alone(
 
 def by_conditions(replicates: Iterable[LatencyReplicate]) -> list[list[LatencyReplicate]]:
     """The children of each condition, the first child's first."""
-    groups: dict[tuple[int, int, str | None], list[LatencyReplicate]] = {}
+    groups: dict[tuple[Any, ...], list[LatencyReplicate]] = {}
     for replicate in replicates:
-        groups.setdefault((replicate.threads, replicate.batch, replicate.case), []).append(replicate)
+        runtime = replicate.conditions["original"].get("runtime")
+        groups.setdefault((replicate.threads, replicate.batch, replicate.case, runtime), []).append(replicate)
     return list(groups.values())
 
 

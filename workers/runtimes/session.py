@@ -13,13 +13,12 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from app.domain.measure import USUAL_RUNTIME, Runtime
 from app.errors import StepError
 from workers.formats.signatures import file_head, signature
 
 Array = NDArray[Any]
 Optimization = Literal["none", "basic", "extended", "all"]
-
-Runtime = Literal["onnxruntime", "openvino", "litert"]
 
 CPU = "CPUExecutionProvider"
 
@@ -156,15 +155,24 @@ def load(
     return opened
 
 
-def available_runtimes() -> dict[Runtime, str]:
-    """The runtimes that load in this process, with their versions. Loads every one that is installed."""
+def available_runtimes(asked: Iterable[Runtime] = RUNTIMES) -> dict[Runtime, str]:
+    """The runtimes that load in this process, with their versions. Loads every one of those asked for that is there."""
     found: dict[Runtime, str] = {}
-    for runtime in RUNTIMES:
+    for runtime in asked:
         try:
             found[runtime] = _module(runtime).version()
         except StepError:
             continue
     return found
+
+
+def usual_runtime(path: Path) -> Runtime:
+    """What runs a model file where nobody says what should."""
+    return USUAL_RUNTIME["tflite" if _is_tflite(path) else "onnx"]
+
+
+def _is_tflite(path: Path) -> bool:
+    return path.is_file() and signature(file_head(path)) == "tflite"
 
 
 def _known(runtime: str) -> Runtime:
@@ -187,7 +195,7 @@ def _module(runtime: Runtime) -> Any:
 
 
 def _check_format(path: Path, runtime: Runtime) -> None:
-    is_tflite = path.is_file() and signature(file_head(path)) == "tflite"
+    is_tflite = _is_tflite(path)
     if is_tflite != (runtime == "litert"):
         found, wanted = ("a TFLite", "litert") if is_tflite else ("not a TFLite", "onnxruntime or openvino")
         raise StepError(

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from app.domain.measurement import UNITS, Measurement
 from workers.formats.onnx.weights import external_files
+from workers.formats.signatures import file_head, signature
 
 _BLOCK = 2**20
 
@@ -32,7 +33,8 @@ def describe(main: Path) -> tuple[StoredFile, ...]:
 
 def describe_model(main: Path) -> tuple[StoredFile, ...]:
     """The files of an original: the model and the data files that it names, whatever else lies there."""
-    names = external_files(onnx.load(main, load_external_data=False))
+    tflite = signature(file_head(main)) == "tflite"
+    names = () if tflite else external_files(onnx.load(main, load_external_data=False))
     return tuple(_stored(main.parent / name, main.parent) for name in (main.name, *names))
 
 

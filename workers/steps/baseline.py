@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
+from app.domain.measure import RUNTIMES_OF, Runtime
 from app.domain.measurement import Measurement
 from app.domain.metric import METRICS, MetricChoice
+from app.errors import StepError
 from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for, save_scores
-from workers.runtimes.session import Array, load
+from workers.runtimes.session import Array, load, usual_runtime
 from workers.steps.artifact import artifact_bytes, describe_model
 from workers.steps.decoding import TOKENS, decoder_cases
 from workers.steps.inputs import Progress
@@ -33,7 +35,8 @@ class BaselineResult(BaseModel):
     labels; both relative to the step's folder. `output` is the one that metrics look at unless told otherwise.
     `unusual` counts rows with infinite values, or values that are no numbers, by output. `metrics` are
     those of the job, of the candidates too. `batches` are the rows a call that latency is measured with, `cases` the
-    further shapes by name: the job's, or the two that a decoder is served in.
+    further shapes by name: the job's, or the two that a decoder is served in. `runtimes` are those that latency is
+    measured on; metrics are those of the first.
     """
 
     source: Source
@@ -46,6 +49,7 @@ class BaselineResult(BaseModel):
     metrics: tuple[MetricChoice, ...]
     batches: tuple[int, ...]
     cases: dict[str, dict[str, tuple[int, ...]]]
+    runtimes: tuple[Runtime, ...]
     measurements: tuple[Measurement, ...]
     running_seconds: float = 0.0
     notes: tuple[str, ...] = ()
@@ -59,11 +63,12 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     progress(0.0, "loading the model")
     model = scratch / request.model
     options = request.session_options
-    session = load(model, session_options=options)
+    runtimes, left_out = _runtimes(request, model)
+    session = load(model, session_options=options, runtime=runtimes[0])
     rows = rows_of(request, scratch, session)
     batch = request.spec.measure.batch[0]
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
-        session = load(model, threads=threads, session_options=options)
+        session = load(model, threads=threads, session_options=options, runtime=runtimes[0])
     kept = run_over(session, rows, folder / OUTPUTS, lambda share, text: progress(0.9 * share, text), batch=batch)
     metrics = _metrics(request, rows)
     labels = _labels(metrics, rows, kept)
@@ -85,6 +90,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         unusual=kept.unusual,
         metrics=metrics,
         batches=batches,
+        runtimes=runtimes,
         cases=request.spec.measure.cases or decoder_cases(session.inputs, _tokens(rows)),
         measurements=(artifact_bytes(describe_model(model)), *accuracy.measurements),
         running_seconds=kept.running_seconds,
@@ -94,8 +100,28 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
             *kept.notes,
             *about_unusual(kept, "original"),
             *_fixed(request.spec.measure.batch, batches),
+            *left_out,
         ),
     )
+
+
+def _runtimes(request: BaselineRequest, model: Path) -> tuple[tuple[Runtime, ...], tuple[str, ...]]:
+    """The runtimes to measure on, the one for metrics first, and notes on those that cannot run the model."""
+    asked, usual = request.measure.runtime, usual_runtime(model)
+    if asked != "auto":
+        return (asked or usual,), ()
+    found, notes = [usual], []
+    others = [runtime for runtimes in RUNTIMES_OF.values() if usual in runtimes for runtime in runtimes]
+    for runtime in others:
+        if runtime == usual:
+            continue
+        try:
+            load(model, session_options=request.session_options, runtime=runtime).close()
+        except StepError as error:
+            notes.append(f"{runtime} was not timed: {error.detail}")
+        else:
+            found.append(runtime)
+    return tuple(found), tuple(notes)
 
 
 def accuracy_of(

@@ -173,14 +173,14 @@ def _run(
 ) -> Kept:
     """Load the artifact as anyone would, then with the options that it requires, and run it."""
     batch = request.spec.measure.batch[0]
-    options = produced.session_options
+    options, runtime = produced.session_options, baseline.runtimes[0]
     try:
-        session = load(produced.file)
+        session = load(produced.file, runtime=runtime)
         if options:
-            session = load(produced.file, session_options=options)
+            session = load(produced.file, session_options=options, runtime=runtime)
         rows = rows_of(request, scratch, session)
         if (threads := worthwhile_threads(session, rows, batch)) > 1:
-            session = load(produced.file, threads=threads, session_options=options)
+            session = load(produced.file, threads=threads, session_options=options, runtime=runtime)
         return run_over(
             session, rows, home / OUTPUTS, progress, batch=batch, wanted=baseline.names, most_rows=baseline.rows
         )

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.domain.job import Gate
 from app.domain.measurement import Measurement
@@ -12,12 +12,15 @@ from workers.evaluation.comparison import Comparison
 from workers.evaluation.conclusion import conclude, describe
 from workers.evaluation.evidence import Evidence, alone, gather, timed
 from workers.evaluation.gate import Verdict, judge_goal
+from workers.evaluation.potential import potential
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate
+from workers.evaluation.runtime_choice import compare_runtimes
 from workers.evaluation.selection import choose, pareto
 from workers.evaluation.under_load import loads
 from workers.steps.baseline import BaselineResult
 from workers.steps.candidates import Candidate, CandidatesResult
 from workers.steps.inputs import Progress, ScratchPath
+from workers.steps.profile import ProfileResult
 from workers.steps.requests import JobRequest, read_result
 
 
@@ -28,6 +31,10 @@ class GateRequest(JobRequest):
     candidates: ScratchPath = "candidates"
     measurements: tuple[ScratchPath, ...] = ()
     """Folders of the measuring children, in any order."""
+    profiles: dict[str, ScratchPath] = Field(default_factory=dict)
+    """Folders of the profiling children, by the id of what they profiled."""
+    notes: tuple[str, ...] = ()
+    """What measuring has to say."""
 
 
 class JudgedCandidate(BaseModel):
@@ -63,9 +70,10 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         *loads(load, ORIGINAL, target=target),
     ]
     original_scores = read_scores(scratch / request.baseline)
+    notes = (*request.notes, *_disturbances(latency), *_potentials(request, scratch), *compare_runtimes(original))
     if request.spec.kind == "evaluate":
         evidence_of_it = alone(source=baseline.source, measurements=original, scores=original_scores, latency=latency)
-        return _evaluated(request, original, evidence_of_it, _disturbances(latency))
+        return _evaluated(request, original, evidence_of_it, notes)
     made = read_result(CandidatesResult, scratch, request.candidates)
     evidence: dict[str, Evidence] = {}
     measurements: dict[str, list[Measurement]] = {}
@@ -115,7 +123,7 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         gate=gate,
         verdicts=verdicts,
         conclusion=conclusion,
-        notes=_disturbances(latency),
+        notes=notes,
     )
 
 
@@ -144,6 +152,13 @@ def _replicates(request: GateRequest, scratch: Path) -> tuple[list[LatencyReplic
         else:
             load.append(found)
     return sorted(latency, key=lambda replicate: replicate.replicate), load
+
+
+def _potentials(request: GateRequest, scratch: Path) -> tuple[str, ...]:
+    """What fewer bits could do for the original at most, by its roofline."""
+    folder = request.profiles.get(ORIGINAL)
+    found = None if folder is None else read_result(ProfileResult, scratch, folder).roofline
+    return () if found is None else potential(found)
 
 
 def _recipe(candidates: tuple[Candidate, ...], name: str) -> dict[str, Any]:

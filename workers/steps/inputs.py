@@ -11,7 +11,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.domain.dataset import Preprocess, Role
-from app.domain.measure import Measure
+from app.domain.measure import Measure, Runtime
 
 Progress = Callable[[float, str], None]
 """Told how far a step is, from 0 to 1, and what it does."""
@@ -62,6 +62,9 @@ class RowSource(StepRequest):
 
 class MeasuringRequest(StepRequest):
     """What every measuring child is told."""
+
+    runtime: Runtime = "onnxruntime"
+    """What runs the model in this child."""
 
     measure: Measure
     """The conditions that the job asks for."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
+from app.domain.measure import RUNTIMES_OF, Runtime
 from app.errors import StepError
 from workers.evaluation.contention import WindowWatch, Witness
 from workers.evaluation.energy import EnergyCounter
@@ -16,7 +17,7 @@ from workers.evaluation.memory import CALLS, one_node_model, peak_bytes, present
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
 from workers.formats.datasets.opening import open_dataset
-from workers.runtimes.session import Array, Session, load
+from workers.runtimes.session import Array, Session, available_runtimes, load
 from workers.steps.feeds import first_feeds
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
 from workers.steps.rows import Rows, rows_from, rows_of
@@ -63,7 +64,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
     progress(0.05, "loading")
     loaded = _Loaded(request, scratch, folder, threads)
     sessions = loaded.sessions
-    again = _open(request.baseline, scratch, threads)
+    again = _open(request.baseline, scratch, threads, request.runtime)
     rows = _rows(request, scratch, sessions["original"])
     batch = rows.size(_rows_a_call(request))
     feeds = first_feeds(rows, batch)
@@ -140,10 +141,10 @@ class _Loaded:
         self._request, self._scratch = request, scratch
         # What reading data and waking the runtime cost is not the model's.
         _read_first_row(request, scratch)
-        _run_the_smallest_model(scratch, folder, threads)
+        _run_the_smallest_model(scratch, folder, threads, request.runtime)
         before = _bytes_or_none()
         for subject, file in files if request.replicate % 2 else reversed(files):
-            session = self.sessions[subject] = _open(file, scratch, threads)
+            session = self.sessions[subject] = _open(file, scratch, threads, request.runtime)
             loaded = _bytes_or_none()
             rows = _rows(request, scratch, session)
             [feed] = first_feeds(rows, _rows_a_call(request), most=1)
@@ -176,10 +177,14 @@ def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
         pass
 
 
-def _run_the_smallest_model(scratch: Path, folder: Path, threads: int) -> None:
+def _run_the_smallest_model(scratch: Path, folder: Path, threads: int, runtime: Runtime) -> None:
+    """Wake the runtime up; LiteRT, whose models are of another format, is only imported."""
+    if runtime not in RUNTIMES_OF["onnx"]:
+        available_runtimes([runtime])
+        return
     zero = folder / "zero.onnx"
     zero.write_bytes(one_node_model())
-    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads)
+    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, runtime)
     session.run({"x": np.zeros(1, np.float32)})
     zero.unlink()
 
@@ -192,10 +197,10 @@ def _bytes_or_none() -> int | None:
         return None
 
 
-def _open(model: ModelFile, scratch: Path, threads: int) -> Session:
+def _open(model: ModelFile, scratch: Path, threads: int, runtime: Runtime) -> Session:
     # One thread is the caller's own: there is no pool whose spinning could be stopped.
-    options = model.session_options | (_STOP_SPINNING if threads > 1 else {})
-    return load(scratch / model.path, threads=threads, session_options=options)
+    options = model.session_options | (_STOP_SPINNING if threads > 1 and runtime == "onnxruntime" else {})
+    return load(scratch / model.path, threads=threads, session_options=options, runtime=runtime)
 
 
 def _rows(request: MeasureLatencyRequest, scratch: Path, session: Session) -> Rows:

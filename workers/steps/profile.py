@@ -7,7 +7,7 @@ from pydantic import Field
 from workers.evaluation.operators import OperatorProfile, profile_operators
 from workers.evaluation.replicate import ORIGINAL
 from workers.evaluation.roofline import MachinePeaks, Roofline, roofline
-from workers.runtimes.session import Runtime, load
+from workers.runtimes.session import load
 from workers.steps.feeds import first_feeds
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress
 from workers.steps.rows import rows_of
@@ -19,7 +19,6 @@ class ProfileRequest(MeasuringRequest):
     model: ModelFile
     subject: str = ORIGINAL
     """Whose profile this is: `original`, or a candidate's id."""
-    runtime: Runtime = "onnxruntime"
     threads: int | None = Field(default=None, ge=1, le=256)
     """Left out: the first that the job asks for."""
     batch: int | None = Field(default=None, ge=1, le=4096)

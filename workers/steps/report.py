@@ -47,9 +47,23 @@ def report_document(
         "conclusion": judged.get("conclusion"),
         "notes": list(dict.fromkeys(notes)),
         "artifacts": list(artifacts),
+        **_profiles(request, scratch),
         "samples": {name: step_result(scratch, name) for name in request.measurements},
         "steps": [step.model_dump() for step in request.steps],
     }
+
+
+def _profiles(request: PackageRequest, scratch: Path) -> dict[str, Any]:
+    """Operators and roofline of each model that was profiled, by its id."""
+    operators: dict[str, Any] = {}
+    roofline: dict[str, Any] = {}
+    for name, folder in request.profiles.items():
+        found = step_result(scratch, folder)
+        operators[name] = found["operators"]
+        if found.get("roofline"):
+            roofline["peaks"] = found["roofline"]["peaks"]
+            roofline[name] = found["roofline"]["operators"]
+    return {"operators": operators, "roofline": roofline}
 
 
 def drops(request: PackageRequest, scratch: Path, made: CandidatesResult) -> dict[str, list[dict[str, Any]]]:

@@ -92,6 +92,8 @@ class PackageRequest(JobRequest):
     gate: ScratchPath = "gate"
     measurements: tuple[ScratchPath, ...] = ()
     """Folders of the measuring children, whose results hold the raw samples."""
+    profiles: dict[str, ScratchPath] = Field(default_factory=dict)
+    """Folders of the profiling children, by the id of what they profiled."""
     steps: tuple[StepLog, ...] = ()
 
 

@@ -1,10 +1,27 @@
-"""The measurements of a job: times and memory in as many fresh children as their precision asks for, then load."""
+"""The measurements of a job: times and memory in as many fresh children as their precision asks for, then the rest."""
 
+import logging
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from workers.tasks.plan import Condition, Step, conditions, latency_step, load_steps
+from app.errors import BitpressError
+from workers.tasks.plan import Condition, Step, conditions, latency_step, load_steps, profile_steps
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Folders of the children that timed or loaded a model, and of those that profiled one, by its id.
+
+    `notes` say what could not be profiled, and why.
+    """
+
+    folders: tuple[str, ...]
+    profiles: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 class Measuring:
@@ -22,6 +39,8 @@ class Measuring:
         *,
         batches: Sequence[int] | None,
         cases: dict[str, dict[str, Any]],
+        runtimes: Sequence[str],
+        peaks: dict[str, Any] | None,
         replicates: int,
         most_replicates: int,
         seconds: float,
@@ -31,8 +50,9 @@ class Measuring:
     ) -> None:
         self._original = original
         self._common = common
-        self._load = load_steps(original, candidates, common, children=replicates)
-        self._conditions = conditions(candidates, common["spec"]["measure"], batches, cases)
+        self._load = load_steps(original, candidates, common, children=replicates, runtime=runtimes[0])
+        self._profiles = profile_steps(original, candidates, common, runtime=runtimes[0], seconds=seconds, peaks=peaks)
+        self._conditions = conditions(candidates, common["spec"]["measure"], batches, cases, runtimes)
         self._replicates = replicates
         self._most = max(most_replicates, replicates)
         given = common["spec"]["measure"].get("seconds")
@@ -42,9 +62,9 @@ class Measuring:
         self._fresh, self._beside, self._show = fresh, beside, show
         self._folders: dict[str, list[str]] = {condition.key: [] for condition in self._conditions}
 
-    def run(self) -> list[str]:
-        """Measure everything; returns the folders of the children."""
-        steps, number = self._replicates * len(self._conditions) + len(self._load), 0
+    def run(self) -> Measured:
+        """Measure everything."""
+        steps, number = self._replicates * len(self._conditions) + len(self._load) + len(self._profiles), 0
         for replicate in range(1, self._replicates + 1):
             for condition in self._conditions:
                 self._show(number / steps, f"timing {condition.key} in process {replicate}")
@@ -61,8 +81,23 @@ class Measuring:
             self._show(number / steps, "measuring under load")
             self._fresh(step)
             number += 1
+        profiles: dict[str, str] = {}
+        notes: list[str] = []
+        for step in self._profiles:
+            self._show(number / steps, "timing operator by operator")
+            try:
+                self._fresh(step)
+            except BitpressError as error:
+                if error.retryable:
+                    raise
+                # How the time is made up is worth knowing, and the time is known without it.
+                log.warning("%s: %s", step.folder, error.detail)
+                notes.append(f"There is no profile of {step.request['subject']}: {error.detail}")
+            else:
+                profiles[step.request["subject"]] = step.folder
+            number += 1
         timed = [each for known in self._folders.values() for each in known]
-        return [*timed, *(step.folder for step in self._load)]
+        return Measured((*timed, *(step.folder for step in self._load)), profiles, tuple(notes))
 
     def _time(self, condition: Condition, replicate: int) -> None:
         begun = time.monotonic()

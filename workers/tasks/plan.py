@@ -54,6 +54,9 @@ class Condition:
     batch: int
     case: str | None = None
     shapes: dict[str, Any] | None = None
+    runtime: str = "onnxruntime"
+    usual: bool = True
+    """Whether the runtime is the one that goals use."""
 
     @property
     def subject(self) -> str:
@@ -63,11 +66,17 @@ class Condition:
     @property
     def key(self) -> str:
         """A name of it that is good for a folder."""
-        return f"{self.subject}-{self.case or f'{self.threads}x{self.batch}'}"
+        runtime = "" if self.usual else f"-{self.runtime}"
+        return f"{self.subject}-{self.case or f'{self.threads}x{self.batch}'}{runtime}"
 
 
 def load_steps(
-    original: dict[str, Any], candidates: Sequence[dict[str, Any]], common: dict[str, Any], *, children: int
+    original: dict[str, Any],
+    candidates: Sequence[dict[str, Any]],
+    common: dict[str, Any],
+    *,
+    children: int,
+    runtime: str = "onnxruntime",
 ) -> list[Step]:
     """A child for each time that a model is put under load; none where the job asks for none."""
     if not common["spec"]["measure"].get("load"):
@@ -78,7 +87,7 @@ def load_steps(
             "measure_load",
             f"load-{name}-{number}",
             "candidates",
-            {**_measured(common), "subject": name, "subject_model": model, "replicate": number},
+            {**_measured(common), "subject": name, "subject_model": model, "replicate": number, "runtime": runtime},
         )
         for number in range(1, min(children, LOAD_CHILDREN) + 1)
         for name, model in models.items()
@@ -95,18 +104,52 @@ def conditions(
     measure: dict[str, Any],
     batches: Sequence[int] | None = None,
     cases: dict[str, dict[str, Any]] | None = None,
+    runtimes: Sequence[str] = ("onnxruntime",),
 ) -> list[Condition]:
     """Each candidate, or the original alone, under each pair of threads and rows a call, and in each case.
+
+    Under the first pair on every runtime, otherwise on the first.
 
     `batches` are the rows a call that the model takes of those that are asked for, `cases` shapes by name.
     """
     timed: list[dict[str, Any] | None] = [*candidates] if candidates else [None]
-    pairs = dict.fromkeys(product(measure["threads"], batches or measure["batch"]))
-    found = [Condition(each, threads, batch) for threads, batch in pairs for each in timed]
+    pairs = list(dict.fromkeys(product(measure["threads"], batches or measure["batch"])))
+    usual, *others = runtimes
+    found = [Condition(each, threads, batch, runtime=usual) for threads, batch in pairs for each in timed]
+    found += [Condition(each, *pairs[0], runtime=runtime, usual=False) for runtime in others for each in timed]
     return found + [
-        Condition(each, measure["threads"][0], 1, case, shapes)
+        Condition(each, measure["threads"][0], 1, case, shapes, usual)
         for case, shapes in (cases or {}).items()
         for each in timed
+    ]
+
+
+def profile_steps(
+    original: dict[str, Any],
+    candidates: Sequence[dict[str, Any]],
+    common: dict[str, Any],
+    *,
+    runtime: str,
+    seconds: float,
+    peaks: dict[str, Any] | None,
+) -> list[Step]:
+    """A child for each model, in which it is run operator by operator, under the first of each condition."""
+    models = {"original": original, **{found["id"]: found for found in candidates}}
+    return [
+        Step(
+            "profile",
+            f"profile-{name}",
+            "candidates",
+            {
+                **_measured(common),
+                "subject": name,
+                "model": model,
+                "runtime": runtime,
+                "seconds": seconds,
+                "peaks": peaks,
+            },
+        )
+        for name, model in models.items()
     ]
 
 
@@ -128,6 +171,7 @@ def latency_step(
             "shapes": condition.shapes or {},
             "threads": condition.threads,
             "batch": condition.batch,
+            "runtime": condition.runtime,
             "seconds": seconds,
         },
     )

@@ -5,8 +5,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from app.domain.target import Fingerprint, Resource
 from app.errors import BitpressError, StepError
 from app.services.blobs import Received
 from app.services.observations import Observed
@@ -14,7 +15,7 @@ from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, 
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
 from workers.tasks.heartbeat import Heartbeat
-from workers.tasks.measuring import Measuring
+from workers.tasks.measuring import Measured, Measuring
 from workers.tasks.observations import observation_key
 from workers.tasks.plan import Step, progress_at
 from workers.tasks.station import Station
@@ -119,7 +120,8 @@ class JobRun:
                 self._calibrate(crew)
                 self._step(crew, Step("candidates", "candidates", "candidates", self._request()))
             measured = self._measure(crew)
-            request = self._request() | {"measurements": measured}
+            request = self._request() | {"measurements": measured.folders, "profiles": measured.profiles}
+            request["notes"] = measured.notes
             gate = self._step(crew, Step("gate", "gate", "gate", request))
             package = self._step(crew, Step("package", "package", "package", request | self._sources()))
             artifacts = self._made(package)
@@ -203,8 +205,8 @@ class JobRun:
             for made in package["artifacts"]
         ]
 
-    def _measure(self, crew: Crew) -> list[str]:
-        """Measure in fresh children while no other worker of this machine does; returns their folders.
+    def _measure(self, crew: Crew) -> Measured:
+        """Measure in fresh children while no other worker of this machine does.
 
         The child that waits meanwhile takes no processor.
         """
@@ -224,6 +226,8 @@ class JobRun:
             common,
             batches=self._results["baseline"].get("batches"),
             cases=self._results["baseline"].get("cases", {}),
+            runtimes=self._results["baseline"].get("runtimes") or ("onnxruntime",),
+            peaks=_peaks(self._station.fingerprint, self._job.spec.measure.threads[0]),
             replicates=self._station.replicates,
             most_replicates=self._station.most_replicates,
             seconds=self._station.measure_seconds,
@@ -375,6 +379,26 @@ class JobRun:
             "conclusion": gate.get("conclusion"),
             "notes": list(dict.fromkeys(notes)),
         }
+
+
+def _peaks(fingerprint: dict[str, Any], threads: int) -> dict[str, Any] | None:
+    """What the machine does at most with so many threads; null where the rate of floats or memory is not known."""
+    machine = Fingerprint.model_validate(fingerprint)
+    found = {
+        resource: peak.value
+        for resource in get_args(Resource)
+        if machine.peaks is not None and (peak := machine.peaks.of(resource, threads)) is not None
+    }
+    if not {"fp32", "memory_read"} <= found.keys():
+        return None
+    last = max((cache.bytes for cache in machine.last_caches), default=None)
+    return {
+        "fp32_gflops": found["fp32"],
+        "int8_gops": found.get("int8"),
+        "bandwidth_gbs": found["memory_read"],
+        "cache_bytes": last,
+        "cache_bandwidth_gbs": found.get("cache_read"),
+    }
 
 
 def _source(found: Input) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Which children measure a job, and what each is told."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from app.domain.measure import Measure
@@ -26,6 +26,7 @@ def run_through(
     batches: list[int] | None = None,
     *,
     most_replicates: int = 0,
+    runtimes: Sequence[str] = ("onnxruntime",),
     wide: Callable[[dict[str, Any]], list[str]] = lambda request: [],
     **measure: Any,
 ) -> tuple[list[Step], list[str]]:
@@ -42,6 +43,8 @@ def run_through(
         {"spec": {"measure": Measure.model_validate(measure).model_dump(mode="json")}},
         batches=batches,
         cases=measure.get("cases", {}),
+        runtimes=runtimes,
+        peaks=None,
         replicates=replicates,
         most_replicates=most_replicates,
         seconds=1.0,
@@ -49,7 +52,8 @@ def run_through(
         beside=lambda step: {"wide": wide(step.request)},
         show=lambda share, text: None,
     )
-    return steps, measuring.run()
+    measured = measuring.run()
+    return steps, [*measured.folders, *measured.profiles.values()]
 
 
 def conditions(steps: list[Step]) -> Counter[tuple[str, int, int]]:
@@ -88,6 +92,21 @@ def test_every_case_has_children_with_the_first_number_of_threads() -> None:
     timed = [step.request for step in steps if step.name == "measure_latency"]
     assert Counter(request["case"] for request in timed) == {None: 4, "prefill": 2, "step": 2}
     assert {request["threads"] for request in timed if request["case"]} == {2}
+
+
+def test_every_model_is_profiled_once() -> None:
+    profiled = [step.request["subject"] for step in planned(2, threads=[1, 2]) if step.name == "profile"]
+    assert profiled == ["original", "cnd_a", "cnd_b"]
+
+
+def test_other_runtimes_are_timed_under_the_first_conditions() -> None:
+    steps, _ = run_through(2, CANDIDATES[:1], runtimes=("onnxruntime", "openvino"), threads=[2, 1])
+    timed = [step.request for step in steps if step.name == "measure_latency"]
+    assert Counter((request["runtime"], request["threads"]) for request in timed) == {
+        ("onnxruntime", 2): 2,
+        ("onnxruntime", 1): 2,
+        ("openvino", 2): 2,
+    }
 
 
 def test_only_what_is_known_too_little_is_measured_on_and_not_for_ever() -> None:
