@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.domain.goal import CEILINGS, Minimizable
-from app.domain.measured import Ends, Measured, better_of, difference, ratio_bounds
+from app.domain.measured import IDEALS, Ends, Measured, better_of, difference, ratio_bounds
 from app.domain.measurement import UNITS
 from app.domain.metric import ALWAYS, METRICS
 
@@ -64,7 +64,7 @@ class Bound:
         if self.name in METRICS and METRICS[self.name].relative_to_original:
             # The original compared with itself is at its best, so the value is the drop, turned round.
             ends = _interval(variant, self.name)
-            ideal = {"agreement": 1.0, "cosine": 1.0, "kl": 0.0}.get(self.name)
+            ideal = IDEALS.get(self.name)
             if ends is None or ideal is None:
                 return None
             drops = [ideal - end if better_of(self.name) == "higher" else end - ideal for end in ends]
@@ -76,8 +76,6 @@ class Bound:
         sign = -1 if better_of(self.name) == "higher" else 1
         if found.ci95 is not None:
             both = [sign * end for end in found.ci95]
-        elif found.ratio_ci95 is not None:
-            both = [sign * (end - 1) * float(before["value"]) for end in found.ratio_ci95]
         elif found.difference is not None and found.basis == "exact":
             both = [sign * found.difference] * 2
         else:

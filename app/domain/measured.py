@@ -21,6 +21,9 @@ Found = Mapping[str, Any]
 Basis = Literal["paired", "through_original", "independent", "exact", "none"]
 Side = Literal["better", "worse", "within_noise", "unknown", "not_comparable"]
 
+IDEALS: Mapping[str, float] = {"agreement": 1.0, "cosine": 1.0, "kl": 0.0}
+"""What the original is compared with itself, in metrics that compare with it and have a best value."""
+
 _EXACT = frozenset({"artifact_bytes"})
 _OF_TIME = ("target", "runtime", "version", "threads", "batch")
 _OF_OUTPUTS = ("source", "dataset", "output", "labels", "rows")
@@ -90,10 +93,11 @@ class Difference:
     """How a value differs from the reference's.
 
     `difference` is value − reference in the measurement's unit, `ratio` value / reference, each with a two-sided 95 %
-    interval where there is one. `basis` says where that comes from: `paired` (both were measured in turn, or on the
-    same rows), `through_original` (each paired with the same original), `independent` (MOVER of two intervals),
-    `exact` (numbers without scatter) or `none`. `differs_in` names conditions that are not the same, with both values:
-    then there is no difference to state.
+    interval where there is one; where ratios were paired the difference follows from them, for the reference's value,
+    so that the day on which one was measured does not count. `basis` says where that comes from: `paired` (both were
+    measured in turn, or on the same rows), `through_original` (each paired with the same original), `independent`
+    (MOVER of two intervals), `exact` (numbers without scatter) or `none`. `differs_in` names conditions that are not
+    the same, with both values: then there is no difference to state.
     """
 
     side: Side
@@ -173,8 +177,10 @@ def _by_ratios(reference: Measured, before: Found, variant: Measured, after: Fou
     ends = ratio_bounds(*second, *first)
     if ends is None:
         return None
-    side = _side(name, second[0] / first[0] - 1, (ends[0] - 1, ends[1] - 1))
-    return Difference(side, basis, after["value"] - before["value"], None, second[0] / first[0], ends)
+    known, ratio = float(before["value"]), second[0] / first[0]
+    side = _side(name, ratio - 1, (ends[0] - 1, ends[1] - 1))
+    change, reach = known * (ratio - 1), (known * (ends[0] - 1), known * (ends[1] - 1))
+    return Difference(side, basis, change, reach, ratio, ends)
 
 
 def _by_drops(reference: Measured, before: Found, variant: Measured, after: Found, basis: Basis) -> Difference | None:

@@ -424,9 +424,10 @@ class ComparedEntry(BaseModel):
 class ValueDifference(BaseModel):
     """How a value differs from the reference's.
 
-    `difference` is value − reference, `ratio` value / reference, with two-sided 95 % intervals. `basis` is where they
-    come from: `paired`, `through_original` (each was paired with the same original), `independent` (two intervals
-    combined: Zou and Donner 2008, MOVER), `exact` or `none`.
+    `difference` is value − reference, `ratio` value / reference, with two-sided 95 % intervals; where ratios were
+    paired the difference follows from them, for the reference's value. `basis` is where they come from: `paired`,
+    `through_original` (each was paired with the same original), `independent` (two intervals combined: Zou and Donner
+    2008, MOVER), `exact` or `none`.
     """
 
     side: Literal["better", "worse", "within_noise", "unknown", "not_comparable"]

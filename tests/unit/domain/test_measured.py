@@ -123,6 +123,7 @@ def test_one_job_s_own_comparison_is_what_counts() -> None:
     told = differ(original, artifact)
     assert (told.side, told.basis, told.ratio) == ("better", "paired", 0.9)
     assert told.ratio_ci95 == pytest.approx((0.89, 0.91))
+    assert (told.difference, told.ci95) == (pytest.approx(-1.0), pytest.approx((-1.1, -0.9)))
     # And the other way round.
     back = differ(artifact, original)
     assert (back.side, back.basis) == ("worse", "paired")
@@ -154,6 +155,7 @@ def test_two_artifacts_meet_through_their_original() -> None:
     told = differ(artifact(10.0, 0.5), artifact(8.0, 0.8))
     assert (told.side, told.basis) == ("worse", "through_original")
     assert told.ratio == pytest.approx(1.6)
+    assert told.difference == pytest.approx(6.0), "in the reference's terms, not those of another day"
     reach = np.exp(np.hypot(np.log(1.01), np.log(1 / 0.99)))
     assert told.ratio_ci95[1] == pytest.approx(1.6 * reach, rel=1e-6)
 

@@ -136,6 +136,16 @@ def test_points_of_the_roofline_lie_below_it(profiled: dict[str, Any]) -> None:
     assert all(y > highest for _, y in marks)
 
 
+def test_how_much_waits_for_memory_is_said(profiled: dict[str, Any]) -> None:
+    original = profiled["roofline"]["original"]
+    original[0] |= {"ms": 3.0, "bound": "compute"}
+    original[1] |= {"ms": 1.0, "bound": "memory"}
+
+    (plot,) = plots_of(profiled)["roofline"]
+
+    assert "wait for memory: original 25.0 %, static_int8 100.0 %." in plot.caption
+
+
 def test_pareto_points_are_filled_and_others_are_not(report: dict[str, Any]) -> None:
     candidate = report["candidates"][0]
     for part, latency, top1 in ((report["baseline"], 1.0, 0.9), (candidate, 2.0, 0.8)):

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from workers.evaluation.words import plain
+from workers.evaluation.words import amount, plain
 from workers.report.plots.drawing import INK, MUTED, Plot, colour_of, draw
 from workers.report.variants import Variant, is_number
 
@@ -23,10 +23,11 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
         return []
     bandwidth = known["bandwidth_gbs"]
     roofs = [(name, known[key]) for name, key in (("fp32", "fp32_gflops"), ("int8", "int8_gops")) if key in known]
-    sides = [(0, "original", _points(roofline.get("original") or ()))]
+    keys = [(0, "original", "original")]
     if subject is not None:
-        sides.append((subject.number, subject.name, _points(roofline.get(subject.id) or ())))
-    sides = [side for side in sides if side[2]]
+        keys.append((subject.number, subject.id, subject.name))
+    found = ((number, name, _points(roofline.get(key) or ())) for number, key, name in keys)
+    sides = [side for side in found if side[2]]
     if not sides:
         return []
 
@@ -60,6 +61,11 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
         axes.set_xlabel("operations a byte")
         axes.set_ylabel("Gop/s")
 
+    waiting = [
+        f"{name} {amount(share, 'fraction')}"
+        for _, key, name in keys
+        if (share := _waiting(roofline.get(key) or ())) is not None
+    ]
     said = "; ".join(f"{name}: {len(found)} operators" for _, name, found in sides)
     title = "Roofline"
     return [
@@ -67,7 +73,8 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
             draw("roofline", title, f"{said}; memory gives {plain(float(bandwidth))} GB/s.", paint, height=320),
             title,
             "Under the slope an operator waits for memory, and fewer bytes make it faster; under the flat roof it "
-            "computes, and only faster arithmetic does. The distance to the line is what is left to gain.",
+            "computes, and only faster arithmetic does. The distance to the line is what is left to gain."
+            + (f" Time in operators that wait for memory: {', '.join(waiting)}." if waiting else ""),
             tuple((number, name) for number, name, _ in sides),
         )
     ]
@@ -82,3 +89,10 @@ def _points(operators: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]
     ]
     timed.sort(key=lambda found: -found["ms"])
     return [(found["flops"] / found["bytes"], found["flops"] / found["ms"] / 1e6) for found in timed[:_MOST_POINTS]]
+
+
+def _waiting(operators: Sequence[Mapping[str, Any]]) -> float | None:
+    """The share of the time that goes into operators which memory bounds."""
+    timed = [(found.get("bound"), float(found["ms"])) for found in operators if is_number(found.get("ms"))]
+    total = sum(ms for _, ms in timed)
+    return sum(ms for bound, ms in timed if bound == "memory") / total if total > 0 else None

@@ -1,6 +1,5 @@
 """`bitpress report`, `bitpress frontier`, `bitpress compare`"""
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,9 +37,6 @@ def report(
             print_json(client.report(job))
             return
         content = client.report_page(job) if html else _as_json(client.report(job))
-        if str(output) == "-":
-            sys.stdout.buffer.write(content)
-            return
         target = output or Path()
         if target.is_dir():
             target = target / f"{job}.{'html' if html else 'json'}"
