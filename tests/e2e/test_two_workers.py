@@ -110,3 +110,22 @@ def test_celery_is_not_asked_for_several(service: Service) -> None:
     assert ran.returncode != 0
     assert b"--concurrency 1" in ran.stderr
     assert not alive(service, "x")
+
+
+def test_a_worker_does_not_go_by_a_profile_that_its_machine_is_not(service: Service) -> None:
+    targets = service.api.get("/v1/targets").json()["items"]
+    here = next(found for found in targets if found["id"] == "local")
+    false = next(
+        found["id"] for found in targets if found["builtin"] and not {*found["features"]} <= {*here["features"]}
+    )
+    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": false}
+    command = worker_command(jobs_queue(false))
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    (said,) = (line for line in ran.stderr.splitlines() if "cannot start" in line)
+    assert f"BITPRESS_TARGET is {false}" in said
+    assert "lacks" in said
+    assert "Traceback" not in ran.stderr
+    assert not alive(service, false)
+    job = service.submit(model=service.example("fashion_mobilenet.onnx"), recipe=RECIPE, target=false)
+    assert job["waiting_for"] == f"a worker of target {false!r}: none is alive"
+    service.api.post(f"/v1/jobs/{job['id']}/cancel")
