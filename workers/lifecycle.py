@@ -16,7 +16,7 @@ from sqlalchemy.exc import ProgrammingError
 
 from app import wiring
 from app.domain.profiles import refuse_false_name
-from app.errors import Unavailable
+from app.errors import BitpressError, Unavailable
 from app.queue.names import INSPECTIONS, jobs_queue
 from app.queue.wake_up import WakeUps
 from app.services import Services
@@ -61,11 +61,13 @@ def connect(settings: Settings) -> None:
         try:
             _station = open_station(settings, _queues[0] if _queues else jobs_queue(settings.target))
             _station.listening.watch(every_seconds=max(settings.wake_seconds, 1.0))
-        except Exception:
+        except Exception as error:
             # A worker that takes messages and can do nothing is worse than none: whoever runs us starts us again.
-            log.exception("this worker cannot start")
+            expected = isinstance(error, BitpressError)
+            log.error("this worker cannot start: %s", error, exc_info=not expected)
             os.kill(os.getppid(), signal.SIGTERM)
-            raise
+            if not expected:  # what is has said what to do
+                raise
 
     @signals.worker_ready.connect(weak=False)
     def on_ready(**_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Two job workers on one machine, of two targets: each takes one job at a time, and they never time at once."""
+"""Targets and their workers: what is known of a machine, and that two workers on one never time at once."""
 
 import os
 import subprocess
@@ -11,10 +11,12 @@ import pytest
 from sqlalchemy import select
 
 from app.db.tables import Job, JobStep
+from app.domain.target import Fingerprint
 from app.embedded import worker_command
 from app.queue.names import jobs_queue
 from tests.parts.service import ROOT, Service, wait_until
 from workers.lifecycle import refuse_several
+from workers.tasks.station import TRIED_FILE
 
 SECOND = "second"
 RECIPE = {"technique": "float16"}
@@ -38,6 +40,22 @@ def another_worker(service: Service, target: str) -> Iterator[None]:
 
 def alive(service: Service, target: str) -> bool:
     return any(found["alive"] for found in service.api.get("/v1/targets").json()["items"] if found["id"] == target)
+
+
+def test_a_target_tells_its_machine_and_what_suits_it(service: Service) -> None:
+    def measured() -> dict[str, Any] | None:
+        found: dict[str, Any] = service.api.get("/v1/targets").json()["items"][0]
+        return found if found["fingerprint"]["peaks"] else None
+
+    target = wait_until(measured, what="a machine that is measured")
+    machine = Fingerprint.model_validate(target["fingerprint"])
+    assert machine.peaks is not None
+    assert machine.peaks.of("fp32", 1) is not None
+    assert machine.providers is not None
+    assert [provider.loads for provider in machine.providers if provider.name == "CPUExecutionProvider"] == [True]
+    techniques = [entry["id"] for entry in service.api.get("/v1/techniques").json()["items"]]
+    assert [found["technique"] for found in target["suits"]] == techniques
+    assert (service.data_dir / "scratch" / TRIED_FILE).exists()
 
 
 def test_two_workers_on_one_machine_never_time_at_once(service: Service) -> None:
@@ -110,3 +128,22 @@ def test_celery_is_not_asked_for_several(service: Service) -> None:
     assert ran.returncode != 0
     assert b"--concurrency 1" in ran.stderr
     assert not alive(service, "x")
+
+
+def test_a_worker_does_not_go_by_a_profile_that_its_machine_is_not(service: Service) -> None:
+    targets = service.api.get("/v1/targets").json()["items"]
+    here = next(found for found in targets if found["id"] == "local")
+    false = next(
+        found["id"] for found in targets if found["builtin"] and not {*found["features"]} <= {*here["features"]}
+    )
+    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": false}
+    command = worker_command(jobs_queue(false))
+    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60)
+    (said,) = (line for line in ran.stderr.splitlines() if "cannot start" in line)
+    assert f"BITPRESS_TARGET is {false}" in said
+    assert "lacks" in said
+    assert "Traceback" not in ran.stderr
+    assert not alive(service, false)
+    job = service.submit(model=service.example("fashion_mobilenet.onnx"), recipe=RECIPE, target=false)
+    assert job["waiting_for"] == f"a worker of target {false!r}: none is alive"
+    service.api.post(f"/v1/jobs/{job['id']}/cancel")
