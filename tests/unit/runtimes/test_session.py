@@ -112,9 +112,10 @@ def test_an_option_of_another_runtime_is_no_option_here(mlp: Path) -> None:
     assert raised.value.code == "session_option_unknown"
 
 
-def test_an_unknown_runtime_is_refused(mlp: Path) -> None:
+@pytest.mark.parametrize("runtime", ["caffe", "torch"])
+def test_an_unknown_runtime_is_refused(runtime: str, mlp: Path) -> None:
     with pytest.raises(StepError) as raised:
-        load(mlp, runtime="caffe")
+        load(mlp, runtime=runtime)
 
     assert raised.value.code == "runtime_unavailable"
     assert "onnxruntime" in raised.value.detail
