@@ -84,7 +84,9 @@ class LiteRtSession:
         self.inputs, self.outputs = _ports(inputs), _ports(outputs)
         self._inputs = list(zip(self.inputs, (entry["index"] for entry in inputs), strict=True))
         self._outputs = {port.name: entry["index"] for port, entry in zip(self.outputs, outputs, strict=True)}
-        self._shapes = {port.name: tuple(entry["shape"]) for port, entry in zip(self.inputs, inputs, strict=True)}
+        self._shapes = {
+            port.name: tuple(map(int, entry["shape"])) for port, entry in zip(self.inputs, inputs, strict=True)
+        }
         self.conditions: dict[str, Any] = {
             "runtime": "litert",
             "version": version(),
@@ -99,8 +101,8 @@ class LiteRtSession:
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[str] | None = None) -> list[Array]:
         check_feeds(self.inputs, feeds)
         try:
-            if any(feeds[name].shape != shape for name, shape in self._shapes.items()):
-                self._resize(feeds)
+            if (shapes := {name: values.shape for name, values in feeds.items()}) != self._shapes:
+                self._resize(shapes)
             for port, index in self._inputs:
                 self._interpreter.set_tensor(index, feeds[port.name])
             self._interpreter.invoke()
@@ -109,12 +111,13 @@ class LiteRtSession:
         except (ValueError, RuntimeError) as error:
             raise StepError(f"LiteRT cannot run the model: {_plain(error)}", code="model_does_not_run") from error
 
-    def _resize(self, feeds: Mapping[str, Array]) -> None:
+    def _resize(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        self._shapes = {}  # none of them holds until all do
         for port, index in self._inputs:
             # Strict: a size that the file fixes is not changed, though LiteRT would try.
-            self._interpreter.resize_tensor_input(index, feeds[port.name].shape, strict=True)
+            self._interpreter.resize_tensor_input(index, shapes[port.name], strict=True)
         self._interpreter.allocate_tensors()
-        self._shapes = {port.name: feeds[port.name].shape for port, _ in self._inputs}
+        self._shapes = shapes
 
     def profile(self, feeds: Sequence[Mapping[str, Array]], runs: int, scratch: Path) -> Profile:
         raise StepError(

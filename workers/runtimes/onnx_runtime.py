@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -95,9 +96,14 @@ class OnnxRuntimeSession:
             "session_options": dict(session_options),
             "graph_optimization": optimization,
         }
+        if providers != (CPU,):
+            placed = {part: len(nodes) for part, nodes in _placement(self._session).items()}
+            self.conditions["nodes"] = dict.fromkeys(providers, 0) | placed
 
     def _options(self, *, fallback: bool = False) -> ort.SessionOptions:
         options = session_options_of(self._threads, self._optimization, self._session_options)
+        if self._providers != (CPU,):
+            options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if CPU not in self._providers and not fallback:
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
         return options
@@ -121,14 +127,7 @@ class OnnxRuntimeSession:
         """The nodes that onnxruntime would run on the CPU if it were let, by name and operator."""
         options = self._options(fallback=True)
         options.graph_optimization_level = LEVELS["none"]  # or some would have other names
-        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-        session = opened(self._path, options, self._providers)
-        nodes = [
-            f"{node.name!r} ({node.op_type})"
-            for part in session.get_provider_graph_assignment_info()
-            if part.ep_name == CPU
-            for node in part.get_nodes()
-        ]
+        nodes = _placement(opened(self._path, options, self._providers)).get(CPU, [])
         return ", ".join(nodes[:_SHOWN]) + (f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else "")
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[str] | None = None) -> list[Array]:
@@ -176,6 +175,14 @@ def opened(
         raise StepError(
             f"onnxruntime cannot load the model: {plain_message(error, path)}", code="model_does_not_load"
         ) from error
+
+
+def _placement(session: ort.InferenceSession) -> dict[str, list[str]]:
+    """The nodes that each provider runs, by name and operator; of a session that was asked to record it."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for part in session.get_provider_graph_assignment_info():
+        found[part.ep_name] += [f"{node.name!r} ({node.op_type})" for node in part.get_nodes()]
+    return dict(found)
 
 
 def run_natively(

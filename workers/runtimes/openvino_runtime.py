@@ -46,6 +46,7 @@ _RESOLUTION_MS = 0.001
 
 # How the frontend and the plugin word what they cannot run.
 _NO_RULE = re.compile(r"No conversion rule found for operations: ([^\n]+)")
+_NO_MEMORY = re.compile(r"bad_alloc|could not create a memory object|Failed to allocate \d+ bytes")
 _UNKNOWN_PROPERTY = re.compile(r"(?:Unsupported property|Option not found:?) '?(\w+)")
 
 
@@ -102,11 +103,12 @@ class OpenVinoSession:
             "threads": int(effective.pop("INFERENCE_NUM_THREADS")),
             "session_options": own,
             "properties": effective,
+            "call": "asynchronous, waited for",
             "not_applicable": {name: value for name, value in session_options.items() if name not in own},
         }
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[str] | None = None) -> list[Array]:
-        outputs = _run(self._request, self.inputs, feeds)
+        outputs = _run(self._request, self.inputs, len(self.outputs), feeds)
         return outputs if wanted is None else [outputs[self._places[name]] for name in wanted]
 
     def profile(self, feeds: Sequence[Mapping[str, Array]], runs: int, scratch: Path) -> Profile:
@@ -116,7 +118,7 @@ class OpenVinoSession:
         warm: list[Any] = []
         for index in range(_WARM_UP + runs):
             started = time.perf_counter()
-            _run(request, self.inputs, feeds[index % len(feeds)])
+            _run(request, self.inputs, len(self.outputs), feeds[index % len(feeds)])
             run_ms.append((time.perf_counter() - started) * 1000)
             if index == _WARM_UP - 1:
                 warm = request.profiling_info
@@ -169,17 +171,26 @@ def _nodes_of(path: Path, operators: set[str]) -> str:
     return named + (f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else "")
 
 
-def _run(request: Any, ports: Sequence[Port], feeds: Mapping[str, Array]) -> list[Array]:
+def _run(request: Any, ports: Sequence[Port], outputs: int, feeds: Mapping[str, Array]) -> list[Array]:
     check_feeds(ports, feeds)  # OpenVINO would convert types, and run on what was fed the last time
     try:
-        # One by one: handing them to `infer` takes 30 µs more (OpenVINO 2026.4), as long as a small model.
         for place, port in enumerate(ports):
             request.set_input_tensor(place, _tensor(feeds[port.name]))
-        outputs = request.infer()
+        # The synchronous call saves 15 µs, but loses every failure, and hands out the results of the run before
+        # (OpenVINO 2026.4.1: a Reshape that does not fit, or memory that is not there).
+        request.start_async()
+        request.wait()
+        return [_values(request.get_output_tensor(place)) for place in range(outputs)]
     except Exception as error:
         _raise_if_out_of_memory(error)
         raise StepError(f"OpenVINO cannot run the model: {_plain(str(error))}", code="model_does_not_run") from error
-    return list(outputs.values())
+
+
+def _values(tensor: Any) -> Array:
+    if tensor.element_type == openvino.Type.string:
+        return np.array(tensor.str_data, dtype=object)
+    values: Array = tensor.data.copy()  # the next run writes where it lies
+    return values
 
 
 def _tensor(values: Array) -> Any:
@@ -190,7 +201,7 @@ def _tensor(values: Array) -> Any:
 
 
 def _raise_if_out_of_memory(error: Exception) -> None:
-    if isinstance(error, MemoryError) or re.search(r"bad_alloc|could not create a memory object", str(error)):
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
         raise MemoryError("OpenVINO ran out of memory") from error
 
 
@@ -198,7 +209,7 @@ def _plain(text: str, path: Path | None = None) -> str:
     """What OpenVINO has to say, without its source lines and the file's place."""
     if path is not None:
         text = text.replace(str(path.parent) + "/", "")
-    text = re.sub(r"Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:", "", text)
+    text = re.sub(r"(?:Caught exception: )?Exception from \S+:\d+:|Check '.*?' failed at \S+:\d+:", "", text)
     text = " ".join(text.split())
     return text if len(text) <= 600 else text[:599] + "…"
 

@@ -176,6 +176,12 @@ def _is_tflite(path: Path) -> bool:
 
 
 def _known(runtime: str) -> Runtime:
+    if runtime == "torch":
+        raise StepError(
+            "Files of torch (.pt, .pt2, TorchScript) run code when they are loaded, so that no worker loads them; "
+            f"export the model to ONNX and use {', '.join(RUNTIMES)}.",
+            code="runtime_unavailable",
+        )
     if runtime not in RUNTIMES:
         raise StepError(
             f"The runtime {runtime!r} is not part of this worker; use {', '.join(RUNTIMES)}.",

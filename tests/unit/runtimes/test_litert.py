@@ -98,6 +98,7 @@ def test_a_fixed_size_is_not_changed_quietly(tmp_path: Path) -> None:
     with pytest.raises(StepError) as raised:
         session.run({"x": np.zeros((2, 4), np.float32)})
     assert raised.value.code == "model_does_not_run"
+    # The failure leaves nothing behind.
     assert session.run({"x": np.zeros((1, 4), np.float32)})[0].shape == (1, 3)
 
 

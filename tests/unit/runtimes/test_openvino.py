@@ -179,6 +179,53 @@ def test_wrong_feeds_are_refused_even_after_right_ones(feeds: dict[str, Array], 
     assert raised.value.code == "model_does_not_run"
 
 
+def test_a_run_that_fails_says_so_and_the_next_one_works(tmp_path: Path) -> None:
+    """OpenVINO's synchronous call would hand out the results of the run before."""
+    made = models.model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"], name="fold")],
+        [models.value("x", ["n"]), models.value("shape", [2], TensorProto.INT64)],
+        [models.value("y", [None, None])],
+    )
+    session = load(models.save(made, tmp_path / "model.onnx"), runtime="openvino")
+    x = np.arange(6, dtype=np.float32)
+    session.run({"x": x, "shape": np.array([2, 3])})
+
+    with pytest.raises(StepError) as raised:
+        session.run({"x": x, "shape": np.array([4, 5])})
+
+    assert raised.value.code == "model_does_not_run"
+    assert "conflicts with the reshape pattern" in raised.value.detail
+    assert "Exception from" not in raised.value.detail
+    assert ".cpp" not in raised.value.detail
+    assert session.run({"x": x, "shape": np.array([3, 2])})[0].tolist() == x.reshape(3, 2).tolist()
+
+
+def test_running_out_of_memory_is_no_fault_of_the_model(tmp_path: Path) -> None:
+    made = models.model(
+        [helper.make_node("Expand", ["x", "shape"], ["y"], name="huge")],
+        [models.value("x", [1]), models.value("shape", [2], TensorProto.INT64)],
+        [models.value("y", [None, None])],
+    )
+    path = models.save(made, tmp_path / "model.onnx")
+    program = (
+        "import resource\n"
+        "from pathlib import Path\n"
+        "import numpy as np\n"
+        "from workers.runtimes.session import load\n"
+        f"session = load(Path({str(path)!r}), runtime='openvino')\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))\n"
+        "session.run({'x': np.ones(1, np.float32), 'shape': np.array([2, 2])})\n"
+        "try:\n"
+        "    session.run({'x': np.ones(1, np.float32), 'shape': np.array([1 << 16, 1 << 16])})\n"
+        "except MemoryError:\n"
+        "    print('no memory')\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False, text=True)
+
+    assert done.stdout == "no memory\n", done.stderr
+
+
 def test_inputs_may_lie_in_memory_as_they_like(tmp_path: Path) -> None:
     session = load(models.save(models.mlp(), tmp_path / "mlp.onnx"), runtime="openvino")
     values = np.random.default_rng(0).standard_normal((32, 6)).astype(np.float32).T

@@ -103,6 +103,8 @@ def test_falling_back_is_allowed_where_both_are_asked_for(mlp: Path) -> None:
 
     assert session.run({"x": np.ones((1, 32), np.float32)})[0].shape == (1, 5)
     assert session.conditions["providers"] == ["AzureExecutionProvider", "CPUExecutionProvider"]
+    assert session.conditions["nodes"]["AzureExecutionProvider"] == 0, "and it is said who runs what"
+    assert session.conditions["nodes"]["CPUExecutionProvider"] >= 2
 
 
 def test_an_option_of_another_runtime_is_no_option_here(mlp: Path) -> None:
@@ -112,9 +114,10 @@ def test_an_option_of_another_runtime_is_no_option_here(mlp: Path) -> None:
     assert raised.value.code == "session_option_unknown"
 
 
-def test_an_unknown_runtime_is_refused(mlp: Path) -> None:
+@pytest.mark.parametrize("runtime", ["caffe", "torch"])
+def test_an_unknown_runtime_is_refused(runtime: str, mlp: Path) -> None:
     with pytest.raises(StepError) as raised:
-        load(mlp, runtime="caffe")
+        load(mlp, runtime=runtime)
 
     assert raised.value.code == "runtime_unavailable"
     assert "onnxruntime" in raised.value.detail
