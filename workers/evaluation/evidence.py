@@ -8,8 +8,8 @@ from app.domain.measurement import Measurement
 from workers.evaluation.comparison import Comparison, compare_exact, compare_latency, compare_paired
 from workers.evaluation.footprint import bytes_above_zero, peak_memory
 from workers.evaluation.latency import latencies, per_child
-from workers.evaluation.metrics.definition import Floats
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, MemoryReplicate, Subject
+from workers.evaluation.scores import Scores
 
 Source = Literal["evaluation", "calibration", "synthetic"]
 """Which rows the metrics were computed on; only evaluation rows were held out of everything else."""
@@ -35,8 +35,8 @@ class Evidence:
     original: Mapping[str, Measurement]
     artifact: Mapping[str, Measurement]
     children: Mapping[str, Children] = field(default_factory=dict)
-    original_scores: Mapping[str, Floats] = field(default_factory=dict)
-    artifact_scores: Mapping[str, Floats] = field(default_factory=dict)
+    original_scores: Mapping[str, Scores] = field(default_factory=dict)
+    artifact_scores: Mapping[str, Scores] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
 
     def comparison(self, name: str) -> Comparison | None:
@@ -57,7 +57,7 @@ def gather(
     source: Source,
     original: Iterable[Measurement],
     artifact: Iterable[Measurement],
-    scores: Mapping[Subject, Mapping[str, Floats]],
+    scores: Mapping[Subject, Mapping[str, Scores]],
     latency: Sequence[LatencyReplicate],
     memory: Sequence[MemoryReplicate],
     target: str | None = None,

@@ -7,13 +7,13 @@ from pydantic import BaseModel
 
 from app.domain.job import Gate
 from app.domain.measurement import Measurement
-from workers.evaluation.accuracy import read_scores
 from workers.evaluation.comparison import Comparison
 from workers.evaluation.conclusion import conclude
 from workers.evaluation.evidence import Evidence, gather, timed
 from workers.evaluation.footprint import peak_memory
 from workers.evaluation.gate import Verdict, judge_goal
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, MemoryReplicate
+from workers.evaluation.scores import read_scores
 from workers.evaluation.selection import choose, pareto
 from workers.steps.baseline import BaselineResult
 from workers.steps.candidates import Candidate, CandidatesResult
