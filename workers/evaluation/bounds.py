@@ -6,7 +6,6 @@ Each kind of number has its own interval (`statistics`); here they get one shape
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
@@ -62,7 +61,9 @@ def metric_bounds(name: str, scores: Scores, confidence: float) -> Bounded:
     if isinstance(metric, SetMetric) and metric.own is not None:
         ends = metric.own.value(values, groups, confidence)
     elif isinstance(metric, RowMetric) and metric.interval == "studentised":
-        ends = _studentised(values, metric.value, groups, confidence)
+        ends = _wider(
+            _studentised(values, metric.value, groups, confidence), difference_bounds(found.value, scatter, confidence)
+        )
     else:
         form = fisher_bounds if metric.interval == "fisher" else bounded_bounds
 
@@ -99,7 +100,7 @@ def drop_bounds(
         found = found.relative_to(first)
     scatter = scatter_of(found, groups)
     everything = (-math.inf, math.inf)
-    if isinstance(metric, SetMetric) and metric.own is not None:
+    if isinstance(metric, SetMetric) and metric.own is not None and metric.own.drop is not None:
         if relative:
             raise ValueError("it has no interval as a share of the original's")
         ends = metric.own.drop(before, after, groups, confidence)
@@ -107,7 +108,10 @@ def drop_bounds(
         return _bounded(found.value, ends, everything, scatter)
     p = p_value(found.value, scatter)
     if isinstance(metric, RowMetric) and metric.interval == "studentised":
-        ends = _studentised_drop(metric.value, before, after, groups, confidence, sign, relative=relative)
+        ends = _wider(
+            _studentised_drop(metric.value, before, after, groups, confidence, sign, relative=relative),
+            difference_bounds(found.value, scatter, confidence),
+        )
         return _bounded(found.value, ends, everything, scatter, p=p)
 
     def at_scale(factor: float) -> Ends:
@@ -181,9 +185,9 @@ def _share(right: Floats, groups: Codes | None, confidence: float) -> Bounded:
 def _share_drop(
     original: Floats, artifact: Floats, groups: Codes | None, confidence: float, *, relative: bool
 ) -> Bounded:
-    bounds = proportions.relative_drop_bounds if relative else proportions.drop_bounds
+    bounds = proportions.relative_drop_ends if relative else proportions.drop_ends
     pairs = clustered_shares.grouped_pairs(original, artifact, groups, confidence)
-    reached = NormalDist().cdf(clustered_shares.quantile(groups, confidence))
+    quantile = clustered_shares.quantile(groups, confidence)
     rows, effect = len(original), len(original) / pairs.rows
     discordant = pairs.differing / pairs.rows
     if relative:
@@ -195,9 +199,14 @@ def _share_drop(
         value, error = pairs.drop, math.sqrt(max(discordant - pairs.drop**2, 0.0) / pairs.rows)
 
     def ends(factor: float) -> Ends:
-        return bounds(pairs.scaled(factor) if effect == 1 else pairs.thinned(1 / factor), reached)
+        return bounds(pairs.scaled(factor) if effect == 1 else pairs.thinned(1 / factor), quantile)
 
     return Bounded(value, *ends(1), rows, error, ends, proportions.mcnemar(pairs))
+
+
+def _wider(one: Ends, other: Ends) -> Ends:
+    """The outer bounds of two intervals: the bootstrap knows which way rows are skewed, the other how little few tell."""
+    return min(one[0], other[0]), max(one[1], other[1])
 
 
 def _studentised(values: Floats, statistic: Statistic, groups: Codes | None, confidence: float) -> Ends:

@@ -5,12 +5,13 @@ more correlated receiver operating characteristic curves", Biometrics 44 (1988).
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 from app.domain.metric_options import MetricOptions
 from workers.evaluation.metrics.balanced_accuracy import one_class
 from workers.evaluation.metrics.definition import Floats, Rows, SetMetric, class_labels, class_scores
 from workers.evaluation.metrics.ece import not_scores, probabilities
-from workers.evaluation.statistics.clusters import Codes
+from workers.evaluation.statistics.clusters import Codes, draws_of, unbiased
 from workers.evaluation.statistics.linear import Linearised
 
 
@@ -40,8 +41,8 @@ def metric(options: MetricOptions) -> SetMetric:
 def _linearise(records: Floats, groups: Codes | None) -> Linearised:
     labels = records[:, 0].astype(np.int64)
     if records.shape[1] == 2:
-        return _area(records[:, 1], labels == 1)
-    areas = [_area(records[:, 1 + label], labels == label) for label in np.unique(labels)]
+        return _area(records[:, 1], labels == 1, groups)
+    areas = [_area(records[:, 1 + label], labels == label, groups) for label in np.unique(labels)]
     return Linearised(
         float(np.mean([area.value for area in areas])),
         np.mean([area.influence for area in areas], axis=0),
@@ -49,16 +50,17 @@ def _linearise(records: Floats, groups: Codes | None) -> Linearised:
     )
 
 
-def _area(scores: Floats, positive: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]) -> Linearised:
+def _area(scores: Floats, positive: NDArray[np.bool_], groups: Codes | None) -> Linearised:
     """Each row's share of the other class that it stands on the right side of; equals count half."""
     rows, above = len(scores), int(positive.sum())
     below = rows - above
     influence = np.empty(rows)
     ranks = mid_ranks(scores)
     placed = (ranks[positive] - mid_ranks(scores[positive])) / below
-    influence[positive] = rows / above * (placed - placed.mean())
+    of_above, of_below = (unbiased(draws_of(np.flatnonzero(side), groups)) for side in (positive, ~positive))
+    influence[positive] = rows / above * of_above * (placed - placed.mean())
     passed = 1 - (ranks[~positive] - mid_ranks(scores[~positive])) / above
-    influence[~positive] = rows / below * (passed - passed.mean())
+    influence[~positive] = rows / below * of_below * (passed - passed.mean())
     return Linearised(float(placed.mean()), influence, rows / min(above, below))
 
 

@@ -79,14 +79,14 @@ class RowMetric:
 
 @dataclass(frozen=True, slots=True)
 class OwnBounds:
-    """The intervals of a metric that neither form's serve, each bound one-sided.
+    """The intervals of a metric that those of its form do not serve, each bound one-sided.
 
-    `value` takes records, groups and a confidence; `drop` those of the original and of the artifact, and gives the
-    bounds of original minus artifact.
+    `value` takes records, groups and a confidence; `drop`, where there is one, the records of the original and of the
+    artifact, and gives the bounds of original minus artifact.
     """
 
     value: Callable[[Floats, Codes | None, float], Ends]
-    drop: Callable[[Floats, Floats, Codes | None, float], Ends]
+    drop: Callable[[Floats, Floats, Codes | None, float], Ends] | None = None
 
 
 @dataclass(frozen=True, slots=True)

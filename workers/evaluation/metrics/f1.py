@@ -4,10 +4,11 @@ import numpy as np
 
 from app.domain.metric_options import MetricOptions
 from workers.evaluation.metrics.balanced_accuracy import one_class, score
-from workers.evaluation.metrics.definition import Floats, SetMetric
+from workers.evaluation.metrics.definition import Floats, OwnBounds, SetMetric
 from workers.evaluation.metrics.definition import one_class_a_row as unfit
+from workers.evaluation.statistics.clustered_shares import paired_drop, share
 from workers.evaluation.statistics.clusters import Codes
-from workers.evaluation.statistics.linear import Linearised
+from workers.evaluation.statistics.linear import Ends, Linearised
 
 
 def metric(options: MetricOptions) -> SetMetric:
@@ -16,13 +17,26 @@ def metric(options: MetricOptions) -> SetMetric:
     def linearise(records: Floats, groups: Codes | None) -> Linearised:
         return _micro(records) if average == "micro" else _by_class(records, weighted=average == "weighted")
 
-    return SetMetric("f1", score, linearise, range=(0.0, 1.0), unfit=unfit, unfit_set=one_class)
+    own = OwnBounds(_micro_bounds, _micro_drop) if average == "micro" else None
+    return SetMetric("f1", score, linearise, range=(0.0, 1.0), unfit=unfit, unfit_set=one_class, own=own)
 
 
 def _micro(records: Floats) -> Linearised:
     """Of one label and one choice a row, the share that is right."""
-    right = (records[:, 0] == records[:, 1]).astype(np.float64)
+    right = _right(records)
     return Linearised(float(right.mean()), right - right.mean())
+
+
+def _micro_bounds(records: Floats, groups: Codes | None, confidence: float) -> Ends:
+    return share(_right(records), groups, confidence)
+
+
+def _micro_drop(original: Floats, artifact: Floats, groups: Codes | None, confidence: float) -> Ends:
+    return paired_drop(_right(original), _right(artifact), groups, confidence)
+
+
+def _right(records: Floats) -> Floats:
+    return np.asarray(records[:, 0] == records[:, 1], np.float64)
 
 
 def _by_class(records: Floats, *, weighted: bool) -> Linearised:

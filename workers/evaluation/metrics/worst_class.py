@@ -11,7 +11,7 @@ import numpy as np
 from workers.evaluation.metrics.balanced_accuracy import one_class, score
 from workers.evaluation.metrics.definition import Floats, OwnBounds, SetMetric
 from workers.evaluation.metrics.definition import one_class_a_row as unfit
-from workers.evaluation.statistics.clustered_shares import paired_drop, share
+from workers.evaluation.statistics.clustered_shares import certain_share, paired_drop
 from workers.evaluation.statistics.clusters import Codes, codes_of
 from workers.evaluation.statistics.linear import Ends, Linearised
 
@@ -31,9 +31,9 @@ def _linearise(records: Floats, groups: Codes | None) -> Linearised:
 
 def _value_bounds(records: Floats, groups: Codes | None, confidence: float) -> Ends:
     classes, right = _recalls(records)
-    lower = min(share(right[rows], _of(groups, rows), confidence)[0] for rows in _rows_of(classes))
+    lower = min(certain_share(right[rows], _of(groups, rows), confidence)[0] for rows in _rows_of(classes))
     together = 1 - (1 - confidence) / (int(classes.max()) + 1)
-    upper = min(share(right[rows], _of(groups, rows), together)[1] for rows in _rows_of(classes))
+    upper = min(certain_share(right[rows], _of(groups, rows), together)[1] for rows in _rows_of(classes))
     return lower, upper
 
 
@@ -47,7 +47,7 @@ def _drop_bounds(original: Floats, artifact: Floats, groups: Codes | None, confi
     lowest: list[float] = []
     highest: list[float] = []
     for right, ends, side in ((before, lowest, 0), (after, highest, 1)):
-        bounds = [share(right[rows], _of(groups, rows), together) for rows in rows_of]
+        bounds = [certain_share(right[rows], _of(groups, rows), together) for rows in rows_of]
         least = min(upper for _, upper in bounds)
         for rows, (lower, _) in zip(rows_of, bounds, strict=True):
             if lower <= least:

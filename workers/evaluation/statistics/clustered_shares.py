@@ -9,24 +9,29 @@ from statistics import NormalDist
 
 from workers.evaluation.statistics.clusters import Codes, Floats, group_count, group_sums
 from workers.evaluation.statistics.linear import Ends, Scatter
-from workers.evaluation.statistics.proportions import Pairs, count_pairs, drop_bounds, relative_drop_bounds, wilson
+from workers.evaluation.statistics.proportions import Pairs, clopper_pearson, count_pairs, drop_ends, wilson
 
 
 def share(right: Floats, groups: Codes | None, confidence: float) -> Ends:
     """Lower and upper bound of a share, each one-sided; `right` has 0 or 1 for each row, [rows]."""
+    return wilson(*_alone(right, groups, confidence), quantile(groups, confidence))
+
+
+def certain_share(right: Floats, groups: Codes | None, confidence: float) -> Ends:
+    """As `share`, of bounds that hold at least as often as they say, of few rows and far out too."""
+    return clopper_pearson(*_alone(right, groups, confidence), confidence)
+
+
+def paired_drop(original: Floats, artifact: Floats, groups: Codes | None, confidence: float) -> Ends:
+    """Lower and upper bound of the drop between two shares of the same rows, each one-sided."""
+    return drop_ends(grouped_pairs(original, artifact, groups, confidence), quantile(groups, confidence))
+
+
+def _alone(right: Floats, groups: Codes | None, confidence: float) -> tuple[float, float]:
+    """The share, and how many independent rows would tell as much."""
     value, rows = float(right.mean()), len(right)
     events = min(value, 1 - value) * rows
-    effect = design_effect(right - value, groups, events, confidence)
-    return wilson(value, rows / effect, quantile(groups, confidence))
-
-
-def paired_drop(
-    original: Floats, artifact: Floats, groups: Codes | None, confidence: float, *, relative: bool = False
-) -> Ends:
-    """Lower and upper bound of the drop between two shares of the same rows, each one-sided."""
-    pairs = grouped_pairs(original, artifact, groups, confidence)
-    bounds = relative_drop_bounds if relative else drop_bounds
-    return bounds(pairs, NormalDist().cdf(quantile(groups, confidence)))
+    return value, rows / design_effect(right - value, groups, events, confidence)
 
 
 def grouped_pairs(original: Floats, artifact: Floats, groups: Codes | None, confidence: float) -> Pairs:

@@ -27,6 +27,16 @@ def group_sums(values: Floats, groups: Codes) -> Floats:
     return sums
 
 
+def draws_of(rows: Codes, groups: Codes | None) -> int:
+    """How many draws some rows are, which are given by their places."""
+    return len(rows) if groups is None else len(np.unique(groups[rows]))
+
+
+def unbiased(draws: int) -> float:
+    """What the scatter of so many draws about their own mean is to be multiplied with."""
+    return float(np.sqrt(draws / (draws - 1))) if draws > 1 else 1.0
+
+
 def group_sizes(groups: Codes) -> Floats:
     """How many rows each group has, shape [groups]."""
     return np.bincount(groups).astype(np.float64)

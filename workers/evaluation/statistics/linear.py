@@ -22,19 +22,24 @@ from workers.evaluation.statistics.proportions import wilson
 
 Ends = tuple[float, float]
 
+_LEAST_FREEDOM = 8.0
+"""Fewer degrees of freedom would make intervals of any width; by simulation (`benchmarks/coverage.py`) these do."""
+
 
 @dataclass(frozen=True, slots=True)
 class Linearised:
     """An estimate with the influence of its rows.
 
     `influence` [rows] has mean 0 and is what a row adds to the error, times the rows. `step` is the influence of a
-    row that goes wholly wrong. `units` [rows], where given, are the groups that influence is known of alone.
+    row that goes wholly wrong. `units` [rows], where given, are the groups that influence is known of alone. `unseen`
+    is variance of the estimate that the influence of these rows does not show.
     """
 
     value: float
     influence: Floats
     step: float = 1.0
     units: Codes | None = None
+    unseen: float = 0.0
 
     def less(self, other: "Linearised", sign: float) -> "Linearised":
         """The difference to another estimate of the same rows, times `sign`."""
@@ -88,7 +93,7 @@ def scatter_of(found: Linearised, groups: Codes | None = None) -> Scatter:
     together = found.units if found.units is not None else groups
     parts = (found.influence if together is None else group_sums(found.influence, together)) / rows
     draws = len(parts)
-    squares = float((parts**2).sum())
+    squares = float((parts**2).sum()) + found.unseen
     # What is left of rounding is no scatter.
     if draws < 2 or squares <= (1e-12 * max(abs(found.value), found.step / rows)) ** 2:
         return Scatter(0.0, draws, 0.0, found.step * _rows_a_draw(rows, groups) / rows, rows)
@@ -104,16 +109,20 @@ def difference_bounds(value: float, scatter: Scatter, confidence: float) -> Ends
 
 
 def bounded_bounds(value: float, scatter: Scatter, confidence: float) -> Ends:
-    """Lower and upper bound, each one-sided, of what lies between 0 and 1.
+    """Lower and upper bound, each one-sided, of what lies between 0 and 1: on the scale of log odds.
 
-    Wilson's interval with the rows that a share of independent rows would need for the same scatter (E. Korn and
-    B. Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated from
-    survey data", Survey Methodology 24 (1998)).
+    Student's t has the degrees of freedom that the scatter is known with (F. Satterthwaite, "An approximate
+    distribution of estimates of variance components", Biometrics Bulletin 2 (1946)), which are few where few rows
+    carry it; half of its relative variance is added, for it is too small more often than too large. At an end of the scale, Wilson's interval with as many rows as would each have to go wholly wrong.
     """
     inside = value * (1 - value)
-    most = 1 / scatter.step if scatter.step > 0 else scatter.draws
-    effective = inside / scatter.error**2 if scatter.error > 0 and inside > 0 else most
-    return wilson(value, effective, scatter.quantile(confidence))
+    if inside <= 0 or scatter.error == 0:
+        return wilson(value, 1 / scatter.step if scatter.step > 0 else scatter.draws, scatter.quantile(confidence))
+    freedom = min(max(2 * scatter.draws / max(scatter.kurtosis - 1, 1e-9), _LEAST_FREEDOM), max(scatter.draws - 1, 1))
+    error = scatter.error * math.sqrt(1 + scatter.kurtosis / (2 * scatter.draws))
+    reach = float(stdtrit(freedom, confidence)) * error / inside
+    odds = math.log(value / (1 - value))
+    return 1 / (1 + math.exp(min(reach - odds, 700))), 1 / (1 + math.exp(max(-reach - odds, -700)))
 
 
 def fisher_bounds(value: float, scatter: Scatter, confidence: float) -> Ends:
