@@ -28,6 +28,8 @@ from workers.evaluation.statistics.linear import (
 from workers.evaluation.statistics.means import Statistic, bootstrap_bounds, by_group, linearise
 from workers.evaluation.statistics.replicates import LEAST, median, replicate_bounds
 
+_FORMS = {"bounded": bounded_bounds, "fisher": fisher_bounds, "linear": difference_bounds}
+
 TWO_SIDED_95 = 0.975
 """One-sided bounds at this confidence are the ends of a two-sided 95 % interval."""
 
@@ -65,7 +67,7 @@ def metric_bounds(name: str, scores: Scores, confidence: float) -> Bounded:
             _studentised(values, metric.value, groups, confidence), difference_bounds(found.value, scatter, confidence)
         )
     else:
-        form = fisher_bounds if metric.interval == "fisher" else bounded_bounds
+        form = _FORMS[metric.interval]
 
         def at_scale(factor: float) -> Ends:
             return form(found.value, scatter.scaled(factor), confidence)
@@ -205,7 +207,7 @@ def _share_drop(
 
 
 def _wider(one: Ends, other: Ends) -> Ends:
-    """The outer bounds of two intervals: the bootstrap knows which way rows are skewed, the other how little few tell."""
+    """The outer bounds of two: the bootstrap knows which way rows are skewed, the other how little few of them tell."""
     return min(one[0], other[0]), max(one[1], other[1])
 
 

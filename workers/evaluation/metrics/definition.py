@@ -20,8 +20,9 @@ from workers.evaluation.statistics.linear import Ends, Linearised
 
 Floats = NDArray[np.float64]
 
-Interval = Literal["studentised", "bounded", "fisher"]
-"""How a value's interval is found: the studentised bootstrap, Wilson's with effective rows, or on Fisher's scale."""
+Interval = Literal["studentised", "linear", "bounded", "fisher"]
+"""How a value's interval is found: the studentised bootstrap; Student's t of the influence of rows; the same on the
+scale of log odds; or on Fisher's."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,5 +30,13 @@ def _constant(records: Floats) -> str | None:
 
 
 METRIC = RowMetric(
-    "r2", _score, _value, ideal=None, range=(-math.inf, 1.0), unfit=unfit, unfit_set=_constant, whole=True
+    "r2",
+    _score,
+    _value,
+    ideal=None,
+    range=(-math.inf, 1.0),
+    unfit=unfit,
+    unfit_set=_constant,
+    interval="linear",
+    whole=True,
 )

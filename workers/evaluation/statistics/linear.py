@@ -113,11 +113,16 @@ def bounded_bounds(value: float, scatter: Scatter, confidence: float) -> Ends:
 
     Student's t has the degrees of freedom that the scatter is known with (F. Satterthwaite, "An approximate
     distribution of estimates of variance components", Biometrics Bulletin 2 (1946)), which are few where few rows
-    carry it; half of its relative variance is added, for it is too small more often than too large. At an end of the scale, Wilson's interval with as many rows as would each have to go wholly wrong.
+    carry it; half of its relative variance is added, for it is too small more often than too large. At an end of the
+    scale, Wilson's interval with as many rows as would each have to go wholly wrong.
     """
     inside = value * (1 - value)
-    if inside <= 0 or scatter.error == 0:
-        return wilson(value, 1 / scatter.step if scatter.step > 0 else scatter.draws, scatter.quantile(confidence))
+    if inside <= 0 and scatter.error > 0:  # edits can be more than there is to edit
+        return difference_bounds(value, scatter, confidence)
+    if scatter.error == 0:
+        return wilson(
+            min(value, 1.0), 1 / scatter.step if scatter.step > 0 else scatter.draws, scatter.quantile(confidence)
+        )
     freedom = min(max(2 * scatter.draws / max(scatter.kurtosis - 1, 1e-9), _LEAST_FREEDOM), max(scatter.draws - 1, 1))
     error = scatter.error * math.sqrt(1 + scatter.kurtosis / (2 * scatter.draws))
     reach = float(stdtrit(freedom, confidence)) * error / inside
