@@ -8,7 +8,13 @@ from app.domain.model import TensorSpec
 
 Role = Literal["calibration", "tuning", "evaluation", "training"]
 LABELS = "labels"
-"""The field that holds what is right; every other field is an input of a model."""
+"""The field that holds what is right; every other field is an input of a model, but for the next two."""
+
+GROUPS = "groups"
+"""The field that says which rows are of one origin, such as views of one photograph: one number or text a row."""
+
+SLICES = "slices"
+"""The field that says which subpopulation a row is of: one number or text a row."""
 
 _Side = Annotated[int, Field(ge=1, le=8192)]
 

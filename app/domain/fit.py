@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from app.domain.dataset import LABELS
+from app.domain.dataset import GROUPS, LABELS, SLICES
 from app.domain.metric import METRICS, MetricChoice, looked_at
 from app.domain.model import Dimension, TensorSpec, is_cache, shape_text
 from app.errors import FieldError
@@ -31,9 +31,10 @@ def fit(
     """Compare a model's inputs and outputs (shapes with the batch axis) with a dataset's fields (without).
 
     `label_ranges` has the least and greatest label of arrays of whole numbers, where known. `metrics` say which
-    arrays are labels, and of which output; `needs_labels`, that they are compared with these rows. Problems come
-    all at once, each at `pointer`, with the codes `dataset_input_missing`, `dataset_dtype_mismatch`,
-    `dataset_shape_mismatch`, `dataset_labels_missing`, `dataset_labels_not_integers`, `labels_out_of_range`.
+    arrays are labels, and of which output; `needs_labels`, that they are compared with these rows. Arrays called
+    `groups` and `slices` are neither labels nor inputs. Problems come all at once, each at `pointer`, with the codes
+    `dataset_input_missing`, `dataset_dtype_mismatch`, `dataset_shape_mismatch`, `dataset_labels_missing`,
+    `dataset_labels_not_integers`, `labels_out_of_range`, `dataset_groups_not_by_row`.
     """
     given = {spec.name: spec for spec in fields}
     found: list[tuple[str, str]] = []
@@ -50,23 +51,27 @@ def fit(
     names = {spec.name for spec in inputs}
     notes: list[str] = []
     asked = [choice for choice in metrics if choice.name in METRICS and METRICS[choice.name].needs_labels]
-    judged = [(choice.labels, looked_at(outputs, choice)) for choice in asked]
-    for name, output in judged or [(LABELS, looked_at(outputs))]:
+    judged = [(choice.labels, looked_at(outputs, choice), METRICS[choice.name].labels) for choice in asked]
+    for name, output, kind in judged or [(LABELS, looked_at(outputs), "classes")]:
         labels = given.get(name) if name not in names else None
         if labels is None:
             if needs_labels:
                 found.append(("dataset_labels_missing", _no_labels(name)))
-        elif not _whole(labels.dtype):
-            why = f"The array {name!r} is {labels.dtype}, and labels are whole numbers, the places of classes."
+        elif not _whole(labels.dtype) and kind not in ("numbers", "objects"):
+            why = f"The array {name!r} is {labels.dtype}, and labels are whole numbers{_MEANT.get(kind or '', '')}."
             if needs_labels:
                 found.append(
                     ("dataset_labels_not_integers", f"{why} Save it as int64, or ask for metrics that need no labels.")
                 )
             else:
                 notes.append(f"{why} No metric compares with it.")
-        elif (why_not := _range_problem(labels, label_ranges.get(name), output)) is not None:
+        elif kind == "classes" and (why_not := _range_problem(labels, label_ranges.get(name), output)) is not None:
             found.append(("labels_out_of_range", why_not))
-    used = {*names, *(name for name, _ in judged), LABELS}
+    for name in {GROUPS, SLICES} & given.keys() - names:
+        shape = given[name].shape
+        if (shape is not None and shape not in ((), (1,))) or given[name].dtype.startswith("float"):
+            found.append(("dataset_groups_not_by_row", _not_by_row(given[name])))
+    used = {*names, *(name for name, _, _ in judged), LABELS, GROUPS, SLICES}
     extra = [spec.name for spec in fields if spec.name not in used]
     if extra:
         notes.append(f"Not inputs of the model, so not used: {', '.join(extra)}.")
@@ -75,9 +80,19 @@ def fit(
     return Fit(tuple(problems), tuple(dict.fromkeys(notes)))
 
 
+_MEANT = {"classes": ", the places of classes", "sequences": ", the places of classes", "keys": " that rows share"}
+
+
+def _not_by_row(field: TensorSpec) -> str:
+    return (
+        f"The array {field.name!r} is {field.dtype}{shape_text(field.shape)} a row, and it holds one whole number or "
+        "text a row: rows with the same one belong together. Save it so, or call it something else."
+    )
+
+
 def _no_labels(name: str) -> str:
     return (
-        f"A metric compares with labels and the dataset has none: add an array {name!r}, one whole number a row, or "
+        f"A metric compares with labels and the dataset has none: add an array {name!r}, one entry a row, or "
         "ask for metrics that need none."
     )
 
@@ -87,7 +102,7 @@ def _whole(dtype: str) -> bool:
 
 
 def _missing(wanted: TensorSpec, inputs: Sequence[TensorSpec], fields: Sequence[TensorSpec]) -> str:
-    taken = {spec.name for spec in inputs} | {LABELS}
+    taken = {spec.name for spec in inputs} | {LABELS, GROUPS, SLICES}
     free = [spec.name for spec in fields if spec.name not in taken]
     detail = (
         f"The model has an input {wanted.name!r} ({wanted.dtype}{shape_text(wanted.shape)}) and the dataset no array "

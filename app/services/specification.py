@@ -10,18 +10,19 @@ from sqlalchemy.orm import Session
 from app.db.tables import Artifact, Dataset, Job, Model
 from app.domain.dataset import LABELS
 from app.domain.fit import fit
-from app.domain.goal import CEILINGS
+from app.domain.goal import CEILINGS, Constraint
 from app.domain.ids import is_id
 from app.domain.job import JobSpec
 from app.domain.measure import RUNTIMES_OF, USUAL_RUNTIME
 from app.domain.measurement import UNITS
-from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes
+from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes, options_of
 from app.domain.model import Dimension, TensorSpec, shape_text
 from app.domain.recipe import WeightOnly, fitted_algorithms, needs_calibration, placed_recipes, recipes_of
+from app.domain.sample_size import USUAL_DISCORDANCE, rows_to_show
 from app.domain.target import fp16_is_native, saturates_int8
 from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
-from app.services.field_errors import pointer, schema_errors
+from app.services.field_errors import field_error, places, pointer, schema_errors
 from app.services.targets import Target, builtin_targets, known_targets, target_alive
 from app.services.valid_parts import ValidParts, valid_parts
 
@@ -306,6 +307,7 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
         if name in METRICS:
             choice = next(choice for choice in spec.asked_metrics() if choice.name == name)
             checked.errors.extend(_unmeasurable(choice, f"{place}/metric", checked))
+            _doubt_rows(constraint, spec.goal.confidence, checked)
         if constraint.min is not None:
             floors[name] = max(floors.get(name, constraint.min), constraint.min)
         if constraint.max is not None:
@@ -320,11 +322,35 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
             )
 
 
+def _doubt_rows(constraint: Constraint, confidence: float, checked: Checked) -> None:
+    """Say so where an evaluation set is too small to show the drop that is asked about."""
+    dataset, described = checked.datasets.get("evaluation"), METRICS[constraint.metric]
+    rows = (dataset.inspection or {}).get("rows") if dataset is not None else None
+    if rows is None or not constraint.max_drop or constraint.relative or not described.share:
+        return
+    if described.relative_to_original:
+        needed, condition = rows_to_show(constraint.max_drop, 0.0, confidence), "even without a row that differs"
+    else:
+        needed = rows_to_show(constraint.max_drop, USUAL_DISCORDANCE, confidence)
+        condition = f"if {100 * USUAL_DISCORDANCE:g} % of the rows come out differently, as is usual of 8 bits"
+    if needed is None or rows < needed:
+        enough = "no practical number" if needed is None else f"about {needed:,}"
+        checked.doubts.append(
+            f"{rows:,} rows cannot show {100 * constraint.max_drop:g} points of {constraint.metric}: {enough} would, "
+            f"{condition}."
+        )
+
+
 def _metric_errors(asked: str | MetricChoice, place: str, checked: Checked) -> list[FieldError]:
     """What is wrong with a metric that is named alone, or with what it looks at."""
     named, choice = (place, MetricChoice(name=asked)) if isinstance(asked, str) else (f"{place}/name", asked)
     if choice.name not in METRICS:
         return [FieldError(named, "unknown_metric", _no_metric(choice.name, sorted(METRICS)))]
+    try:
+        options_of(choice.name, choice.options)
+    except ValidationError as error:
+        options = [*places(place), "options"]
+        return [field_error(finding, [*options, *finding["loc"]]) for finding in error.errors(include_url=False)]
     found = choice_problems(choice, outputs, place) if (outputs := _outputs(checked)) is not None else []
     if not found and METRICS[choice.name].needs_labels and _lacks_labels(checked, choice.labels):
         at = place if isinstance(asked, str) else f"{place}/labels"
@@ -334,6 +360,11 @@ def _metric_errors(asked: str | MetricChoice, place: str, checked: Checked) -> l
 
 def _unmeasurable(choice: MetricChoice, place: str, checked: Checked) -> list[FieldError]:
     """Why it is sure that a constraint's metric cannot be measured."""
+    try:
+        options_of(choice.name, choice.options)
+    except ValidationError:
+        detail = f"{choice.name} needs options: name it in metrics with them, as GET /v1/metrics says."
+        return [FieldError(place, "metric_options_missing", detail)]
     if METRICS[choice.name].needs_labels and _lacks_labels(checked, choice.labels):
         return [_labels_missing(place, choice)]
     if not lacks_classes(choice, outputs := _outputs(checked) or []):

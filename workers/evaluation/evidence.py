@@ -8,8 +8,8 @@ from app.domain.measurement import Measurement
 from workers.evaluation.comparison import Comparison, compare_exact, compare_latency, compare_paired
 from workers.evaluation.footprint import memories
 from workers.evaluation.latency import latencies, per_child
-from workers.evaluation.metrics.definition import Floats
 from workers.evaluation.replicate import LatencyReplicate, Subject
+from workers.evaluation.scores import Scores
 
 Source = Literal["evaluation", "calibration", "synthetic"]
 """Which rows the metrics were computed on; only evaluation rows were held out of everything else."""
@@ -38,8 +38,8 @@ class Evidence:
     original: Mapping[str, Measurement]
     artifact: Mapping[str, Measurement]
     children: Mapping[str, Children] = field(default_factory=dict)
-    original_scores: Mapping[str, Floats] = field(default_factory=dict)
-    artifact_scores: Mapping[str, Floats] = field(default_factory=dict)
+    original_scores: Mapping[str, Scores] = field(default_factory=dict)
+    artifact_scores: Mapping[str, Scores] = field(default_factory=dict)
     comparisons: tuple[Comparison, ...] = ()
 
     def comparison(self, name: str) -> Comparison | None:
@@ -60,7 +60,7 @@ def gather(
     source: Source,
     original: Iterable[Measurement],
     artifact: Iterable[Measurement],
-    scores: Mapping[Subject, Mapping[str, Floats]],
+    scores: Mapping[Subject, Mapping[str, Scores]],
     latency: Sequence[LatencyReplicate],
     target: str | None = None,
 ) -> tuple[Evidence, list[Measurement]]:
@@ -106,7 +106,7 @@ def alone(
     *,
     source: Source,
     measurements: Iterable[Measurement],
-    scores: Mapping[str, Floats],
+    scores: Mapping[str, Scores],
     latency: Sequence[LatencyReplicate],
 ) -> Evidence:
     """What is known of a model that was measured without another beside it: it stands where an artifact would."""

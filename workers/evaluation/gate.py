@@ -14,9 +14,11 @@ from app.domain.goal import CEILINGS, Constraint, Goal
 from app.domain.job import Gate
 from app.domain.measurement import Measurement
 from app.domain.metric import METRICS
+from app.domain.sample_size import rows_to_show
 from workers.evaluation.accuracy import NON_FINITE
 from workers.evaluation.bounds import Bounded, drop_bounds, metric_bounds, replicate_interval
 from workers.evaluation.evidence import Evidence, Source
+from workers.evaluation.slices import SliceDrop, worst_slice
 from workers.evaluation.statistics.rows_needed import rows_needed
 from workers.evaluation.words import amount, difference, plain
 
@@ -38,7 +40,9 @@ class Verdict(BaseModel):
     `value` is the drop for `max_drop` (positive is worse; a share of the original's value where `relative`),
     else the value itself. `ci` are its lower and upper bound, each one-sided at the goal's confidence;
     null where the value has no scatter or too few samples tell. `rows_needed` would decide what is
-    undecided, if the rates stay as they are; null where rows do not help. What was not measured has no value.
+    undecided, if the rates stay as they are; null where rows do not help. `p_value` is two-sided, of there being no
+    drop; null where it is not to be had. `worst_slice` is where the metric drops most, null where rows have no slices.
+    What was not measured has no value.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,6 +54,8 @@ class Verdict(BaseModel):
     ci: tuple[float, float] | None = None
     confidence: float
     rows_needed: int | None = Field(default=None, ge=1)
+    p_value: float | None = None
+    worst_slice: SliceDrop | None = None
     reason: str
 
 
@@ -103,12 +109,34 @@ def judge_constraint(constraint: Constraint, evidence: Evidence, confidence: flo
     if isinstance(found, str):
         return _without_value(constraint, "undecided", confidence, found)
     judged_on = evidence.source if is_metric else "evaluation"
-    return [_verdict(constraint, limit, found, measured, confidence, judged_on) for limit in _limits(constraint)]
+    verdicts = [_verdict(constraint, limit, found, measured, confidence, judged_on) for limit in _limits(constraint)]
+    if is_metric and constraint.max_drop is not None:
+        return [_with_slice(verdict, name, measured, evidence) for verdict in verdicts]
+    return verdicts
 
 
 def _limits(constraint: Constraint) -> list[_Limit]:
     ends = ((constraint.max_drop, True), (constraint.max, True), (constraint.min, False))
     return [_Limit(value, is_ceiling) for value, is_ceiling in ends if value is not None]
+
+
+def _with_slice(verdict: Verdict, name: str, measured: Measurement, evidence: Evidence) -> Verdict:
+    """The verdict, and where the metric drops most, if that is more than overall."""
+    scores = evidence.artifact_scores[name]
+    worst = worst_slice(name, evidence.original_scores.get(name), scores, verdict.confidence)
+    if worst is None:
+        return verdict
+    reason = f"{verdict.reason} {about_slice(worst, measured.unit)}"
+    return verdict.model_copy(update={"worst_slice": worst, "reason": reason})
+
+
+def about_slice(worst: SliceDrop, unit: str) -> str:
+    """A sentence on the slice that drops most."""
+    ends = " and ".join(difference(end, unit) for end in worst.ci)
+    return (
+        f"Of {worst.looked_at} slices {worst.slice} ({worst.rows} rows) drops most, by {difference(worst.drop, unit)} "
+        f"(bounds that hold for all slices together: {ends})."
+    )
 
 
 def _without_value(constraint: Constraint, verdict: Gate, confidence: float, reason: str) -> list[Verdict]:
@@ -182,7 +210,7 @@ def _verdict(
         reason = f"{NOT_HELD_OUT}: on {rows} {reason} Bring an evaluation dataset."
     elif verdict == "undecided":
         needed = _rows_needed(limit, found, confidence)
-        reason += _what_would_decide(found, needed)
+        reason += _what_would_decide(found, needed) + _what_would_show(constraint, measured, found, confidence)
     return Verdict(
         constraint=constraint,
         verdict=verdict,
@@ -191,6 +219,7 @@ def _verdict(
         ci=(found.lower, found.upper) if _has_ends(found) else None,
         confidence=confidence,
         rows_needed=needed,
+        p_value=found.p_value if constraint.max_drop is not None else None,
         reason=reason,
     )
 
@@ -200,9 +229,27 @@ def _what_would_decide(found: Bounded, needed: int | None) -> str:
         return " The processes that measured it differ too much to tell."
     if found.rows < _LEAST_ROWS and found.at_scale is None:
         return " One row shows no scatter: bring more."
+    if not math.isfinite(found.upper):
+        return " No number of rows bounds it: constrain another metric."
     if needed is None:
         return " It sits so near the limit that no practical number of rows would decide."
     return f" About {needed:,} rows would decide, if the rates stay as they are."
+
+
+def _what_would_show(constraint: Constraint, measured: Measurement, found: Bounded, confidence: float) -> str:
+    """How many rows could show such a drop at all, of a share whose rows are paired, where these are too few."""
+    drop, described = constraint.max_drop, METRICS.get(measured.name)
+    if not drop or found.rows is None or described is None or not described.share or described.relative_to_original:
+        return ""
+    # The variance of a drop is the share of rows that differ, less its own square.
+    differing = found.error**2 * found.rows + found.value**2
+    needed = rows_to_show(drop, differing, confidence)
+    if needed is None or needed <= found.rows or constraint.relative:
+        return ""
+    return (
+        f" {found.rows:,} rows cannot show {difference(drop, measured.unit)}: about {needed:,} would, with as many "
+        "rows that differ, if the artifact is really no worse."
+    )
 
 
 def _rows_needed(limit: _Limit, found: Bounded, confidence: float) -> int | None:

@@ -6,13 +6,14 @@ from pydantic import BaseModel, ConfigDict
 
 from app.domain.metric import METRICS
 from workers.evaluation.bounds import TWO_SIDED_95, drop_bounds
-from workers.evaluation.metrics.definition import Floats
+from workers.evaluation.scores import Scores
 
 
 class Drop(BaseModel):
     """By how much the artifact is worse in a metric than the original, paired by rows; negative is better.
 
-    `value` and the two-sided `ci95` are in the metric's unit.
+    `value` and the two-sided `ci95` are in the metric's unit. `p_value` is two-sided, of there being no drop; null
+    where no test of it is at hand.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -20,9 +21,10 @@ class Drop(BaseModel):
     metric: str
     value: float
     ci95: tuple[float, float]
+    p_value: float | None = None
 
 
-def paired_drops(original: Mapping[str, Floats], artifact: Mapping[str, Floats]) -> list[Drop]:
+def paired_drops(original: Mapping[str, Scores], artifact: Mapping[str, Scores]) -> list[Drop]:
     """The drop of every metric that both have, but for those that compare with the original anyway.
 
     A metric whose drop has no bounds on these rows is left out.
@@ -36,5 +38,5 @@ def paired_drops(original: Mapping[str, Floats], artifact: Mapping[str, Floats])
             bounds = drop_bounds(name, before, scores, TWO_SIDED_95)
         except ValueError:
             continue
-        found.append(Drop(metric=name, value=bounds.value, ci95=(bounds.lower, bounds.upper)))
+        found.append(Drop(metric=name, value=bounds.value, ci95=(bounds.lower, bounds.upper), p_value=bounds.p_value))
     return found

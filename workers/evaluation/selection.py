@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from app.domain.goal import CEILINGS, Goal, Minimizable
 from app.domain.metric import ALWAYS
 from workers.evaluation.evidence import Evidence
-from workers.evaluation.metrics import row_metric
+from workers.evaluation.metrics import arithmetic
 
 _TRADED = ("latency_p50", "artifact_bytes")
 """Measurements that a smaller value of is better, traded against fidelity."""
@@ -67,7 +67,7 @@ def _ratio(evidence: Evidence, name: str) -> float:
 
 def _loss(evidence: Evidence, metric: str) -> float:
     """How far from perfect; all metrics of fidelity are better when higher."""
-    return (row_metric(metric).ideal or 0.0) - (evidence.artifact[metric].value or 0.0)
+    return (arithmetic(metric).ideal or 0.0) - (evidence.artifact[metric].value or 0.0)
 
 
 def _beats(first: tuple[float, ...], second: tuple[float, ...]) -> bool:

@@ -6,11 +6,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
+from app.domain.dataset import GROUPS, SLICES
 from app.domain.measure import RUNTIMES_OF, Runtime
 from app.domain.measurement import Measurement
 from app.domain.metric import METRICS, MetricChoice
 from app.errors import StepError
-from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for, save_scores
+from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for
+from workers.evaluation.scores import save_scores
 from workers.runtimes.session import Array, load, usual_runtime
 from workers.steps.artifact import artifact_bytes, describe_model
 from workers.steps.decoding import TOKENS, decoder_cases
@@ -31,12 +33,12 @@ _NOTES: dict[Source, tuple[str, ...]] = {
 class BaselineResult(BaseModel):
     """What the original put out.
 
-    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` of numbers [rows, …] by array of
-    labels; both relative to the step's folder. `output` is the one that metrics look at unless told otherwise.
-    `unusual` counts rows with infinite values, or values that are no numbers, by output. `metrics` are
-    those of the job, of the candidates too. `batches` are the rows a call that latency is measured with, `cases` the
-    further shapes by name: the job's, or the two that a decoder is served in. `runtimes` are those that latency is
-    measured on; metrics are those of the first.
+    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` [rows, …] by array of labels, and
+    of groups and slices where there are any; both relative to the step's folder. `output` is the one that metrics look
+    at unless told otherwise. `unusual` counts rows with infinite values, or values that are no numbers, by output.
+    `metrics` are those of the job, of the candidates too. `batches` are the rows a call that latency is measured with,
+    `cases` the further shapes by name: the job's, or the two that a decoder is served in. `runtimes` are those that
+    latency is measured on; metrics are those of the first.
     """
 
     source: Source
@@ -172,8 +174,9 @@ def _tokens(rows: Rows) -> int:
 
 
 def _labels(metrics: Sequence[MetricChoice], rows: Rows, kept: Kept) -> dict[str, Array]:
-    """The arrays of labels that metrics compare with, as far as they are there."""
+    """The arrays that metrics compare with or go by, as far as they are there."""
     names = dict.fromkeys(choice.labels for choice in metrics if METRICS[choice.name].needs_labels)
+    names |= dict.fromkeys((GROUPS, SLICES))
     if not isinstance(rows, DatasetRows):
         return {}
     return {name: rows.labels(kept.rows, name) for name in names if rows.has_labels(name)}

@@ -14,7 +14,7 @@ from app.domain.ids import derived_id
 from app.domain.measurement import Measurement
 from app.domain.recipe import AnyRecipe, StaticInt8, calibration_samples, recipes_of
 from app.errors import StepError
-from workers.evaluation.accuracy import save_scores
+from workers.evaluation.scores import save_scores
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.technique import Context, Produced, quantize, resolve
 from workers.runtimes.session import available_threads, load

@@ -7,7 +7,6 @@ from pydantic import BaseModel, Field
 
 from app.domain.job import Gate
 from app.domain.measurement import Measurement
-from workers.evaluation.accuracy import read_scores
 from workers.evaluation.comparison import Comparison
 from workers.evaluation.conclusion import conclude, describe
 from workers.evaluation.evidence import Evidence, alone, gather, timed
@@ -15,6 +14,7 @@ from workers.evaluation.gate import Verdict, judge_goal
 from workers.evaluation.potential import potential
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate
 from workers.evaluation.runtime_choice import compare_runtimes
+from workers.evaluation.scores import read_scores
 from workers.evaluation.selection import choose, pareto
 from workers.evaluation.under_load import loads
 from workers.steps.baseline import BaselineResult

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel
 
-from app.domain.dataset import LABELS, Role
+from app.domain.dataset import GROUPS, LABELS, Role
 from app.domain.fit import fit
 from app.domain.metric import METRICS, choice_problems
 from app.domain.model import ModelInspection
@@ -53,13 +53,15 @@ def run(request: InspectRequest, scratch: Path, folder: Path, progress: Progress
     inputs = [spec.name for spec in model.inputs]
     rows: dict[Role, int] = {}
     notes: list[str] = []
+    groups: dict[Role, set[str]] = {}
     digests: dict[Role, dict[bytes, int]] = {}
     for index, (role, dataset) in enumerate(request.datasets.items()):
         progress(0.1 + 0.9 * index / len(request.datasets), f"reading the {role} rows")
-        found, content = _read(role, dataset, model, request, scratch, limits, inputs)
+        found, content, groups[role] = _read(role, dataset, model, request, scratch, limits, inputs)
         rows[role], digests[role] = found[0], content
         notes += [f"{role}: {note}" for note in found[1]]
     _refuse_overlaps(digests)
+    notes += _shared_groups(groups)
     return InspectResult(model=files.main.relative_to(scratch).as_posix(), rows=rows, notes=tuple(notes))
 
 
@@ -71,8 +73,8 @@ def _read(
     scratch: Path,
     limits: InputLimits,
     inputs: list[str],
-) -> tuple[tuple[int, tuple[str, ...]], dict[bytes, int]]:
-    """Rows and notes of one role's dataset, and the first row of each content."""
+) -> tuple[tuple[int, tuple[str, ...]], dict[bytes, int], set[str]]:
+    """Rows and notes of one role's dataset, the first row of each content, and the names of its groups."""
     with open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess, limits) as opened:
         found = inspect_dataset(opened)
         metrics = request.spec.asked_metrics()
@@ -98,7 +100,11 @@ def _read(
         fed = [name for name in inputs if any(name == spec.name for spec in found.fields)]
         for row, digest in enumerate(opened.row_digests(fed) if fed else ()):
             content.setdefault(digest, row)
-    return (found.rows, result.notes), content
+        groups: set[str] = set()
+        if GROUPS not in inputs and any(spec.name == GROUPS for spec in found.fields):
+            for block in opened.batches(opened.comfortable_size([GROUPS]), [GROUPS]):
+                groups.update(map(str, np.unique(block[GROUPS])))
+    return (found.rows, result.notes), content, groups
 
 
 def _refuse_metrics(request: InspectRequest, model: ModelInspection) -> None:
@@ -119,6 +125,23 @@ def _ranges(dataset: Dataset, names: Iterable[str]) -> dict[str, tuple[int, int]
         if sized:
             found[name] = (min(int(block.min()) for block in sized), max(int(block.max()) for block in sized))
     return found
+
+
+def _shared_groups(groups: dict[Role, set[str]]) -> list[str]:
+    """Rows of one group in two roles are not held out of each other, though none is the same.
+
+    That is a note and no refusal: numbers of groups may have been given anew for each dataset.
+    """
+    notes = []
+    for first, second in combinations(groups, 2):
+        shared = sorted(groups[first] & groups[second])
+        if shared:
+            listed = ", ".join([*shared[:_SHOWN], *(["…"] if len(shared) > _SHOWN else [])])
+            notes.append(
+                f"{first} and {second} have {len(shared)} groups of the same name ({listed}): if they are the same, "
+                f"{second} is not held out of {first}. Split the data by group."
+            )
+    return notes
 
 
 def _refuse_overlaps(digests: dict[Role, dict[bytes, int]]) -> None:

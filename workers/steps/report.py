@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workers.evaluation.accuracy import read_scores
 from workers.evaluation.paired import paired_drops
+from workers.evaluation.scores import read_scores
 from workers.steps.candidates import CandidatesResult
 from workers.steps.requests import PackageRequest
 

@@ -172,7 +172,11 @@ class Measure(TypedDict):
     """
     load: NotRequired[Load | None]
     """Left out, only single calls are measured."""
-    runtime: NotRequired[Literal["onnxruntime", "auto"]]
+    runtime: NotRequired[Literal["onnxruntime", "openvino", "litert"] | Literal["auto"] | None]
+    """
+    What runs the model; left out, onnxruntime, and LiteRT for TFLite models. `auto` times it on every runtime that
+    the worker has, and says which wins; metrics, and goals, are those of the usual one.
+    """
     seconds: NotRequired[float | None]
     """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
     shapes: NotRequired[dict[str, list[int]]]
@@ -213,8 +217,17 @@ class Measurement(TypedDict):
     value: float | None
 
 
-class MetricOptions(TypedDict):
-    """The choices of a metric; no metric has any yet."""
+class MetricChoice(TypedDict):
+    """A metric, and what of a model's outputs and of the rows it looks at."""
+
+    labels: NotRequired[str]
+    """The array of the evaluation dataset that it compares with, where it needs labels."""
+    name: str
+    """A metric of `/v1/metrics`."""
+    options: NotRequired[dict[str, Any]]
+    """What `/v1/metrics` has as the metric's schema."""
+    output: NotRequired[str | None]
+    """The output of the model that it looks at; left out, the first one that holds floats."""
 
 
 class Multiple(TypedDict):
@@ -454,9 +467,10 @@ class ValueDifference(TypedDict):
     """
     How a value differs from the reference's.
 
-    `difference` is value − reference, `ratio` value / reference, with two-sided 95 % intervals. `basis` is where they
-    come from: `paired`, `through_original` (each was paired with the same original), `independent` (two intervals
-    combined: Zou and Donner 2008, MOVER), `exact` or `none`.
+    `difference` is value − reference, `ratio` value / reference, with two-sided 95 % intervals; where ratios were
+    paired the difference follows from them, for the reference's value. `basis` is where they come from: `paired`,
+    `through_original` (each was paired with the same original), `independent` (two intervals combined: Zou and Donner
+    2008, MOVER), `exact` or `none`.
     """
 
     basis: Literal["paired", "through_original", "independent", "exact", "none"]
@@ -687,19 +701,6 @@ class Job(TypedDict):
     target: str
     verdicts: list[dict[str, Any]]
     waiting_for: str | None
-
-
-class MetricChoice(TypedDict):
-    """A metric, and what of a model's outputs and of the rows it looks at."""
-
-    labels: NotRequired[str]
-    """The array of the evaluation dataset that it compares with, where it needs labels."""
-    name: str
-    """A metric of `/v1/metrics`."""
-    options: NotRequired[MetricOptions]
-    """None yet."""
-    output: NotRequired[str | None]
-    """The output of the model that it looks at; left out, the first one that holds floats."""
 
 
 class Model(TypedDict):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,12 +16,10 @@ from workers.evaluation.accuracy import (
     NON_FINITE,
     Accuracy,
     compared_output,
-    judge,
     judge_all,
     metrics_for,
-    read_scores,
-    save_scores,
 )
+from workers.evaluation.scores import read_scores, save_scores
 from workers.evaluation.statistics.proportions import share_bounds
 from workers.runtimes.session import Port
 
@@ -35,6 +34,14 @@ def outputs(seed: int = 0, noise: float = 0.0) -> dict[str, NDArray[np.float32]]
 
 LABELS = outputs()["logits"].argmax(axis=1)
 ALL = ("top1", "agreement", "sqnr_db", "cosine", "kl")
+
+
+def judge(
+    metrics: Sequence[str], artifact: dict[str, Any], *, labels: NDArray[Any] | None = None, **more: Any
+) -> Accuracy:
+    """Judge one output, with labels under their usual name."""
+    choices = [MetricChoice(name=name) for name in metrics]
+    return judge_all(choices, artifact, labels={} if labels is None else {"labels": labels}, **more)
 
 
 def by_name(found: Accuracy) -> dict[str, Measurement]:
@@ -108,7 +115,7 @@ def test_scores_do_not_depend_on_how_rows_are_cut(monkeypatch: pytest.MonkeyPatc
     pieces = judge(ALL, outputs(noise=0.5), output="logits", original=outputs(), labels=LABELS)
     assert pieces.measurements == whole.measurements
     for name in ALL:
-        assert np.array_equal(whole.scores[name], pieces.scores[name])
+        assert np.array_equal(whole.scores[name].values, pieces.scores[name].values)
 
 
 def test_without_labels_top1_is_absent_with_a_reason() -> None:
@@ -165,7 +172,7 @@ def test_scores_are_kept_and_read(tmp_path: Path) -> None:
     save_scores(tmp_path, found.scores)
     kept = read_scores(tmp_path)
     assert set(kept) == set(ALL)
-    assert all(np.array_equal(kept[name], found.scores[name]) for name in ALL)
+    assert all(np.array_equal(kept[name].values, found.scores[name].values) for name in ALL)
     assert read_scores(tmp_path / "nowhere") == {}
 
 
@@ -220,7 +227,7 @@ def test_metrics_of_several_outputs_say_which_and_goals_use_the_first() -> None:
     assert top1.conditions["labels"] == "right"
     assert first.value is not None
     assert first.value < 1
-    assert found.scores["agreement"].mean() == first.value
+    assert found.scores["agreement"].values.mean() == first.value
     assert set(found.scores) == {"top1", "agreement", "cosine"}
 
 

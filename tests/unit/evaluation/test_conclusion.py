@@ -12,6 +12,7 @@ from tests.unit.evaluation.conftest import five_children
 from workers.evaluation.conclusion import conclude
 from workers.evaluation.evidence import Evidence, Source, gather, timed
 from workers.evaluation.gate import judge_goal
+from workers.evaluation.scores import Scores
 from workers.evaluation.words import amount, difference, plain
 
 AVX2 = {"architecture": "x86_64", "features": ["avx2", "fma"]}
@@ -49,8 +50,8 @@ def evidence(
             share("top1", float(artifact.mean())),
         ],
         scores={
-            "original": {"top1": original} if labels else {},
-            "artifact": {"top1": artifact} if labels else {},
+            "original": {"top1": Scores(original)} if labels else {},
+            "artifact": {"top1": Scores(artifact)} if labels else {},
         },
         latency=replicates,
     )

@@ -18,7 +18,9 @@ from tests.unit.evaluation.conftest import five_children, latency_replicate, mem
 from workers.evaluation.accuracy import NON_FINITE
 from workers.evaluation.evidence import Evidence, Source, gather, timed
 from workers.evaluation.gate import Verdict, judge_constraint, judge_goal, overall
-from workers.evaluation.metrics import row_metric
+from workers.evaluation.metrics import arithmetic
+from workers.evaluation.metrics.definition import RowMetric
+from workers.evaluation.scores import Scores
 
 Floats = NDArray[np.float64]
 
@@ -43,13 +45,15 @@ def measurement(name: str, value: float | None, **changes: Any) -> Measurement:
 def of_scores(
     name: str, artifact: Floats, original: Floats | None = None, *, source: Source = "evaluation"
 ) -> Evidence:
-    value = float(row_metric(name).value(artifact.mean(axis=0)))
+    metric = arithmetic(name)
+    assert isinstance(metric, RowMetric)
+    value = float(metric.value(artifact.mean(axis=0)))
     return Evidence(
         source=source,
         original={},
         artifact={name: measurement(name, value)},
-        original_scores={} if original is None else {name: original},
-        artifact_scores={name: artifact},
+        original_scores={} if original is None else {name: Scores(original)},
+        artifact_scores={name: Scores(artifact)},
     )
 
 

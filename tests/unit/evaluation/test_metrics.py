@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from numpy.typing import NDArray
 
-from workers.evaluation.metrics import row_metric
+from workers.evaluation.metrics import arithmetic
 from workers.evaluation.metrics.definition import Rows
 
 Values = NDArray[np.float32]
@@ -24,7 +24,7 @@ TWO_OUTPUTS = array_shapes(min_dims=2, max_dims=3, min_side=2, max_side=6).flatm
 
 
 def value_of(name: str, rows: Rows) -> float:
-    metric = row_metric(name)
+    metric = arithmetic(name)
     return float(metric.value(metric.score(rows).mean(axis=0)))
 
 
@@ -139,7 +139,7 @@ def test_what_the_original_masks_costs_nothing() -> None:
 def test_an_artifact_that_overflows_has_undefined_scores(name: str, broken: float) -> None:
     original = np.array([[1.0, 2.0], [3.0, 4.0]], np.float32)
     artifact = np.array([[1.0, broken], [3.0, 4.0]], np.float32)
-    scores = row_metric(name).score(Rows(artifact, original))
+    scores = arithmetic(name).score(Rows(artifact, original))
     if name == "kl" and broken == np.inf:
         assert np.isnan(scores[0]).any()
     undefined = np.isnan(scores).any(axis=1)
@@ -163,14 +163,14 @@ def test_cosine_neither_over_nor_underflows(scale: float) -> None:
 @pytest.mark.parametrize("name", ["top1", "agreement", "kl"])
 def test_outputs_without_a_class_axis_are_unfit(name: str, shape: tuple[int, ...]) -> None:
     values = np.zeros(shape, np.float32)
-    reason = row_metric(name).unfit(Rows(values, values, np.zeros(5, np.int64)))
+    reason = arithmetic(name).unfit(Rows(values, values, np.zeros(5, np.int64)))
     assert reason is not None
     assert "class axis" in reason
 
 
 def test_labels_of_another_shape_are_unfit() -> None:
     outputs = np.zeros((5, 7, 3), np.float32)
-    reason = row_metric("top1").unfit(Rows(outputs, labels=np.zeros(5, np.int64)))
+    reason = arithmetic("top1").unfit(Rows(outputs, labels=np.zeros(5, np.int64)))
     assert reason is not None
     assert "[5, 7]" in reason
-    assert row_metric("top1").unfit(Rows(outputs, labels=np.zeros((5, 7), np.int64))) is None
+    assert arithmetic("top1").unfit(Rows(outputs, labels=np.zeros((5, 7), np.int64))) is None

@@ -8,7 +8,7 @@ import pytest
 
 from tests.parts import models
 from tests.unit.steps.conftest import Job, StepFailed, images, vectors
-from workers.evaluation.accuracy import read_scores
+from workers.evaluation.scores import read_scores
 from workers.runtimes.session import load
 from workers.steps import outputs
 
@@ -37,7 +37,7 @@ def test_it_keeps_outputs_labels_and_scores_of_the_evaluation_rows(job: Job) -> 
     assert measured["top1"]["conditions"]["held_out"] is True
     assert measured["artifact_bytes"]["value"] == path.stat().st_size
     assert set(measured) == {"artifact_bytes", "top1"}
-    assert read_scores(job.scratch / "baseline")["top1"].sum() == 15
+    assert read_scores(job.scratch / "baseline")["top1"].values.sum() == 15
     assert result["notes"] == []
 
 

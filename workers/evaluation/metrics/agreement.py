@@ -20,4 +20,4 @@ def _unfit(rows: Rows) -> str | None:
     return no_class_axis(rows.artifact)
 
 
-METRIC = RowMetric("agreement", _score, mean, ideal=1.0, range=(0.0, 1.0), unfit=_unfit)
+METRIC = RowMetric("agreement", _score, mean, ideal=1.0, range=(0.0, 1.0), unfit=_unfit, interval="bounded")

@@ -11,8 +11,8 @@ from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, mean,
 def _score(rows: Rows) -> Floats:
     """The divergence original‖artifact of each row: [rows, 1], the mean of a row's positions."""
     with np.errstate(invalid="ignore"):
-        original = _log_softmax(positions(rows.reference))
-        artifact = _log_softmax(positions(rows.artifact))
+        original = log_softmax(positions(rows.reference))
+        artifact = log_softmax(positions(rows.artifact))
         share = np.exp(original)
         # A class that the original rules out (a mask of minus infinity) costs nothing.
         nats = np.where(share > 0, share * (original - artifact), 0.0).sum(axis=-1)
@@ -22,7 +22,8 @@ def _score(rows: Rows) -> Floats:
     return divergence
 
 
-def _log_softmax(values: NDArray[np.floating]) -> Floats:
+def log_softmax(values: NDArray[np.floating]) -> Floats:
+    """Logarithms of the softmax along the last axis, in float64."""
     shifted: Floats = values.astype(np.float64)
     shifted -= shifted.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

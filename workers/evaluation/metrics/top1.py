@@ -2,7 +2,16 @@
 
 import numpy as np
 
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, mean, no_class_axis, positions
+from workers.evaluation.metrics.definition import (
+    Floats,
+    RowMetric,
+    Rows,
+    mean,
+    no_class_axis,
+    not_whole,
+    outside,
+    positions,
+)
 
 
 def _score(rows: Rows) -> Floats:
@@ -16,16 +25,16 @@ def _score(rows: Rows) -> Floats:
     return np.asarray(right.mean(axis=1, keepdims=True, dtype=np.float64))
 
 
-def _unfit(rows: Rows) -> str | None:
-    reason = no_class_axis(rows.artifact)
-    if reason is None and rows.truth.dtype.kind not in "iub":
-        return f"the labels are {rows.truth.dtype}, and classes are whole numbers"
-    if reason is None and rows.truth.reshape(len(rows.truth), -1).shape[1] != positions(rows.artifact).shape[1]:
+def unfit(rows: Rows) -> str | None:
+    """Why outputs and labels are not a vector of classes and a whole number for each position, or None."""
+    if (reason := no_class_axis(rows.artifact) or not_whole(rows.truth)) is not None:
+        return reason
+    if rows.truth.reshape(len(rows.truth), -1).shape[1] != positions(rows.artifact).shape[1]:
         return (
             f"the labels have the shape {list(rows.truth.shape)}, but outputs of the shape "
             f"{list(rows.artifact.shape)} want {list(rows.artifact.shape[:-1])}"
         )
-    return reason
+    return outside(rows.truth, rows.artifact.shape[-1])
 
 
-METRIC = RowMetric("top1", _score, mean, ideal=None, range=(0.0, 1.0), unfit=_unfit)
+METRIC = RowMetric("top1", _score, mean, ideal=None, range=(0.0, 1.0), unfit=unfit, interval="bounded")

@@ -4,16 +4,16 @@ The studentised bootstrap over rows (B. Efron and R. Tibshirani, "An Introductio
 1993, section 12.5): each resample is measured in its own standard errors, so that a skewed sample (a
 few rows with most of the error) moves both ends by as much as it should. The standard error is that
 of the linearised statistic. Paired comparisons put the columns of both sides next to each other, so
-that a resample draws the same rows for both.
+that a resample draws the same rows for both. Rows in groups are drawn by whole groups.
 """
 
 import math
 from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from workers.evaluation.statistics.clusters import Codes, Floats, group_count, group_sizes, group_sums
+from workers.evaluation.statistics.linear import Linearised
 
 Statistic = Callable[[Floats], Floats]
 """From means of the columns, shape [..., columns], to values, shape [...]."""
@@ -32,12 +32,22 @@ def estimate(columns: Floats, statistic: Statistic) -> float:
     return float(statistic(columns.mean(axis=0)))
 
 
-def standard_error(columns: Floats, statistic: Statistic) -> float:
-    """The linearised standard error of the statistic."""
+def linearise(columns: Floats, statistic: Statistic, step: float = 1.0) -> Linearised:
+    """The statistic of all rows with the influence of each; `step` is that of a row that goes wholly wrong."""
     means = columns.mean(axis=0)
     slopes = _slopes(means[np.newaxis], statistic, columns.std(axis=0))[0]
-    influence = (columns - means) @ slopes
-    return float(influence.std(ddof=1)) / math.sqrt(len(columns))
+    return Linearised(estimate(columns, statistic), (columns - means) @ slopes, step)
+
+
+def standard_error(columns: Floats, statistic: Statistic) -> float:
+    """The linearised standard error of the statistic."""
+    return float(linearise(columns, statistic).influence.std(ddof=1)) / math.sqrt(len(columns))
+
+
+def by_group(columns: Floats, groups: Codes, statistic: Statistic) -> tuple[Floats, Statistic]:
+    """Groups in the place of rows: sums of the columns and of ones, and the statistic as one of these."""
+    sums = np.concatenate([group_sums(columns, groups), group_sizes(groups)[:, np.newaxis]], axis=1)
+    return sums * (group_count(groups) / len(columns)), lambda means: statistic(means[..., :-1] / means[..., -1:])
 
 
 def bootstrap_bounds(columns: Floats, statistic: Statistic, confidence: float, *, seed: int = 0) -> tuple[float, float]:

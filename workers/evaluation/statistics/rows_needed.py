@@ -4,10 +4,8 @@ import math
 from collections.abc import Callable
 from statistics import NormalDist
 
-POWER = 0.8
-"""With the rows told, the verdict falls four times in five, if the rates are what they seem."""
+from app.domain.sample_size import MOST_ROWS, POWER
 
-_MOST = 10_000_000
 _GROWTH = 1.02
 
 
@@ -35,8 +33,8 @@ def rows_needed(
         factor = 1.0
         while reach(factor) + leave / math.sqrt(factor) > distance:
             factor *= _GROWTH
-            if factor * rows > _MOST:
+            if factor * rows > MOST_ROWS:
                 return None
-    if factor * rows > _MOST:
+    if factor * rows > MOST_ROWS:
         return None
     return max(math.ceil(rows * factor), rows + 1)

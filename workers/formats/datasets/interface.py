@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.dataset import LABELS
+from app.domain.dataset import GROUPS, LABELS, SLICES
 from app.domain.model import TensorSpec
 from app.errors import RejectedInput
 from workers.formats.limits import InputLimits, human_bytes
@@ -112,7 +112,8 @@ def spec_bytes(spec: TensorSpec) -> int:
 def supported_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
     """The native form of a dtype that a field may have.
 
-    Raises RejectedInput `dataset_pickled` for objects and `dataset_dtype_unsupported` for the rest.
+    Groups and slices may be text. Raises RejectedInput `dataset_pickled` for objects and `dataset_dtype_unsupported`
+    for the rest.
     """
     if dtype.hasobject:
         raise RejectedInput(
@@ -120,6 +121,8 @@ def supported_dtype(dtype: np.dtype[Any], name: str) -> np.dtype[Any]:
             "number type, for example np.stack(rows).astype(np.float32).",
             code="dataset_pickled",
         )
+    if dtype.kind == "U" and name in (GROUPS, SLICES) and dtype.itemsize:
+        return dtype.newbyteorder("=")
     # No float128: it means another thing on every platform, and no model takes it.
     if dtype.kind not in "fiub" or dtype.itemsize > 8:
         hint = " Map labels to whole numbers first." if name == LABELS else ""

@@ -26,6 +26,8 @@ _SUFFIX = ".npy"
 _MOST_ARRAYS = 1024
 _LONGEST_NAME = 1024
 _LONGEST_HEADER = 16_384
+_LAST_SIGN = 0x10FFFF
+"""Of Unicode; what lies beyond is no text, and NumPy would find out when somebody reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class NpzDataset(Dataset):
             self._arrays, others = _headers(self._zip)
             self.rows = _common_rows(self._arrays)
             self.fields = tuple(
-                TensorSpec(name=name, dtype=array.dtype.name, shape=array.shape[1:])
+                TensorSpec(name=name, dtype=_name_of(array.dtype), shape=array.shape[1:])
                 for name, array in self._arrays.items()
             )
             check_size(self.fields, self.rows, path.stat().st_size, limits)
@@ -123,6 +125,9 @@ class _Rows:
         if stored.kind == "b":
             # A byte that is neither 0 nor 1 is no bool to NumPy, and undefined behaviour to others.
             return np.not_equal(np.frombuffer(content, np.uint8), 0).reshape(shape)
+        signs = np.dtype(np.uint32).newbyteorder(stored.byteorder)
+        if stored.kind == "U" and (np.frombuffer(content, signs) > _LAST_SIGN).any():
+            raise _short(self._name)
         return np.frombuffer(content, stored).reshape(shape).astype(self._array.dtype, copy=False)
 
     def _taken(self, count: int) -> bytearray:
@@ -153,6 +158,11 @@ class _Rows:
             self._stream.read(1)
         except DAMAGE as error:
             raise _short(self._name) from error
+
+
+def _name_of(dtype: np.dtype[Any]) -> str:
+    """As NumPy reads it again; the name of text has no length that it would take."""
+    return dtype.str if dtype.kind == "U" else dtype.name
 
 
 def _headers(archive: zipfile.ZipFile) -> tuple[dict[str, _Stored], list[str]]:
