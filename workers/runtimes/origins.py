@@ -19,20 +19,28 @@ _ADDED = re.compile(r"(?:_nchwc|_token_\d+|/duplicated(?:_\d+)?)+$")
 
 
 def name_every_node(model: ModelProto) -> bool:
-    """Name nodes that have no name of their own by their first output. Whether there was one."""
+    """Name nodes that have no name of their own by type and place. Whether there was one.
+
+    As the preparation of a model for quantization does (`preparation.naming.name_nodes`), so that the nodes of an
+    artifact and of its original are called the same.
+    """
+    taken = {node.name for node in all_nodes(model) if node.name}
     seen: set[str] = set()
     changed = False
     for index, node in enumerate(all_nodes(model)):
         if not node.name or node.name in seen:
-            name = next((output for output in node.output if output), "") or f"{node.op_type}_{index}"
-            node.name = name if name not in seen else f"{name}_{index}"
+            base, suffix = node.name or node.op_type, index
+            while f"{base}_{suffix}" in taken:
+                suffix += 1
+            node.name = f"{base}_{suffix}"
+            taken.add(node.name)
             changed = True
         seen.add(node.name)
     return changed
 
 
 def labelled_nodes(path: Path) -> dict[str, NodeProto]:
-    """The nodes of a model file but its constants, by name, or by first output where they have none of their own."""
+    """The nodes of a model file but its constants, by name, which those that have none are given."""
     model = onnx.load(path, load_external_data=False)
     name_every_node(model)
     return {node.name: node for node in all_nodes(model) if node.op_type != "Constant"}

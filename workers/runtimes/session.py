@@ -64,7 +64,7 @@ class Kernel:
     runtime tells. `calls` are those of one inference. `ms` is its time in each profiled inference, or the one mean of
     all where the runtime tells no more, without what ran inside a nested body. `output_bytes` are those of one call,
     None where the runtime does not tell. `nodes` are the nodes of the model's file that it stands for, by name (by
-    first output where they have none): none for what the runtime added itself.
+    type and place where they have none): none for what the runtime added itself.
     """
 
     name: str

@@ -1,5 +1,6 @@
 """Times by operator from onnxruntime's profiler, and the file's nodes behind each operator. No times are asserted."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ from app.errors import StepError
 from tests.parts import models
 from tests.unit.steps.conftest import Job, images
 from workers.formats.onnx.graph import all_nodes
+from workers.quantization.preparation.naming import name_nodes
 from workers.runtimes.onnx_profile import read_events
-from workers.runtimes.origins import origins
+from workers.runtimes.origins import name_every_node, origins
 from workers.runtimes.session import Kernel, Profile, load
 
 
@@ -73,6 +75,22 @@ def test_a_convolution_in_int8_and_one_in_float_are_told_apart(tmp_path: Path) -
     assert quantizer in stem.nodes, "what quantizes a result belongs to the operator that made it"
 
 
+def test_an_artifact_s_nodes_are_the_original_s_where_it_has_no_names(tmp_path: Path) -> None:
+    job = Job(tmp_path)
+    job.save_model(models.mlp(named=False))
+    job.save_dataset("calibration", x=np.random.default_rng(0).standard_normal((12, 32)).astype(np.float32))
+    job.spec = {"recipe": {"technique": "static_int8"}}
+    [made] = job.run_until("candidates")["candidates"]
+    feeds = [{"x": np.ones((2, 32), np.float32)}]
+
+    original = by_node(load(job.scratch / job.model).profile(feeds, 2, tmp_path))
+    artifact = by_node(load(job.scratch / "candidates" / made["file"]).profile(feeds, 2, tmp_path))
+
+    products = [name for name in original if name.startswith(("MatMul", "Gemm"))]
+    assert len(products) == 2
+    assert set(products) <= set(artifact)
+
+
 def test_bodies_count_once(tmp_path: Path) -> None:
     profile = profiled(models.loop(), tmp_path, x=np.ones((1, 4), np.float32))
 
@@ -93,14 +111,29 @@ def test_only_the_branch_that_ran_is_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("external", [False, True])
-def test_nodes_without_names_go_by_their_outputs(external: bool, tmp_path: Path) -> None:
+def test_nodes_without_names_go_by_type_and_place(external: bool, tmp_path: Path) -> None:
     profile = profiled(models.mlp(named=False), tmp_path, x=np.ones((2, 32), np.float32), external=external)
 
-    outputs = {node.output[0] for node in models.mlp(named=False).graph.node if node.op_type != "Constant"}
-    assert set(by_node(profile)) == outputs
+    nodes = models.mlp(named=False).graph.node
+    assert set(by_node(profile)) == {f"{node.op_type}_{place}" for place, node in enumerate(nodes)}
     assert sorted(path.name for path in tmp_path.iterdir()) == (
         ["model.onnx", "weights.bin"] if external else ["model.onnx"]
     )
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: models.mlp(named=False), lambda: models.mlp(named=False, constants=True), models.branches]
+)
+def test_they_are_named_as_preparation_names_them(make: Callable[[], ModelProto]) -> None:
+    """Or an artifact's nodes could not be told to be the original's."""
+    ours, theirs = make(), make()
+    for model in (ours, theirs):
+        model.graph.node[-1].name = model.graph.node[0].name = "twice"
+        model.graph.node[1].name = "twice_0"
+    name_every_node(ours)
+    name_nodes(theirs)
+
+    assert [node.name for node in all_nodes(ours)] == [node.name for node in all_nodes(theirs)]
 
 
 def test_a_model_as_it_is_written_runs_as_it_is_written(tmp_path: Path) -> None:
