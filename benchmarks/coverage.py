@@ -366,8 +366,8 @@ def detected(rng: Random, photographs: int, views: int) -> Drawn:
     return scored("coco_map", BOXES, outputs[0][0], outputs[1][0], labels, others)
 
 
-def followed(metric: str, noise: float = 0.1, tails: bool = False) -> Callable[[Random, int, int], Drawn]:
-    """An artifact's logits beside the original's; with `tails` some rows have far more noise."""
+def followed(metric: str, noise: float = 0.1, tails: float = 0.0) -> Callable[[Random, int, int], Drawn]:
+    """An artifact's logits beside the original's; `tails` spreads the logarithm of rows' noise."""
 
     def draw(rng: Random, photographs: int, views: int) -> Drawn:
         original, added, loud = mixed(
@@ -376,7 +376,7 @@ def followed(metric: str, noise: float = 0.1, tails: bool = False) -> Callable[[
             views,
             lambda rows: (*rng.standard_normal((2, rows, 10)), rng.standard_normal((rows, 1))),
         )
-        artifact = 3 * original + noise * (np.exp(loud) if tails else 1.0) * added
+        artifact = 3 * original + noise * np.exp(tails * loud) * added
         return scored(metric, None, 3 * original, artifact, None)
 
     return draw
@@ -450,11 +450,12 @@ POPULATIONS: tuple[Population, ...] = (
     Population("agreement", "near 1", followed("agreement"), exact=clopper_pearson),
     Population("agreement", "nine in ten", followed("agreement", 0.4), exact=clopper_pearson),
     Population("sqnr_db", "even noise", followed("sqnr_db")),
-    Population("sqnr_db", "loud rows", followed("sqnr_db", tails=True)),
+    Population("sqnr_db", "loud rows", followed("sqnr_db", tails=0.5)),
     Population("cosine", "even noise", followed("cosine"), exact=student),
-    Population("cosine", "loud rows", followed("cosine", tails=True), exact=student),
+    Population("cosine", "loud rows", followed("cosine", tails=0.5), exact=student),
     Population("kl", "even noise", followed("kl"), exact=student),
-    Population("kl", "loud rows", followed("kl", tails=True), exact=student),
+    Population("kl", "loud rows", followed("kl", tails=0.5), exact=student),
+    Population("kl", "very loud rows", followed("kl", tails=1.0), exact=student),
     Population("max_error", "even noise", followed("max_error"), truth_rows=TRUTH_ROWS),
 )
 

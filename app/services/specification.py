@@ -16,6 +16,7 @@ from app.domain.job import JobSpec
 from app.domain.measure import RUNTIMES_OF, USUAL_RUNTIME
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes, options_of
+from app.domain.metric_options import MetricOptions
 from app.domain.model import Dimension, TensorSpec, shape_text
 from app.domain.recipe import WeightOnly, fitted_algorithms, needs_calibration, placed_recipes, recipes_of
 from app.domain.sample_size import USUAL_DISCORDANCE, rows_to_show
@@ -349,6 +350,9 @@ def _metric_errors(asked: str | MetricChoice, place: str, checked: Checked) -> l
     try:
         options_of(choice.name, choice.options)
     except ValidationError as error:
+        if not choice.options:
+            at = place if isinstance(asked, str) else f"{place}/options"
+            return [FieldError(at, "metric_options_missing", _needs_options(choice))]
         options = [*places(place), "options"]
         return [field_error(finding, [*options, *finding["loc"]]) for finding in error.errors(include_url=False)]
     found = choice_problems(choice, outputs, place) if (outputs := _outputs(checked)) is not None else []
@@ -358,13 +362,20 @@ def _metric_errors(asked: str | MetricChoice, place: str, checked: Checked) -> l
     return found
 
 
+def _needs_options(choice: MetricChoice) -> str:
+    needed = (METRICS[choice.name].options or MetricOptions).model_json_schema().get("required", [])
+    return (
+        f"{choice.name} cannot do without the options {', '.join(needed)}: name it in metrics as an object with "
+        "options, whose schema GET /v1/metrics has."
+    )
+
+
 def _unmeasurable(choice: MetricChoice, place: str, checked: Checked) -> list[FieldError]:
     """Why it is sure that a constraint's metric cannot be measured."""
     try:
         options_of(choice.name, choice.options)
     except ValidationError:
-        detail = f"{choice.name} needs options: name it in metrics with them, as GET /v1/metrics says."
-        return [FieldError(place, "metric_options_missing", detail)]
+        return [FieldError(place, "metric_options_missing", _needs_options(choice))]
     if METRICS[choice.name].needs_labels and _lacks_labels(checked, choice.labels):
         return [_labels_missing(place, choice)]
     if not lacks_classes(choice, outputs := _outputs(checked) or []):

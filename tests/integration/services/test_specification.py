@@ -221,6 +221,19 @@ MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
     ({"metrics": [{"name": "kl", "labels": "kind"}]}, [("/metrics/0/labels", "labels_not_used")]),
     ({"metrics": [{"name": "top1", "labels": "kind"}]}, [("/metrics/0/labels", "dataset_labels_missing")]),
     ({"metrics": [{"name": "kl", "options": {"k": 5}}]}, [("/metrics/0/options/k", "unknown_field")]),
+    ({"metrics": ["kl", {"name": "ece", "options": {"bins": 0}}]}, [("/metrics/1/options/bins", "invalid_value")]),
+    ({"metrics": [{"name": "f1", "options": {"average": "mean"}}]}, [("/metrics/0/options/average", "not_allowed")]),
+    ({"metrics": [{"name": "wer"}]}, [("/metrics/0/options", "metric_options_missing")]),
+    ({"metrics": ["wer"]}, [("/metrics/0", "metric_options_missing")]),
+    ({"metrics": [{"name": "wer", "options": {"ignore": 1}}]}, [("/metrics/0/options/separator", "field_missing")]),
+    (
+        {"metrics": [{"name": "pearson", "options": {"against": "z"}}]},
+        [("/metrics/0/options/against", "output_unknown")],
+    ),
+    (
+        {"goal": {"constraints": [{"metric": "wer", "max_drop": 0.1}]}},
+        [("/goal/constraints/0/metric", "metric_options_missing")],
+    ),
     ({"metrics": [{"name": "kl", "outptu": "y"}]}, [("/metrics/0/outptu", "unknown_field")]),
     ({"metrics": [5]}, [("/metrics/0", "invalid_value")]),
 ]
@@ -547,6 +560,26 @@ def test_metrics_compare_outputs_of_floats(deployment: Deployment) -> None:
     model = deployment.model(inspection={**MODEL, "outputs": outputs})
     body = {"model": model.id, "recipe": RECIPE, "metrics": [{"name": "cosine", "output": "ids"}]}
     assert wrong(deployment, body) == [("/metrics/0/output", "output_not_float")]
+
+
+def test_too_few_rows_are_said_beforehand(deployment: Deployment) -> None:
+    """Before anything is run: what is usual is assumed, and said."""
+    model, data = deployment.model(), deployment.dataset(inspection={**DATASET, "rows": 300})
+    body = {"model": model.id, "recipe": RECIPE, "datasets": {"evaluation": data.id}}
+
+    def doubts(**constraint: Any) -> list[str]:
+        checked = validate(deployment, body | {"goal": {"constraints": [constraint]}})
+        assert not checked.errors
+        return [doubt for doubt in checked.doubts if "cannot show" in doubt]
+
+    [doubt] = doubts(metric="top1", max_drop=0.005)
+    assert doubt.startswith("300 rows cannot show 0.5 points of top1: about 4,9")
+    assert "if 2 % of the rows come out differently" in doubt
+    assert doubts(metric="top1", max_drop=0.05) == []
+    assert len(doubts(metric="agreement", max_drop=0.005)) == 1
+    assert doubts(metric="agreement", max_drop=0.02) == []
+    assert doubts(metric="top1", min=0.5) == []
+    assert doubts(metric="sqnr_db", max_drop=0.005) == []
 
 
 def test_targets(deployment: Deployment) -> None:

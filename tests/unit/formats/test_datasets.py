@@ -390,3 +390,26 @@ def test_a_table_in_a_folder_names_files_beside_it(tmp_path: Path) -> None:
 def test_a_preprocess_object_that_contradicts_itself(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="validation error"):
         Preprocess.model_validate({"input": "x", "size": [4, 4], **wrong})
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_groups_and_slices_may_be_texts(tmp_path: Path, order: str) -> None:
+    names = np.array(["dåg", "cat", "dåg"]).astype(f"{order}U5")
+    np.savez(tmp_path / "data.npz", x=np.zeros((3, 2), np.float32), groups=names)
+    with open_dataset(tmp_path / "data.npz") as dataset:
+        assert dataset.field("groups").shape == ()
+        assert np.dtype(dataset.field("groups").dtype) == np.dtype("=U5")
+        blocks = [block["groups"] for block in dataset.batches(2, ["groups"])]
+    assert np.concatenate(blocks).tolist() == ["dåg", "cat", "dåg"]
+
+
+def test_other_texts_and_what_is_no_text_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "data.npz", x=np.zeros(3), words=np.array(["a", "b", "c"]))
+    with pytest.raises(RejectedInput) as refused:
+        open_dataset(tmp_path / "data.npz")
+    assert refused.value.code == "dataset_dtype_unsupported"
+    broken = np.full(3, 0x7FFFFFFF, np.uint32).view("<U1")
+    np.savez(tmp_path / "data.npz", x=np.zeros(3), groups=broken)
+    with open_dataset(tmp_path / "data.npz") as dataset, pytest.raises(RejectedInput) as refused:
+        list(dataset.batches(3))
+    assert refused.value.code == "truncated"

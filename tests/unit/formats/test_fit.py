@@ -202,3 +202,44 @@ def test_everything_is_told_at_once() -> None:
         "dataset_input_missing",
         "labels_out_of_range",
     ]
+
+
+FLOATS = spec("labels", (), "float32")
+
+
+@pytest.mark.parametrize(
+    ("metric", "labels", "expected"),
+    [
+        ("mae", FLOATS, []),
+        ("spearman", FLOATS, []),
+        ("mae", LABELS, []),
+        ("f1", FLOATS, ["dataset_labels_not_integers"]),
+        ("perplexity", FLOATS, ["dataset_labels_not_integers"]),
+        ("retrieval_recall", FLOATS, ["dataset_labels_not_integers"]),
+        ("f1", LABELS, ["labels_out_of_range"]),
+        ("token_accuracy", LABELS, []),  # it has labels that are ignored, and says itself which are not there
+        ("retrieval_recall", LABELS, []),
+        ("coco_map", spec("labels", (7, 5)), []),
+    ],
+)
+def test_each_metric_takes_labels_of_its_kind(metric: str, labels: TensorSpec, expected: list[str]) -> None:
+    choice = MetricChoice(name=metric)
+    found = codes([IMAGE], [ROWS, labels], (-100, 5000), [LOGITS], metrics=[choice], needs_labels=True)
+    assert found == expected
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "<U12"])
+@pytest.mark.parametrize("name", ["groups", "slices"])
+def test_groups_and_slices_are_neither_inputs_nor_unused(name: str, dtype: str) -> None:
+    found = fit([IMAGE], [ROWS, LABELS, spec(name, (), dtype)], {}, [LOGITS])
+    assert (found.problems, found.notes) == ((), ())
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((3,), "int64"), ((), "float32")])
+def test_groups_are_one_number_or_text_a_row(shape: tuple[int, ...], dtype: str) -> None:
+    assert codes([IMAGE], [ROWS, spec("groups", shape, dtype)], None, [LOGITS]) == ["dataset_groups_not_by_row"]
+
+
+def test_an_input_may_be_called_groups() -> None:
+    inputs = [IMAGE, spec("groups", ("batch", 3))]
+    assert codes(inputs, [ROWS, spec("groups", (3,))], None, [LOGITS]) == []
