@@ -1,0 +1,73 @@
+"""What fewer bits could do, and which runtime wins, in words that follow from the numbers."""
+
+from typing import Any
+
+import pytest
+
+from app.domain.measurement import Measurement
+from workers.evaluation.potential import potential
+from workers.evaluation.roofline import MachinePeaks, Potential, Roofline
+from workers.evaluation.runtime_choice import compare_runtimes
+
+
+def bound(share: float, upper: float | None, hoped: float | None = None) -> Potential:
+    return Potential(share=share, upper_bound=upper, same_efficiency=hoped)
+
+
+def roofline(int8: Potential, int4: Potential) -> Roofline:
+    return Roofline(
+        peaks=MachinePeaks(fp32_gflops=100, bandwidth_gbs=10),
+        operators=(),
+        flops=0,
+        best_ms=0,
+        int8=int8,
+        int4_weights=int4,
+        not_counted=(),
+        weight_bytes=0,
+    )
+
+
+def test_a_bound_is_said_with_what_to_hope_for() -> None:
+    first, second = potential(roofline(bound(0.71, 2.4, 1.6), bound(0.3, 1.3, None)))
+    assert first == (
+        "8 bits could make it 2.40 × as fast here at most, and 1.60 × at its present efficiency: 71% of its time is in "
+        "operators that could gain."
+    )
+    assert second.startswith("Weights of 4 bits could make it 1.30 × as fast here at most: 30%")
+
+
+def test_what_cannot_help_is_said_so_and_what_is_unknown_not_at_all() -> None:
+    (said,) = potential(roofline(bound(0.01, 1.01), bound(0.5, None)))
+    assert said.startswith("8 bits cannot make it faster here")
+
+
+def timed(runtime: str, value: float, reach: float = 0.01, **conditions: Any) -> Measurement:
+    return Measurement(
+        name="latency_p50",
+        value=value,
+        unit="ms",
+        better="lower",
+        ci95=(value * (1 - reach), value * (1 + reach)),
+        conditions={"runtime": runtime, "threads": 1, "batch": 1, **conditions},
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (5.0, "openvino is 2.00 × faster than onnxruntime here (1.9"),
+        (20.0, "openvino is 2.00 × slower"),
+        (10.05, "noise"),
+    ],
+)
+def test_the_runtime_that_wins_is_told_with_its_interval(value: float, said: str) -> None:
+    (sentence,) = compare_runtimes([timed("onnxruntime", 10.0), timed("openvino", value)])
+    assert said in sentence
+
+
+def test_other_conditions_are_no_other_runtime() -> None:
+    usual = timed("onnxruntime", 10.0)
+    assert compare_runtimes([usual, timed("onnxruntime", 5.0, threads=2), timed("openvino", 5.0, threads=2)]) == ()
+    assert compare_runtimes([usual, timed("onnxruntime", 5.0, callers=2)]) == ()
+    assert compare_runtimes([]) == ()
+    assert compare_runtimes([usual.model_copy(update={"ci95": None}), timed("openvino", 5.0)]) == ()
