@@ -81,9 +81,15 @@ def _of_numbers(name: str, summary: str, **more: Any) -> Metric:
 METRICS: dict[str, Metric] = {
     metric.id: metric
     for metric in (
-        _of_classes("top1", "Share of rows whose highest output on the last axis is the label.", share=True),
         _of_classes(
-            "top5", "Share of rows with the label among the five highest outputs on the last axis.", share=True
+            "top1",
+            "Share of rows whose highest output on the last axis is the label; or any of several, filled up with -1.",
+            share=True,
+        ),
+        _of_classes(
+            "top5",
+            "Share of rows with the label, or any of several, among the five highest outputs on the last axis.",
+            share=True,
         ),
         _of_classes(
             "f1",

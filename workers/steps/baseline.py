@@ -9,11 +9,11 @@ from pydantic import BaseModel
 from app.domain.dataset import GROUPS, SLICES
 from app.domain.measure import RUNTIMES_OF, Runtime
 from app.domain.measurement import Measurement
-from app.domain.metric import METRICS, MetricChoice
+from app.domain.metric import METRICS, MetricChoice, named_outputs
 from app.errors import StepError
 from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for
 from workers.evaluation.scores import save_scores
-from workers.runtimes.session import Array, load, usual_runtime
+from workers.runtimes.session import Array, Port, load, usual_runtime
 from workers.steps.artifact import artifact_bytes, describe_model
 from workers.steps.decoding import TOKENS, decoder_cases
 from workers.steps.inputs import Progress
@@ -71,8 +71,15 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     batch = request.spec.measure.batch[0]
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
         session = load(model, threads=threads, session_options=options, runtime=runtimes[0])
-    kept = run_over(session, rows, folder / OUTPUTS, lambda share, text: progress(0.9 * share, text), batch=batch)
     metrics = _metrics(request, rows)
+    kept = run_over(
+        session,
+        rows,
+        folder / OUTPUTS,
+        lambda share, text: progress(0.9 * share, text),
+        batch=batch,
+        needed=_needed(metrics, session.outputs),
+    )
     labels = _labels(metrics, rows, kept)
     files = {name: f"labels-{number}.npy" for number, name in enumerate(labels)}
     for name, values in labels.items():
@@ -159,6 +166,13 @@ def about_unusual(kept: Kept, whose: str) -> tuple[str, ...]:
         f"Output {name} of the {whose} is infinite or not a number in {count} of {kept.rows} rows."
         for name, count in kept.unusual.items()
     )
+
+
+def _needed(metrics: Sequence[MetricChoice], outputs: Sequence[Port]) -> set[str]:
+    """The outputs that metrics look at: those they name, and the one that is meant where they name none."""
+    found = {compared_output(outputs), *(choice.output for choice in metrics)}
+    found.update(name for choice in metrics for name in named_outputs(choice).values())
+    return {name for name in found if name is not None}
 
 
 def _metrics(request: JobRequest, rows: Rows) -> tuple[MetricChoice, ...]:

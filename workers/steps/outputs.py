@@ -2,7 +2,7 @@
 
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,8 +14,8 @@ from workers.runtimes.session import Array, Port, Session, available_threads
 from workers.steps.inputs import Progress
 from workers.steps.rows import Rows
 
-MOST_BYTES = 256 * 2**20
-"""Outputs kept of one model; of larger ones only the first rows are kept and compared."""
+MOST_BYTES = 2**30
+"""Outputs kept of one model. Of more, those that no metric looks at are left out; of still more, the last rows."""
 
 _REPORTS = 100
 
@@ -83,12 +83,14 @@ def run_over(
     *,
     batch: int = 1,
     wanted: Sequence[str] | None = None,
+    needed: Collection[str] = (),
     most_rows: int | None = None,
     most_bytes: int | None = None,
 ) -> Kept:
     """Run over the rows, `batch` at a time where the model allows it, and keep the outputs as `file`.
 
-    Only as many rows are run as are kept: at most `most_rows`, and `most_bytes` (256 MB) of outputs.
+    Only as many rows are run as are kept: at most `most_rows`, and `most_bytes` (1 GiB) of outputs. Where all outputs
+    would be more than that, only those that are `needed` are kept, if any are named.
     Outputs that are no tensors of numbers, or whose shape changes from row to row, are left out with a
     note. Raises StepError `model_does_not_run`, `dataset_empty`, `output_mixes_rows`, or
     `no_usable_output` where nothing can be kept.
@@ -120,7 +122,13 @@ def run_over(
         running += time.perf_counter() - started
         found = {port.name: _rows(output, size, count) for port, output in zip(usable, outputs, strict=True)}
         if not columns:
-            bytes_a_row = sum(4 * int(np.prod(values.shape[1:])) for values in found.values())
+            bytes_a_row = _bytes_a_row(found.values())
+            if bytes_a_row * available > most_bytes and (useless := [each for each in found if each not in needed]):
+                usable = [port for port in usable if port.name in needed] or usable
+                left = [name for name in useless if all(port.name != name for port in usable)]
+                found = {port.name: found[port.name] for port in usable}
+                bytes_a_row = _bytes_a_row(found.values())
+                notes += [f"The outputs are large: {len(left)} that no metric looks at were not kept."] if left else []
             kept = min(available, max(1, most_bytes // max(1, bytes_a_row)))
             columns = {
                 name: _column(file, index, name, kept, values.shape[1:])
@@ -156,6 +164,10 @@ def run_over(
         notes=tuple(notes),
         running_seconds=round(running, 3),
     )
+
+
+def _bytes_a_row(outputs: Iterable[Array]) -> int:
+    return sum(4 * int(np.prod(values.shape[1:])) for values in outputs)
 
 
 def _by_row(port: Port) -> bool:

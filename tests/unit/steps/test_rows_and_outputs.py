@@ -119,6 +119,20 @@ def test_large_outputs_keep_their_first_rows(tmp_path: Path) -> None:
     assert "first 10 of 100 rows" in kept.notes[0]
 
 
+def test_large_outputs_that_nobody_needs_are_not_kept(tmp_path: Path) -> None:
+    session = Doubling([Y, Port("cache", "float32", ("n", 6))], lambda x: {"y": x, "cache": np.tile(x, 3)})
+    size = {"batch": 4, "most_bytes": 100 * 8}
+
+    kept = run_over(session, Numbered(100), tmp_path / "o.npz", silent, needed={"y"}, **size)
+
+    assert (kept.rows, kept.names) == (100, ("y",))
+    assert "1 that no metric looks at" in kept.notes[0]
+    small = run_over(session, Numbered(20), tmp_path / "p.npz", silent, needed={"y"}, **size)
+    assert (small.names, small.notes) == (("y", "cache"), ())
+    needless = run_over(session, Numbered(100), tmp_path / "q.npz", silent, **size)
+    assert (needless.rows, needless.names) == (25, ("y", "cache"))
+
+
 def test_no_more_rows_are_run_than_the_original_kept(tmp_path: Path) -> None:
     session = Doubling([Y], lambda x: {"y": x})
 
