@@ -11,7 +11,7 @@ from workers.evaluation.comparison import Comparison
 from workers.evaluation.conclusion import conclude
 from workers.evaluation.evidence import Evidence, gather, timed
 from workers.evaluation.footprint import peak_memory
-from workers.evaluation.gate import Verdict, judge_goal
+from workers.evaluation.gate import Verdict, judge_goal, slice_notes
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, MemoryReplicate
 from workers.evaluation.scores import read_scores
 from workers.evaluation.selection import choose, pareto
@@ -85,8 +85,10 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
     gate: Gate = "none"
     verdicts: tuple[Verdict, ...] = ()
     conclusion = ""
+    slices: tuple[str, ...] = ()
     if chosen is not None:
         gate, verdicts = judge_goal(goal, evidence[chosen])
+        slices = slice_notes(evidence[chosen], verdicts, goal.confidence if goal is not None else 0.95)
         conclusion = conclude(
             _recipe(made.candidates, chosen),
             evidence[chosen],
@@ -111,7 +113,7 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         gate=gate,
         verdicts=verdicts,
         conclusion=conclusion,
-        notes=_disturbances(latency),
+        notes=(*_disturbances(latency), *slices),
     )
 
 

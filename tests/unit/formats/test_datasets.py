@@ -20,6 +20,7 @@ from PIL import Image
 
 from app.domain.dataset import Preprocess
 from app.domain.model import TensorSpec
+from app.errors import RejectedInput
 from tests.unit.formats.rejections import rejected
 from workers.formats.datasets.inspection import inspect_dataset
 from workers.formats.datasets.interface import Dataset
