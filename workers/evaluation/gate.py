@@ -139,6 +139,18 @@ def about_slice(worst: SliceDrop, unit: str) -> str:
     )
 
 
+def slice_notes(evidence: Evidence, verdicts: Iterable[Verdict], confidence: float) -> tuple[str, ...]:
+    """Where metrics with labels drop most, of those that no verdict says it of."""
+    said = {CEILINGS.get(found.constraint.metric, found.constraint.metric) for found in verdicts if found.worst_slice}
+    notes = []
+    for name, scores in evidence.artifact_scores.items():
+        if name in said or METRICS[name].relative_to_original or name not in evidence.original_scores:
+            continue
+        if (worst := worst_slice(name, evidence.original_scores[name], scores, confidence)) is not None:
+            notes.append(f"{name}: {about_slice(worst, METRICS[name].unit)}")
+    return tuple(notes)
+
+
 def _without_value(constraint: Constraint, verdict: Gate, confidence: float, reason: str) -> list[Verdict]:
     return [
         Verdict(

@@ -10,7 +10,7 @@ from app.domain.measurement import Measurement
 from workers.evaluation.comparison import Comparison
 from workers.evaluation.conclusion import conclude, describe
 from workers.evaluation.evidence import Evidence, alone, gather, timed
-from workers.evaluation.gate import Verdict, judge_goal
+from workers.evaluation.gate import Verdict, judge_goal, slice_notes
 from workers.evaluation.potential import potential
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate
 from workers.evaluation.runtime_choice import compare_runtimes
@@ -97,8 +97,10 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
     gate: Gate = "none"
     verdicts: tuple[Verdict, ...] = ()
     conclusion = ""
+    slices: tuple[str, ...] = ()
     if chosen is not None:
         gate, verdicts = judge_goal(goal, evidence[chosen])
+        slices = slice_notes(evidence[chosen], verdicts, goal.confidence if goal is not None else 0.95)
         conclusion = conclude(
             _recipe(made.candidates, chosen),
             evidence[chosen],
@@ -123,7 +125,7 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         gate=gate,
         verdicts=verdicts,
         conclusion=conclusion,
-        notes=notes,
+        notes=(*notes, *slices),
     )
 
 

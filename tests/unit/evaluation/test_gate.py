@@ -402,3 +402,45 @@ def test_a_goal_is_judged_at_its_own_confidence() -> None:
     constraint = Constraint(metric="top1", max_drop=0.008)
     assert judge_goal(Goal(constraints=(constraint,), confidence=0.7), evidence)[0] == "met"
     assert judge_goal(Goal(constraints=(constraint,), confidence=0.99), evidence)[0] == "undecided"
+
+
+def test_a_drop_has_its_p_value_and_where_rows_are_too_few_how_many_would_show_it() -> None:
+    original, artifact = paired(262, 6, 5, 27)
+    verdict = judge_one(of_scores("top1", artifact, original), metric="top1", max_drop=0.005)
+    assert verdict.verdict == "undecided"
+    assert verdict.p_value == pytest.approx(1.0)
+    # 11 of 300 rows differ: (1.645 + 0.842)² · 0.0367 / 0.005² rows.
+    assert "300 rows cannot show 0.5 points: about 9,0" in verdict.reason
+    lost, kept = paired(200, 30, 2, 68)
+    assert (judge_one(of_scores("top1", kept, lost), metric="top1", max_drop=0.01).p_value or 1) < 1e-5
+    assert judge_one(of_scores("top1", artifact, original), metric="top1", min=0.5).p_value is None
+
+
+def test_rows_in_groups_decide_later() -> None:
+    """The same rows, of which four each are of one photograph that is lost or kept as a whole."""
+    original, artifact = paired(1200, 8, 0, 92)
+    alone = of_scores("top1", artifact, original)
+    groups = np.arange(1300) // 4
+    scores = {name: Scores(values, groups=groups) for name, values in (("o", original), ("a", artifact))}
+    together = Evidence(
+        "evaluation",
+        {},
+        alone.artifact,
+        original_scores={"top1": scores["o"]},
+        artifact_scores={"top1": scores["a"]},
+    )
+    for evidence, expected in ((alone, "met"), (together, "undecided")):
+        assert judge_one(evidence, metric="top1", max_drop=0.013).verdict == expected
+
+
+def test_the_greatest_error_is_never_bounded_from_above() -> None:
+    evidence = of_set("max_error", np.linspace(0, 0.5, 100)[:, np.newaxis])
+    assert judge_one(evidence, metric="max_error", max=0.4).verdict == "missed"
+    verdict = judge_one(evidence, metric="max_error", max=0.6)
+    assert verdict.verdict == "undecided"
+    assert "No number of rows bounds it" in verdict.reason
+
+
+def of_set(name: str, artifact: Floats) -> Evidence:
+    value = float(artifact.max())
+    return Evidence("evaluation", {}, {name: measurement(name, value)}, artifact_scores={name: Scores(artifact)})

@@ -209,6 +209,18 @@ def test_retrieval_by_a_plain_loop(distance: str, k: int) -> None:
     assert value_of("retrieval_recall", Rows(vectors, labels=labels), options) == pytest.approx(found / asked)
 
 
+@pytest.mark.parametrize("k", [1, 3])
+def test_what_others_owe_to_a_row_is_what_they_find_without_it(k: int) -> None:
+    rng = np.random.default_rng(10)
+    vectors, labels = rng.standard_normal((30, 4)), rng.integers(0, 5, 30)
+    metric = arithmetic("retrieval_recall", {"k": k})
+    records = metric.score(Rows(vectors, labels=labels))
+    for row in range(30):
+        rest = np.arange(30) != row
+        without = metric.score(Rows(vectors[rest], labels=labels[rest]))
+        assert records[rest, 0].sum() - without[:, 0].sum() == records[row, 2]
+
+
 def detections(rng: Random, rows: int = 25) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
     """Labels [rows, 3, 5] with some padding; boxes as corner and size, their scores and classes."""
     boxes = np.concatenate([rng.uniform(0, 200, (rows, 3, 2)), rng.uniform(20, 60, (rows, 3, 2))], axis=2)
@@ -318,7 +330,7 @@ def test_what_cannot_be_read_has_its_reason(
         ("spearman", np.array([[1.0, 2.0], [2.0, 2.0]]), "labels do not vary"),
         ("pearson", np.array([[0.0, -1.0, 0, 1, 0], [0.0, 1.0, 0, 1, 0]]), "output does not vary"),
         ("r2", np.array([[0.0, 0.0, 1.0], [0.0, 0.0, 2.0]]), "do not vary"),
-        ("retrieval_recall", np.zeros((2, 2)), "nothing to find"),
+        ("retrieval_recall", np.zeros((2, 3)), "nothing to find"),
     ],
 )
 def test_a_set_without_a_value_has_its_reason(name: str, records: NDArray[Any], said: str) -> None:

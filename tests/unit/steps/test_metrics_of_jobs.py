@@ -65,6 +65,12 @@ def test_metrics_of_both_forms_come_through_to_a_verdict(job: Job) -> None:
     assert scores["top1"].groups is not None
 
 
+def test_without_a_goal_the_worst_slice_is_a_note(job: Job) -> None:
+    prepared(job, labels=outputs_of(job).argmax(axis=1), slices=np.repeat(["day", "night"], ROWS // 2))
+    notes = judged(job)["notes"]
+    assert any(note.startswith("top1: Of 2 slices ") and "bounds that hold for all" in note for note in notes)
+
+
 def test_labels_that_are_numbers(job: Job) -> None:
     """Under a name of their own, with five of them a row."""
     wanted = outputs_of(job) + 0.1 * np.random.default_rng(4).standard_normal((ROWS, 5))
