@@ -58,7 +58,13 @@ def minilm(service: Service, folder: Path) -> None:
 
 def magika(service: Service, folder: Path) -> None:
     """`dynamic_int8` of a file type detector, judged by the names of this machine's own files."""
-    sys.path.append(str(PACKAGES))
+    rows, model = magika_rows()
+    print(f"magika: {len(rows['labels'])} files of {len(set(rows['labels'].tolist()))} types")
+    optimized(service, folder, model, rows)
+
+
+def magika_rows() -> tuple[dict[str, NDArray[Any]], Path]:
+    """Files of this machine as the detector sees them, with what their names say as the label; and its model."""
     from magika import Magika
     from magika.types import Seekable
 
@@ -80,8 +86,7 @@ def magika(service: Service, folder: Path) -> None:
         features.append([*found.beg, *found.mid, *found.end])
         labels.append(classes.index(label))
     rows = {"bytes": np.array(features, dtype=np.int32), "labels": np.array(labels, dtype=np.int64)}
-    print(f"magika: {len(labels)} files of {len(set(labels))} types")
-    optimized(service, folder, PACKAGES / "magika" / "models" / "standard_v3_3" / "model.onnx", rows)
+    return rows, PACKAGES / "magika" / "models" / "standard_v3_3" / "model.onnx"
 
 
 def files_of_this_machine(types: dict[str, str]) -> Iterator[tuple[str, Path]]:
