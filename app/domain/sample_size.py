@@ -10,8 +10,7 @@ MOST_ROWS = 10_000_000
 """More are no practical number."""
 
 USUAL_DISCORDANCE = 0.02
-"""The share of rows that only one of original and artifact gets right, where nothing is known: of 8-bit models one to
-four in a hundred (the models of `benchmarks/`)."""
+"""An assumption, and said to be one: the share of rows that only one of original and artifact gets right."""
 
 
 def rows_to_show(drop: float, discordance: float, confidence: float, *, design_effect: float = 1.0) -> int | None:

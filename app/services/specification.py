@@ -333,7 +333,7 @@ def _doubt_rows(constraint: Constraint, confidence: float, checked: Checked) -> 
         needed, condition = rows_to_show(constraint.max_drop, 0.0, confidence), "even without a row that differs"
     else:
         needed = rows_to_show(constraint.max_drop, USUAL_DISCORDANCE, confidence)
-        condition = f"if {100 * USUAL_DISCORDANCE:g} % of the rows come out differently, as is usual of 8 bits"
+        condition = f"if {100 * USUAL_DISCORDANCE:g} % of the rows come out differently, which is assumed"
     if needed is None or rows < needed:
         enough = "no practical number" if needed is None else f"about {needed:,}"
         checked.doubts.append(

@@ -76,6 +76,7 @@ def test_share_bounds_are_scipys_wilson_interval_but_for_few_events(rows: int, s
     assert share_bounds(right, rows, confidence) == pytest.approx(expected, abs=1e-9)
 
 
+@settings(deadline=None)
 @given(pairs=SOME_PAIRS, confidence=st.sampled_from([0.5, 0.8, 0.95, 0.99]))
 def test_bounds_hold_the_estimate_and_lie_where_the_score_is_the_quantile(pairs: Pairs, confidence: float) -> None:
     lower, upper = drop_bounds(pairs, confidence)
