@@ -36,6 +36,11 @@ def test_a_bound_is_said_with_what_to_hope_for() -> None:
     assert second.startswith("Weights of 4 bits could make it 1.30 × as fast here at most: 30%")
 
 
+def test_no_more_is_hoped_for_than_is_possible() -> None:
+    (said, _) = potential(roofline(bound(0.91, 3.0, 3.15), bound(0.01, 1.0)))
+    assert said == "8 bits could make it 3.00 × as fast here at most: 91% of its time is in operators that could gain."
+
+
 def test_what_cannot_help_is_said_so_and_what_is_unknown_not_at_all() -> None:
     (said,) = potential(roofline(bound(0.01, 1.01), bound(0.5, None)))
     assert said.startswith("8 bits cannot make it faster here")
