@@ -18,7 +18,7 @@ def potential(found: Roofline) -> tuple[str, ...]:
             said.append(f"{name} cannot make it faster here, by its roofline: {share}.")
             continue
         hope = bound.same_efficiency
-        # Where operators are faster than a peak says already, the hope can exceed the bound: then there is none to tell.
+        # Operators that are faster than a peak says already can hope for more than the bound: then nothing is told.
         hoped = "" if hope is None or hope >= bound.upper_bound else f", and {times(hope)} at its present efficiency"
         said.append(f"{name} could make it {times(bound.upper_bound)} as fast here at most{hoped}: {share}.")
     return tuple(said)
