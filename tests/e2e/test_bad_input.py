@@ -77,7 +77,8 @@ def census(service: Service) -> dict[str, Any]:
     counts["blobs"] = len(blobs) - len(going | resting)
     counts["unneeded"] = len(resting)
     counts["unknown"] = len(objects - set(blobs))
-    counts["scratch"] = len(list((service.data_dir / "scratch").glob("*/*")))
+    # What a starting worker probes its machine with is no job's.
+    counts["scratch"] = len(service.scratch_folders())
     return counts
 
 
