@@ -230,9 +230,11 @@ class Work:
             return CancelRequested(job.id)
         return LeaseLost(job.id)
 
-    def fail(self, job: ClaimedJob, error: BitpressError, *, log: Received | None) -> None:
-        """End a job with the reason. Raises `LeaseLost`, `CancelRequested`."""
-        self._end(job, JobState.FAILED, log, error=error.as_dict())
+    def fail(
+        self, job: ClaimedJob, error: BitpressError, *, log: Received | None, outcome: dict[str, Any] | None = None
+    ) -> None:
+        """End a job with the reason, and with what it found until then. Raises `LeaseLost`, `CancelRequested`."""
+        self._end(job, JobState.FAILED, log, error=error.as_dict(), outcome=outcome)
 
     def cancelled(self, job: ClaimedJob, *, log: Received | None) -> None:
         """End a job that was asked to stop, once its child is dead. Raises `LeaseLost`."""

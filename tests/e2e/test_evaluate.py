@@ -120,3 +120,21 @@ def test_an_artifact_is_no_beginning_of_an_optimization(service: Service, optimi
         ("/model", "artifact_not_optimizable")
     ]
     assert optimized["model"] in answer.json()["detail"]
+
+
+def test_what_was_measured_before_time_was_up_is_kept(service: Service) -> None:
+    job = service.submit(
+        kind="evaluate",
+        model=service.example("fashion_mobilenet.onnx"),
+        datasets={"evaluation": service.some_rows("evaluation.npz")},
+        measure={"load": {"callers": [1], "seconds": 60}},
+        limits={"run_seconds": 12},
+    )
+    body = service.ended(job["id"])
+    assert (body["state"], body["error"]["code"]) == ("failed", "time_limit_exceeded")
+    found = body["baseline"]["measurements"]
+    assert value(found, "top1")["value"] > 0.8
+    assert value(found, "latency_p50")["value"] > 0
+    assert value(found, "latency_p50")["flags"] == ["incomplete"]
+    assert (body["gate"], body["artifacts"]) == (None, [])
+    assert "did not come to its end" in " ".join(body["notes"])

@@ -52,6 +52,7 @@ _FLAGS = {
     "contended": "Other work was seen on the machine in more than a quarter of the timing processes.",
     "unstable": "Fresh processes disagreed by more than 6 % about the median: there is no one latency here.",
     "unsettled": "Most warm-ups ran out of time before the times stopped drifting.",
+    "incomplete": "The job ended before all processes that were to measure it had.",
     "saturated": "Calls arrived faster than they were done: these latencies grow for as long as one measures.",
     "short_blocks": "The model is too slow for blocks of 20 calls, so fewer were taken.",
     "synthetic": "The inputs were random, which real ones may not be like.",

@@ -17,6 +17,7 @@ from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
 from workers.tasks.heartbeat import Heartbeat
 from workers.tasks.measuring import Measured, Measuring
 from workers.tasks.observations import observation_key
+from workers.tasks.partial import partial_outcome
 from workers.tasks.plan import Step, progress_at
 from workers.tasks.station import Station
 
@@ -106,7 +107,7 @@ class JobRun:
                 code="internal_error",
                 retryable=True,
             )
-        return lambda: work.fail(job, failure, log=self._kept_log())
+        return lambda: work.fail(job, failure, log=self._kept_log(), outcome=partial_outcome(self._results))
 
     def _work_through(self) -> tuple[dict[str, Any], str | None, list[MadeArtifact], Received, Received | None]:
         """Every step, then the artifacts and the report into the store."""
