@@ -92,7 +92,7 @@ def flags_of(replicates: Sequence[LatencyReplicate]) -> tuple[str, ...]:
     found = []
     if not SAME[0] <= same_ratio(replicates) <= SAME[1]:
         found.append("noisy")
-    if sum(bool(replicate.context.disturbances()) for replicate in replicates) > many:
+    if sum(bool(replicate.disturbances()) for replicate in replicates) > many:
         found.append("contended")
     warm_ups = [warmth for replicate in replicates for warmth in replicate.warm_up.values()]
     if 2 * sum(not warmth.settled for warmth in warm_ups) > len(warm_ups):

@@ -86,6 +86,10 @@ class Context(BaseModel):
             found.append(f"the clock ran {self.clock_slew:+.2%} fast")
         return found
 
+    def lasting(self) -> list[str]:
+        """Of these, what does not end with one block: a thread that had to wait is seen block by block, and better."""
+        return self.model_copy(update={"run_queue_share": None, "involuntary_switches": None}).disturbances()
+
 
 class WindowWatch:
     """Watches one block of calls after another, on the process's main thread.

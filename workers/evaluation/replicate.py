@@ -8,6 +8,9 @@ from workers.evaluation.contention import Context
 
 Subject = Literal["original", "artifact"]
 
+MOST_DISTURBED = 0.25
+"""With a larger share of its rounds disturbed, a process was not alone, whatever was timed again."""
+
 ORIGINAL = "original"
 """Who was measured if no candidate: the model as it was uploaded, or the artifact that is evaluated."""
 
@@ -80,6 +83,17 @@ class LatencyReplicate(_Part):
     """Processor time of all of the process's threads, a call."""
     repeated: int = 0
     """Rounds that were disturbed and timed again."""
+    doubtful: int = 0
+    """Rounds that were disturbed and are among the samples all the same."""
+
+    def disturbances(self) -> list[str]:
+        """What makes the samples doubtful, in words; what passed, and was timed again, does not."""
+        rounds = len(self.same.first) + (len(self.against.first) if self.against is not None else 0) + self.repeated
+        disturbed = self.repeated + self.doubtful
+        if disturbed <= MOST_DISTURBED * rounds:
+            return self.context.lasting()
+        return [*self.context.disturbances(), f"{disturbed} of {rounds} rounds were disturbed"]
+
     energy_joules: dict[Subject, float] | None = None
     """Joules a call of all packages, idle parts included; null where no counter can be read."""
     context: Context

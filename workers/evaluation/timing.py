@@ -37,6 +37,7 @@ _MOST_SAMPLES = 2_000  # of one session in one comparison: 20 beyond the p99
 _OVERTIME = 1.5  # what a disturbed series may take of what was planned
 _TWO_SIDED_95 = 0.975
 _LEAST_SAMPLES = 140  # from so many on, the interval of a series holds what it promises
+_LEAST_SHARE = 0.25  # of the planned time: a series of a tenth of a second sees nothing of what comes and goes
 
 _STEADY = 0.02  # three windows in a row this close have stopped drifting
 _WINDOW_MS = 5.0
@@ -71,12 +72,14 @@ class Plan:
 class Blocks:
     """Samples in ms of two sessions, one list a block; blocks of the same round stand at the same place.
 
-    `repeated` counts the rounds that something disturbed and that were timed again.
+    `repeated` counts the rounds that something disturbed and that were timed again, `doubtful` those that are among
+    these because time did not suffice for others.
     """
 
     first: list[list[float]]
     second: list[list[float]]
     repeated: int = 0
+    doubtful: int = 0
 
 
 class Window(Protocol):
@@ -164,7 +167,7 @@ def alternate(
     blocks, doubtful = Blocks([], []), Blocks([], [])
     sessions = ((0, first), (1, second))
     begun = clock()
-    done = 0
+    done, look = 0, 2
     while len(blocks.first) < plan.rounds and done < 2 * plan.rounds:
         if done and done % 2 == 0 and (clock() - begun) / 1e9 > plan.seconds:
             break
@@ -187,18 +190,17 @@ def alternate(
         taken_up.first.append(found[0])
         taken_up.second.append(found[1])
         done += 1
-        if width and _is_power_of_two(len(blocks.first)) and trusted and _narrow(blocks, width):
-            break
+        enough = math.isinf(plan.seconds) or (clock() - begun) / 1e9 > _LEAST_SHARE * plan.seconds / _OVERTIME
+        if width and enough and trusted and len(blocks.first) % 2 == 0 and done >= look:
+            if _narrow(blocks, width):
+                break
+            look = 2 * done
     blocks.repeated = len(doubtful.first)
     if len(blocks.first) < len(doubtful.first):
         blocks.first += doubtful.first
         blocks.second += doubtful.second
-        blocks.repeated = 0
+        blocks.repeated, blocks.doubtful = 0, len(doubtful.first)
     return blocks
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number > 1 and number & (number - 1) == 0
 
 
 def _narrow(blocks: Blocks, width: float) -> bool:

@@ -120,6 +120,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         cpu_seconds=meter.cpu_seconds(subjects),
         energy_joules=meter.joules(subjects),
         repeated=same.repeated + (against.repeated if against is not None else 0),
+        doubtful=same.doubtful + (against.doubtful if against is not None else 0),
         context=context,
         conditions={subject: sessions[subject].conditions for subject in subjects},
         running_seconds=round(loaded.running_seconds + timed, 3),

@@ -110,3 +110,13 @@ def test_bytes_are_exact() -> None:
     comparison = compare_exact("artifact_bytes", 400, 100)
     assert comparison.ratio == 0.25
     assert comparison.ci95 is None
+
+
+def test_what_was_timed_again_is_forgiven_and_a_lot_of_it_is_not() -> None:
+    few, many = (latency_replicate(rounds=10, repeated=count) for count in (3, 20))
+    assert few.disturbances() == []
+    assert "20 of 40 rounds" in many.disturbances()[-1]
+    assert latency_replicate(rounds=10, doubtful=10).disturbances() != []
+    waited = latency_replicate(context=QUIET.model_copy(update={"run_queue_share": 0.1, "involuntary_switches": 90}))
+    assert waited.disturbances() == []
+    assert latency_replicate(context=BUSY).disturbances() != []

@@ -166,7 +166,7 @@ def test_what_is_disturbed_most_of_the_time_is_kept_and_not_timed_for_ever() -> 
     window = Watched(model, bad_blocks=set(range(1_000)))
     blocks = alternate(model.run, model.run, Plan(4, 3), clock=model.clock, window=window)
     assert len(blocks.first) == len(blocks.second) == 8
-    assert blocks.repeated == 0
+    assert (blocks.repeated, blocks.doubtful) == (0, 8)
 
 
 def test_a_steady_series_ends_once_it_is_known_well() -> None:
