@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.profiles import PROFILES, refuse_false_name
-from app.domain.recipe import TECHNIQUES
+from app.domain.recipe import TECHNIQUES, WeightOnly
 from app.domain.suitability import Timing, evidence_of, suitability
 from app.domain.target import CUDA, FEATURES
 from app.errors import BitpressError
-from workers.quantization.weight_only.choices import _MULTIPLIES_BYTES
+from workers.quantization.weight_only.choices import resolve
 
 NATIVE, EMULATED, SATURATES, UNSUPPORTED = "native", "emulated", "saturates", "unsupported"
 SLOWER = "slower than fp32 (measured)"
@@ -78,7 +78,8 @@ def test_every_technique_is_judged_on_every_machine_with_a_reason(features: set[
 
 def test_weights_of_few_bits_are_judged_as_the_technique_chooses_their_arithmetic() -> None:
     for feature in FEATURES:
-        assert (verdicts({feature})["weight_only"] == NATIVE) == (feature in _MULTIPLIES_BYTES), feature
+        level = resolve(WeightOnly(), {feature}).accuracy_level
+        assert (verdicts({feature})["weight_only"] == NATIVE) == (level == 4), feature
 
 
 # Built-in profiles

@@ -4,14 +4,9 @@ from collections.abc import Collection
 from typing import Literal
 
 from app.domain.recipe import WeightOnly
+from app.domain.target import unpacks_bits_fast
 from app.errors import StepError
 from workers.quantization.weight_only.blocks import Grid
-
-# onnxruntime 1.32's int8 kernels of MatMulNBits exist from AVX2 and from Arm's dot products on (measured on AVX-512:
-# 4 bits a third of the float kernel's time; 2 and 8 bits, which have no float kernel, a fiftieth).
-_MULTIPLIES_BYTES = frozenset(
-    {"avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm"}
-)  # fmt: skip
 
 _KERNELS = (128, 64, 32)
 """Block sizes for which MatMulNBits has a fast kernel at every number of bits (measured, onnxruntime 1.32)."""
@@ -28,7 +23,9 @@ def resolve(options: WeightOnly, features: Collection[str]) -> WeightOnly:
         # from normal weights than with the larger extreme on a code and the middle on zero.
         symmetric = options.bits == 8 or (options.bits == 2 and options.algorithm == "rtn")
     if level == "auto":
-        int8: Literal[0, 4] = 0 if _MULTIPLIES_BYTES.isdisjoint(features) else 4
+        # Measured on AVX-512, onnxruntime 1.32: 4 bits take a third of the float kernel's time so; 2 and 8 bits, which
+        # have no float kernel, a fiftieth.
+        int8: Literal[0, 4] = 4 if unpacks_bits_fast(features) else 0
         level = int8
     return options.model_copy(update={"symmetric": symmetric, "accuracy_level": level})
 
