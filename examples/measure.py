@@ -75,7 +75,6 @@ VARIANTS: tuple[Callable[[Path, Path], None], ...] = (float16, dynamic_int8, sta
 def session(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 

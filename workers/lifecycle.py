@@ -1,5 +1,6 @@
 """What happens when a worker starts, forks and stops: Celery's signals, all in one place."""
 
+import compileall
 import logging
 import multiprocessing
 import os
@@ -52,6 +53,7 @@ def connect(settings: Settings) -> None:
     def on_setup(instance: Any, **_: Any) -> None:
         _queues.extend(instance.app.amqp.queues.consume_from)
         refuse_several(_queues, instance.concurrency)
+        compile_steps()
 
     @signals.worker_process_init.connect(weak=False)
     def on_fork(**_: Any) -> None:
@@ -105,6 +107,14 @@ def refuse_several(queues: Iterable[str], processes: int) -> None:
             "--concurrency 1. To use a machine for several targets start one worker for each; they take turns to "
             "measure."
         )
+
+
+def compile_steps() -> None:
+    """Compile what children import: they may write nothing there, and would each compile it anew.
+
+    Where this process may not write there either, somebody compiled it when it was installed.
+    """
+    compileall.compile_dir(Path(__file__).parent, quiet=2)
 
 
 def open_station(settings: Settings, queue: str) -> Station:

@@ -20,7 +20,7 @@ _PROFILED_SHARE = 0.5
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class OperatorTime(_Part):
@@ -63,6 +63,8 @@ class OperatorProfile(_Part):
     """Each time is cut to a multiple of this: the smallest operators are known badly."""
     left_out: int = 0
     """Operators beyond the 50,000 slowest."""
+    running_seconds: float = 0.0
+    """What the model itself ran for."""
     conditions: dict[str, Any]
 
 
@@ -93,7 +95,9 @@ def profile_operators(
     plain = _timed(session, feeds, runs // 2)
     profile = session.profile(feeds, runs, scratch)
     plain += _timed(session, feeds, runs - runs // 2)
-    return summarized(profile, statistics.median(plain), session.conditions)
+    running_seconds = warm.seconds + (sum(plain) + sum(profile.run_ms)) / 1e3
+    found = summarized(profile, statistics.median(plain), session.conditions)
+    return found.model_copy(update={"running_seconds": round(running_seconds, 3)})
 
 
 def summarized(profile: Profile, unprofiled_ms: float, conditions: Mapping[str, Any]) -> OperatorProfile:

@@ -16,7 +16,7 @@ ORIGINAL = "original"
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class Pair(_Part):

@@ -33,7 +33,7 @@ _WITH_INT4_WEIGHTS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm"})
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True)
 
 
 class MachinePeaks(_Part):

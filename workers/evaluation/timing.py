@@ -73,13 +73,14 @@ class Blocks:
     """Samples in ms of two sessions, one list a block; blocks of the same round stand at the same place.
 
     `repeated` counts the rounds that something disturbed and that were timed again, `doubtful` those that are among
-    these because time did not suffice for others.
+    these because time did not suffice for others. `seconds` is what all calls took, those left out included.
     """
 
     first: list[list[float]]
     second: list[list[float]]
     repeated: int = 0
     doubtful: int = 0
+    seconds: float = 0.0
 
 
 class Window(Protocol):
@@ -157,12 +158,14 @@ def alternate(
     clock: Clock = time.perf_counter_ns,
     window: Window = _UNWATCHED,
     width: float = 0.0,
+    pause: float = 0.0,
 ) -> Blocks:
     """Time two sessions in alternating blocks, the order reversed each round.
 
     In a round both get the same feeds. `second_leads` says who begins the first round. Rounds that `window` does not
     trust are timed again while time lasts, and taken all the same where it would not suffice. Ends early, after as
-    many rounds of either order, once the 95 % intervals of both medians are narrower than this share of them.
+    many rounds of either order, once the 95 % intervals of both medians are narrower than this share of them. Before
+    each block it waits `pause` seconds, until the threads of the other session are at rest.
     """
     blocks, doubtful = Blocks([], []), Blocks([], [])
     sessions = ((0, first), (1, second))
@@ -176,6 +179,9 @@ def alternate(
         found: dict[int, list[float]] = {}
         for session, call in order:
             feed = done * plan.calls
+            if pause:
+                time.sleep(pause)
+            block_begun = clock()
             for lead in range(_LEAD_IN):
                 call(feed + lead)
             window.begin(session)
@@ -184,6 +190,7 @@ def alternate(
                 started = clock()
                 call(index)
                 block.append(clock() - started)
+            blocks.seconds += (clock() - block_begun) / 1e9
             trusted &= window.end(session, plan.calls)
             found[session] = [round(taken / 1e6, 6) for taken in block]
         taken_up = blocks if trusted else doubtful

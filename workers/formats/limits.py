@@ -12,7 +12,7 @@ class InputLimits(BaseModel):
     They are checked against what was really read, never against what a header promises.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     unpacked_bytes: int = Field(default=16 * _GIB, ge=1)
     """An archive's members, or a dataset's arrays, together."""

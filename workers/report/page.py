@@ -4,7 +4,9 @@ What it says comes from strangers in part, so `legible` goes over all of it firs
 and the page forbids itself everything but its own style.
 """
 
+import json
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,14 +22,19 @@ from workers.report.variants import accuracy_metric, is_number, shown, variants_
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 """The page's own Content-Security-Policy, for where it is opened from a disk."""
 
+FONTS = Path(__file__).parent / "plots" / "fonts.json"
+"""The list of fonts that matplotlib makes where it finds none, with the one that is used: looking at all fonts of a
+machine takes half a second of each report. Another version of the list is passed over, and made anew."""
+
 
 def render(document: Mapping[str, Any], *, cache: Path) -> str:
     """The page of a report, as `workers.steps.report` makes it.
 
-    Whatever sections are missing are named where a reader would look for them. `cache` is a folder where matplotlib
-    may put the list of fonts that it makes.
+    Whatever sections are missing are named where a reader would look for them. `cache` is a folder of matplotlib's
+    own.
     """
-    os.environ.setdefault("MPLCONFIGDIR", str(cache / "matplotlib"))
+    os.environ.setdefault("MPLCONFIGDIR", str(cache))
+    shutil.copyfile(FONTS, cache / f"fontlist-v{json.loads(FONTS.read_bytes())['_version']}.json")
     from workers.report import plots  # once it knows where to write
 
     report = legible(document)

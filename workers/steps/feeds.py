@@ -7,6 +7,8 @@ from workers.runtimes.session import Array
 from workers.steps.rows import Rows
 
 _MOST_FEEDS = 32
+_MOST_RANDOM_FEEDS = 8
+"""Random rows are all alike to a model; making them takes as long as running a small one."""
 _MOST_BYTES = 64 * 2**20
 """More feeds than this would be read from memory where a service has them in the cache."""
 
@@ -16,6 +18,7 @@ def first_feeds(rows: Rows, batch: int, *, most: int = _MOST_FEEDS) -> list[dict
 
     Rows are repeated where there are fewer than one call takes.
     """
+    most = min(most, _MOST_RANDOM_FEEDS) if rows.source == "synthetic" else most
     size = rows.size(batch)
     whole = rows.count // size
     feeds: list[dict[str, Array]] = []

@@ -31,7 +31,7 @@ ScratchPath = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
 class StepRequest(BaseModel):
     """What every request is made of: frozen, with a sentence for each field; unknown fields are left alone."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="ignore")
 
 
 class DatasetFile(StepRequest):

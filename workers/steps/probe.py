@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from app.domain.target import Fingerprint, Tried
 from workers.hardware.probe import probe
@@ -14,8 +14,6 @@ TRY_SECONDS = 1.4
 
 class ProbeRequest(BaseModel):
     """What is asked of the machine, and what an earlier worker found of it."""
-
-    model_config = ConfigDict(use_attribute_docstrings=True)
 
     known: Tried | None = None
     """Believed if it is of this machine, of these versions and of this boot."""
