@@ -83,12 +83,11 @@ def of_smollm2(service: Service, folder: Path) -> None:
     windows = smollm2.windows("evaluation")[:_WINDOWS]
     labels = np.concatenate([windows[:, 1:], np.full((len(windows), 1), -100)], axis=1)
     session = ort.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    nats = np.concatenate(
-        [smollm2.negative_log_likelihood(session.run(["logits"], dict(smollm2.feed(row)))[0], row) for row in windows]
-    )
+    logits = (session.run(["logits"], dict(smollm2.feed(row)))[0][0] for row in windows)
+    nats = [smollm2.negative_log_likelihood(found, row) for found, row in zip(logits, windows, strict=True)]
     asked = [{"name": "perplexity", "output": "logits"}, {"name": "token_accuracy", "output": "logits"}]
     rows = {"input_ids": windows, "labels": labels}
-    plainly = {"perplexity": float(np.exp(nats.mean()))}
+    plainly = {"perplexity": float(np.exp(np.concatenate(nats).mean()))}
     shown("smollm2", service, folder, packed, rows, asked, plainly, {"perplexity": "29.76 on 32 windows"})
 
 
