@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field
 
 from app.db.tables import Artifact, Dataset, Job, Model
 from app.domain.frontier import Placed
-from app.domain.measured import Data, Measured
 from app.domain.measurement import Measurement
 from app.domain.suitability import Suitability
+from app.domain.variants import Data, Measured
 from app.services.comparison import SideBySide
 from app.services.frontier import Frontier, Group
 from app.services.jobs import JobView

@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain.measurement import UNITS
+from app.domain.metric import METRICS
 from workers.report.plots import all_plots
 from workers.report.plots.latency import children_of
 from workers.report.plots.tradeoff import front
@@ -157,6 +159,17 @@ def test_pareto_points_are_filled_and_others_are_not(report: dict[str, Any]) -> 
     uses = [use.get("style", "") for use in ElementTree.fromstring(latency.svg).iter(f"{SVG}use")]
     assert any("fill: var(--series-0)" in style for style in uses), "the original beats it"
     assert any("fill: var(--surface)" in style and "stroke: var(--series-1)" in style for style in uses)
+
+
+@pytest.mark.parametrize(("metric", "said"), [("agreement", "original: 100.0 % at"), ("max_error", "original: 0 at")])
+def test_the_original_has_the_best_that_there_is_of_what_compares_with_it(
+    report: dict[str, Any], metric: str, said: str
+) -> None:
+    for part in (report["baseline"], report["candidates"][0]):
+        part["measurements"] = [found for found in part["measurements"] if found["name"] in UNITS]
+    report["candidates"][0]["measurements"].append({"name": metric, "value": 0.5, "unit": METRICS[metric].unit})
+
+    assert all(said in plot.svg for plot in plots_of(report)["tradeoff"])
 
 
 def test_no_colour_is_drawn_that_is_not_the_page_s(profiled: dict[str, Any]) -> None:
