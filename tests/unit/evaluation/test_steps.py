@@ -198,6 +198,21 @@ def test_what_a_constraint_names_is_measured(job: Job) -> None:
     assert "kl" in {entry["name"] for entry in found["candidates"][0]["measurements"]}
 
 
+def test_the_conclusion_is_about_what_the_job_asks_for(job: Job) -> None:
+    """What the goal bounds comes before what is only measured, and that before top-1."""
+    job.spec = {"metrics": ["max_error", "kl"]}
+    job.run_until("candidates")
+    folders = job.measure()
+    bounds = [{"metric": "latency_p50", "max": 1e9}, {"metric": "kl", "max": 5}]
+    for spec, said in (
+        ({"metrics": ["max_error"], "goal": {"constraints": bounds}}, "with kl "),
+        ({"metrics": ["max_error", "kl"]}, "with max_error "),
+        ({}, "accurate"),
+    ):
+        job.spec = spec
+        assert said in job.run("gate", measurements=folders)["conclusion"]
+
+
 def test_a_constraint_on_what_cannot_be_measured_loses_nothing(tmp_path: Path) -> None:
     """One number a row has no class axis."""
     job = Job(tmp_path)
