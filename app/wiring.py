@@ -98,6 +98,7 @@ def build(settings: Settings) -> Services:
     store = object_store(settings)
     wake_ups = WakeUps(broker_url(settings))
     blobs = Blobs(database, store, grace_seconds=settings.grace_seconds)
+    targets = Targets(database)
     observations = Observations(database, blobs, keep_seconds=settings.observations_seconds)
     uploads: dict[str, Any] = {
         "max_bytes": settings.max_upload_bytes,
@@ -111,9 +112,9 @@ def build(settings: Settings) -> Services:
         blobs=blobs,
         models=Models(database, blobs, wake_ups, **uploads),
         datasets=Datasets(database, blobs, wake_ups, **uploads),
-        jobs=Jobs(database, wake_ups, allow_weak_sandbox=settings.allow_weak_sandbox),
+        jobs=Jobs(database, wake_ups, targets, allow_weak_sandbox=settings.allow_weak_sandbox),
         artifacts=Artifacts(database),
-        targets=Targets(database),
+        targets=targets,
         work=Work(database, blobs, lease_seconds=settings.lease_seconds),
         observations=observations,
         frontiers=Frontiers(database),

@@ -13,13 +13,15 @@ from fastapi.responses import Response, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic_core import to_json
 
-from app.db.tables import Blob
+from app.db.tables import Artifact, Blob, Dataset, Model
 from app.errors import RangeNotSatisfiable
 from app.services.jobs import Tags, knows
 from app.storage.store import ObjectStore
 
 # Manifests, reports and logs are written by our own steps, within the limits of a child's result.
 _DOCUMENT_BYTES = 256 << 20
+
+_OF_BYTES = "application/octet-stream"
 
 _RANGE = re.compile(r"bytes=([0-9]*)-([0-9]*)", re.IGNORECASE)
 
@@ -69,24 +71,25 @@ def _position(digits: str) -> int:
     return int(digits or "0") if length <= 18 else 10**18
 
 
+CONTENT: dict[int | str, dict[str, Any]] = {
+    200: {"content": {_OF_BYTES: {}}, "description": "The bytes."},
+    206: {"content": {_OF_BYTES: {}}, "description": "The bytes that `Range` names."},
+    304: {"description": "Not changed since `If-None-Match`."},
+}
+"""What `content_answer` answers, for the OpenAPI document."""
+
+
 async def content_answer(
-    request: Request,
-    store: ObjectStore,
-    location: str,
-    *,
-    size: int,
-    sha256: str,
-    file_name: str,
-    media_type: str,
+    request: Request, store: ObjectStore, row: Model | Dataset | Artifact, content: Blob
 ) -> Response:
-    """Stream an object, or the part of it that `Range` names; for HEAD, which knows no ranges, nothing is read."""
-    etag = f'"{sha256}"'
+    """Stream a file, or the part of it that `Range` names; for HEAD, which knows no ranges, nothing is read."""
+    etag, size = f'"{row.sha256}"', row.bytes
     headers = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
         "Cache-Control": "private, max-age=31536000, immutable",
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
-        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(file_name)}",
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(row.sha256)).decode()}:",
+        "Content-Disposition": f"attachment; filename*=UTF-8''{quote(row.file_name)}",
         "X-Content-Type-Options": "nosniff",
     }
     if knows(entity_tags(request.headers.get("if-none-match")), etag):
@@ -99,10 +102,10 @@ async def content_answer(
     if wanted is not None:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
     if size == 0 or heads:
-        return Response(b"", headers=headers, media_type=media_type)
+        return Response(b"", headers=headers, media_type=_OF_BYTES)
     # Opened before the answer begins, so that a missing object is a problem document and no broken stream.
-    chunks = await store.stream(location, start, end)
-    return StreamingResponse(chunks, 206 if wanted else 200, headers, media_type=media_type)
+    chunks = await store.stream(content.location, start, end)
+    return StreamingResponse(chunks, 206 if wanted else 200, headers, media_type=_OF_BYTES)
 
 
 async def document_answer(

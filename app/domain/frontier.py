@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.domain.goal import CEILINGS, Minimizable
-from app.domain.measured import IDEALS, Ends, Measured, better_of, difference, ratio_bounds
 from app.domain.measurement import UNITS
 from app.domain.metric import ALWAYS, METRICS
+from app.domain.variants import Ends, Measured, better_of, difference, ratio_bounds
 
 CONSTRAINT_SYNTAX = r"(?:(max_drop):)?([a-z0-9_]{1,64})(<=|>=)([0-9.eE+-]{1,32})"
 """`top1>=0.9`, `latency_p50<=5`, `max_drop:top1<=0.01`."""
@@ -64,7 +64,7 @@ class Bound:
         if self.name in METRICS and METRICS[self.name].relative_to_original:
             # The original compared with itself is at its best, so the value is the drop, turned round.
             ends = _interval(variant, self.name)
-            ideal = IDEALS.get(self.name)
+            ideal = METRICS[self.name].ideal
             if ends is None or ideal is None:
                 return None
             drops = [ideal - end if better_of(self.name) == "higher" else end - ideal for end in ends]
@@ -226,14 +226,20 @@ def _interval(variant: Measured, name: str) -> Ends | None:
     found = variant.measured(name)
     if found is None:
         return None
-    ends = found.get("ci95")
-    return (float(ends[0]), float(ends[1])) if ends else (float(found["value"]), float(found["value"]))
+    if ends := found.get("ci95"):
+        return float(ends[0]), float(ends[1])
+    value = float(found["value"])
+    return value, math.inf if name in METRICS and METRICS[name].extreme else value
 
 
 def _why_none(placed: Sequence[Placed], bounds: Sequence[Bound]) -> str:
     for number, bound in enumerate(bounds):
         standings = {each.standings[number] for each in placed}
         if "met" not in standings:
+            if "undecided" in standings and bound.name in METRICS and METRICS[bound.name].extreme:
+                return (
+                    f"No variant is sure to satisfy {bound.text}, and no number of rows bounds it: name another metric."
+                )
             if "undecided" in standings:
                 return f"No variant is sure to satisfy {bound.text}; more rows or more processes may decide it."
             if standings == {"unknown"}:

@@ -35,8 +35,9 @@ class Metric(BaseModel):
 
     `labels` says what labels it compares with, None where it needs none. `needs_classes`: only of an output whose
     last axis holds the classes. `relative_to_original`: compares the artifact with the model it was made from, so it
-    says nothing of the original itself. `share`: a fraction of rows, each right or wrong, so that exact paired
-    intervals apply. `options` are its choices.
+    says nothing of the original itself; `ideal` is then what the original has compared with itself, None where there
+    is no best value. `share`: a fraction of rows, each right or wrong, so that exact paired intervals apply. `extreme`:
+    the greatest of all rows, of which those at hand show only how great it is at least. `options` are its choices.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -48,7 +49,9 @@ class Metric(BaseModel):
     labels: LabelKind | None = None
     needs_classes: bool = False
     relative_to_original: bool = False
+    ideal: float | None = Field(default=None, exclude=True)
     share: bool = False
+    extreme: bool = Field(default=False, exclude=True)
     options: type[MetricOptions] | None = Field(default=None, exclude=True)
 
     @property
@@ -154,6 +157,7 @@ METRICS: dict[str, Metric] = {
             "next_token",
             "Share of positions whose highest output is the original's, those of ignored labels left out.",
             relative_to_original=True,
+            ideal=1.0,
             options=SequenceOptions,
         ),
         Metric(
@@ -187,6 +191,7 @@ METRICS: dict[str, Metric] = {
             better="higher",
             needs_classes=True,
             relative_to_original=True,
+            ideal=1.0,
             share=True,
         ),
         Metric(
@@ -202,6 +207,7 @@ METRICS: dict[str, Metric] = {
             unit="1",
             better="higher",
             relative_to_original=True,
+            ideal=1.0,
         ),
         Metric(
             id="kl",
@@ -210,6 +216,7 @@ METRICS: dict[str, Metric] = {
             better="lower",
             needs_classes=True,
             relative_to_original=True,
+            ideal=0.0,
         ),
         Metric(
             id="max_error",
@@ -217,6 +224,8 @@ METRICS: dict[str, Metric] = {
             unit="1",
             better="lower",
             relative_to_original=True,
+            ideal=0.0,
+            extreme=True,
         ),
     )
 }

@@ -54,6 +54,13 @@ class Suitability(BaseModel):
     reason: str
     measured: LatencyEvidence | None = None
 
+    @property
+    def doubt(self) -> str | None:
+        """What to tell somebody who is about to use it here: that it was slower, if jobs measured that."""
+        if self.measured is None or self.verdict != _SLOWER:
+            return None
+        return f"On this target {self.technique} is {_SLOWER}. {_in_words(self.measured)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Timing:

@@ -8,9 +8,9 @@ from sqlalchemy.orm import Session
 from app.db.session import Database
 from app.db.tables import Artifact, Job, Model
 from app.domain.ids import is_id
-from app.domain.measured import Difference, Found, Measured, difference, place_of, same_place
+from app.domain.variants import Difference, Found, Measured, difference, place_of, same_place
 from app.errors import Conflict, FieldError, InvalidRequest, NotFound
-from app.services.measured import measured_by, succeeded_jobs
+from app.services.variants import measured_by, succeeded_jobs
 
 LEAST, MOST = 2, 20
 _JOBS_OF_A_MODEL = 20

@@ -9,9 +9,9 @@ from app.db.tables import Model
 from app.domain.frontier import BadConstraint, Bound, Choice, Placed, choose, place, read_bound
 from app.domain.goal import Minimizable
 from app.domain.ids import is_id
-from app.domain.measured import Data, Found, Measured
+from app.domain.variants import Data, Found, Measured
 from app.errors import FieldError, InvalidRequest, NotFound
-from app.services.measured import measured_by, succeeded_jobs
+from app.services.variants import measured_by, succeeded_jobs
 
 MOST_JOBS = 200
 """The newest of a model that are looked at: each is a document of some 20 kB."""

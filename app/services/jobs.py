@@ -22,7 +22,7 @@ from app.queue.names import jobs_queue
 from app.queue.wake_up import WakeUps
 from app.services.artifacts import refuse_evaluated
 from app.services.specification import Checked, check
-from app.services.targets import known_targets, target_alive
+from app.services.targets import Targets, known_targets, target_alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +60,20 @@ def knows(tags: Tags, etag: str) -> bool:
 class Jobs:
     """What callers do with jobs."""
 
-    def __init__(self, database: Database, wake_ups: WakeUps, *, allow_weak_sandbox: bool) -> None:
+    def __init__(self, database: Database, wake_ups: WakeUps, targets: Targets, *, allow_weak_sandbox: bool) -> None:
         self._database = database
         self._wake_ups = wake_ups
+        self._targets = targets
         self._allow_weak_sandbox = allow_weak_sandbox
 
     def validate(self, body: Any) -> Checked:
         """Check a specification without creating anything."""
         with self._database.read() as session:
-            return check(session, body)
+            checked = check(session, body)
+        if checked.spec is not None and checked.spec.recipe is not None:
+            doubt = self._targets.doubt(checked.spec.target, checked.spec.recipe.technique)
+            checked.doubts += [doubt] if doubt is not None else []
+        return checked
 
     def submit(self, body: Any, *, idempotency_key: str | None) -> tuple[JobView, bool]:
         """Create a job and wake its target after the commit; returns it and whether it is new.

@@ -69,9 +69,18 @@ class Targets:
             timings = self._timings_by_machine(session)
         names = {target.id for target in registered}
         return [
-            (target, suitability(target.features, timings.get(str(target.fingerprint.get("id", "")), ())))
+            (target, _suits(target, timings))
             for target in [*registered, *(target for name, target in builtin_targets().items() if name not in names)]
         ]
+
+    def doubt(self, name: str, technique: str) -> str | None:
+        """What finished jobs measured that speaks against a technique on a target; null where nothing does."""
+        with self._database.read() as session:
+            target = next((target for target in known_targets(session) if target.id == name), None)
+            timings = self._timings_by_machine(session) if target is not None else {}
+        if target is None:
+            return None
+        return next(found.doubt for found in _suits(target, timings) if found.technique == technique)
 
     def _timings_by_machine(self, session: Session) -> dict[str, list[Timing]]:
         """Timings of the latest jobs by the fingerprint of the machine that they ran on."""
@@ -123,6 +132,11 @@ class Targets:
         """Let the next one measure."""
         with self._database.write() as session:
             workers.give_back_measuring_lock(session, boot_id, holder)
+
+
+def _suits(target: Target, timings: Mapping[str, list[Timing]]) -> tuple[Suitability, ...]:
+    """What each technique is worth on a target, by its features and by the timings of its machine."""
+    return suitability(target.features, timings.get(str(target.fingerprint.get("id", "")), ()))
 
 
 def _timings_of(job_id: str, model: str, outcome: Mapping[str, Any]) -> Iterator[tuple[str, Timing]]:

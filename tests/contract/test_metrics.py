@@ -1,5 +1,6 @@
 """The catalogue of metrics and the files that compute them are one to one, and every metric keeps its word."""
 
+import math
 import pkgutil
 from typing import Any
 
@@ -122,6 +123,12 @@ class TestEveryMetric:
         assert (metric.ideal is not None) == METRICS[name].relative_to_original
         if metric.ideal is not None:
             assert value_of(name, scored(name, 0).values) == pytest.approx(metric.ideal)
+        # The cap on decibels is no best value: it stands for there being none.
+        assert METRICS[name].ideal == (None if name == "sqnr_db" else metric.ideal)
+
+    def test_only_an_extreme_has_no_upper_end(self, name: str) -> None:
+        upper = metric_bounds(name, scored(name, 0.5), 0.975).upper
+        assert math.isinf(upper) == METRICS[name].extreme
 
     def test_more_noise_is_worse_in_its_direction(self, name: str) -> None:
         near, far = value_of(name, scored(name, 0.3).values), value_of(name, scored(name, 3.0).values)

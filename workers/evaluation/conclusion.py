@@ -1,5 +1,6 @@
 """What the numbers say, in words, and nothing that they do not say."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -33,12 +34,17 @@ def conclude(
     gate: Gate,
     verdicts: Sequence[Verdict],
     fingerprint: Mapping[str, Any],
+    asked: Iterable[str] = (),
 ) -> str:
-    """A few sentences on one artifact: speed, size, accuracy, advice, the verdict, and what to doubt."""
+    """A few sentences on one artifact: speed, size, accuracy, advice, the verdict, and what to doubt.
+
+    Accuracy is the first of the metrics `asked` for that has a value; else top-1, where it is known, else how well the
+    artifact follows the original.
+    """
     technique = str(recipe.get("technique", "the artifact"))
     latency, size = evidence.comparison("latency_p50"), evidence.comparison("artifact_bytes")
     facts = [fact for fact in (_latency(latency), _size(size)) if fact]
-    said = ", ".join(part for part in (_listed(facts), _accuracy(evidence)) if part)
+    said = ", ".join(part for part in (_listed(facts), _accuracy(evidence, asked)) if part)
     sentences = [f"{technique} is {said}; {_advice(technique, latency, size, gate)}."] if said else []
     sentences += _gate(gate, verdicts)
     sentences += _doubts(latency, evidence)
@@ -99,29 +105,68 @@ def _size(found: Comparison | None) -> str | None:
     return f"{found.ratio:.1f} × larger" if found.ratio > 1 else f"{1 / found.ratio:.1f} × smaller"
 
 
-def _accuracy(evidence: Evidence) -> str | None:
-    """The drop of top-1 where it is known, else how well the artifact follows the original."""
-    before, after = evidence.original_scores.get("top1"), evidence.artifact_scores.get("top1")
-    if before is not None and after is not None and len(before) == len(after):
-        return _drop(drop_bounds("top1", before, after, TWO_SIDED_95))
-    agreement, fidelity = evidence.artifact.get("agreement"), evidence.artifact.get("sqnr_db")
-    if agreement is not None and agreement.value is not None:
+def _accuracy(evidence: Evidence, asked: Iterable[str]) -> str | None:
+    for name in asked:
+        if (measured := _known(name, evidence)) is not None:
+            follows = METRICS[name].relative_to_original
+            return _fidelity(measured) if follows else _dropped(name, evidence) or _beside(measured, evidence)
+    if (said := _dropped("top1", evidence)) is not None:
+        return said
+    measured = _known("agreement", evidence) or _known("sqnr_db", evidence)
+    return None if measured is None else _fidelity(measured)
+
+
+def _known(name: str, evidence: Evidence) -> Measurement | None:
+    measured = evidence.artifact.get(name)
+    return None if measured is None or measured.value is None else measured
+
+
+def _fidelity(measured: Measurement) -> str:
+    """How well the artifact follows the original, by a metric that compares the two."""
+    if measured.name == "agreement":
         scatter = ""
-        if agreement.ci95 is not None:
-            low, high = (amount(end, "fraction") for end in agreement.ci95)
+        if measured.ci95 is not None:
+            low, high = (amount(end, "fraction") for end in measured.ci95)
             scatter = f" ({low.removesuffix(' %')} to {high})"
-        return f"in agreement with the original on {amount(agreement.value, 'fraction')} of rows{scatter}"
-    if fidelity is not None and fidelity.value is not None:
-        return f"{plain(fidelity.value)} dB above its quantization noise"
-    return None
+        return f"in agreement with the original on {amount(measured.value or 0.0, 'fraction')} of rows{scatter}"
+    if measured.name == "sqnr_db":
+        return f"{plain(measured.value or 0.0)} dB above its quantization noise"
+    return f"with {measured.name} {_value(measured)} between it and the original"
 
 
-def _drop(found: Bounded) -> str:
-    points = round(100 * found.value, 1)
-    reach = 100 * max(found.upper - found.value, found.value - found.lower)
-    if points == 0:
-        return f"as accurate to within {reach:.1f} points"
-    return f"{abs(points):.1f} points ± {reach:.1f} {'less' if points > 0 else 'more'} accurate"
+def _dropped(name: str, evidence: Evidence) -> str | None:
+    """What the artifact loses, paired by rows; None where that is not to be had."""
+    before, after = evidence.original_scores.get(name), evidence.artifact_scores.get(name)
+    if before is None or after is None or len(before) != len(after):
+        return None
+    try:
+        found = drop_bounds(name, before, after, TWO_SIDED_95)
+    except ValueError:
+        return None
+    alike, less, more = (
+        ("as accurate", "less accurate", "more accurate")
+        if name == "top1"
+        else (f"as good in {name}", f"worse in {name}", f"better in {name}")
+    )
+    drop, reach, unit = _rounded(found, METRICS[name].unit)
+    if drop in ("0", "0.0"):
+        return alike + (f" to within {reach}{unit}" if reach else "")
+    return f"{drop}{unit}{f' ± {reach}' if reach else ''} {less if found.value > 0 else more}"
+
+
+def _rounded(found: Bounded, unit: str) -> tuple[str, str | None, str]:
+    """The size of a drop, how far its interval reaches, if that is known, and their unit: of shares, points."""
+    reach = max(found.upper - found.value, found.value - found.lower)
+    size, ends = (f"{100 * each:.1f}" if unit == "fraction" else plain(each) for each in (abs(found.value), reach))
+    written = {"fraction": " points", "1": ""}.get(unit, f" {unit}")
+    return size, ends if math.isfinite(reach) else None, written
+
+
+def _beside(measured: Measurement, evidence: Evidence) -> str:
+    """Both values, where their difference has no bounds."""
+    before = evidence.original.get(measured.name)
+    said = f"with {measured.name} {_value(measured)}"
+    return said if before is None or before.value is None else f"{said} instead of {_value(before)}"
 
 
 def _advice(technique: str, latency: Comparison | None, size: Comparison | None, gate: Gate) -> str:

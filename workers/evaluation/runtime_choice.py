@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from app.domain.measured import ratio_bounds
 from app.domain.measurement import Measurement
+from app.domain.variants import ratio_bounds
 from workers.evaluation.words import times
 
 _PLACE = ("threads", "batch", "case", "callers", "rate")

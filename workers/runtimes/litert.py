@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 
 from app.errors import StepError
 from workers.formats.tflite.inspection import unique_names
-from workers.runtimes.session import CPU, Array, Optimization, Port, Profile, check_feeds
+from workers.runtimes.session import Array, Optimization, Port, Profile, check_feeds, only_on_processor
 
 XNNPACK = "xnnpack"
 """The one option: "0" leaves the delegate out."""
@@ -45,11 +45,7 @@ def open_session(
     optimization: Optimization,
 ) -> "LiteRtSession":
     """See `workers.runtimes.session.load`. The one option is `xnnpack`, "1" or "0"."""
-    if providers != (CPU,):
-        raise StepError(
-            f"LiteRT runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
-            code="provider_unavailable",
-        )
+    only_on_processor("LiteRT", providers)
     unknown = sorted(name for name in session_options if "." not in name and name != XNNPACK)
     if unknown or session_options.get(XNNPACK, "1") not in ("0", "1") or optimization != "all":
         raise StepError(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from app.errors import StepError
-from workers.runtimes.session import CPU, Array, Kernel, Optimization, Port, Profile, check_feeds
+from workers.runtimes.session import Array, Kernel, Optimization, Port, Profile, check_feeds, only_on_processor
 
 
 def _without_telemetry() -> Any:
@@ -67,11 +67,7 @@ def open_session(
     optimization: Optimization,
 ) -> "OpenVinoSession":
     """See `workers.runtimes.session.load`. Options are OpenVINO's properties."""
-    if providers != (CPU,):
-        raise StepError(
-            f"OpenVINO runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
-            code="provider_unavailable",
-        )
+    only_on_processor("OpenVINO", providers)
     if optimization != "all":
         raise StepError(
             "OpenVINO always optimizes a model as a whole; leave the level of optimization out.",

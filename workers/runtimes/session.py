@@ -210,6 +210,15 @@ def _check_format(path: Path, runtime: Runtime) -> None:
         )
 
 
+def only_on_processor(runtime: str, providers: Sequence[str]) -> None:
+    """Refuse other providers for a runtime that has none. Raises StepError `provider_unavailable`."""
+    if tuple(providers) != (CPU,):
+        raise StepError(
+            f"{runtime} runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
+            code="provider_unavailable",
+        )
+
+
 def check_feeds(ports: Sequence[Port], feeds: Mapping[str, Array]) -> None:
     """Refuse what a runtime would quietly convert, or fill with what was fed before.
 

@@ -1,16 +1,20 @@
 """Combine what the children measured, judge the goal, and say in words what came out."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from app.domain.job import Gate
+from app.domain.job import Gate, JobSpec
 from app.domain.measurement import Measurement
+from app.domain.metric import METRICS
 from workers.evaluation.comparison import Comparison
 from workers.evaluation.conclusion import conclude, describe
 from workers.evaluation.evidence import Evidence, alone, gather, timed
 from workers.evaluation.gate import Verdict, judge_goal, slice_notes
+from workers.evaluation.paired import Drop, paired_drops
 from workers.evaluation.potential import potential
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate
 from workers.evaluation.runtime_choice import compare_runtimes
@@ -56,6 +60,8 @@ class GateResult(BaseModel):
     gate: Gate
     verdicts: tuple[Verdict, ...]
     conclusion: str
+    drops: dict[str, tuple[Drop, ...]] = Field(default_factory=dict)
+    """What each candidate loses of what the task asks for, row by row, by its id."""
     notes: tuple[str, ...] = ()
 
 
@@ -92,22 +98,7 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         measurements[candidate.id] += loads(load, candidate.id, target=target)
 
     progress(0.9, "judging")
-    goal = request.spec.goal
-    chosen = choose(evidence, goal)
-    gate: Gate = "none"
-    verdicts: tuple[Verdict, ...] = ()
-    conclusion = ""
-    slices: tuple[str, ...] = ()
-    if chosen is not None:
-        gate, verdicts = judge_goal(goal, evidence[chosen])
-        slices = slice_notes(evidence[chosen], verdicts, goal.confidence if goal is not None else 0.95)
-        conclusion = conclude(
-            _recipe(made.candidates, chosen),
-            evidence[chosen],
-            gate=gate,
-            verdicts=verdicts,
-            fingerprint=request.fingerprint,
-        )
+    judged = _judged(request, made, evidence)
     best = pareto(evidence)
     return GateResult(
         baseline=tuple(original),
@@ -115,18 +106,50 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
             JudgedCandidate(
                 id=name,
                 measurements=tuple(measurements[name]),
-                verdict=gate if name == chosen else None,
+                verdict=judged.gate if name == judged.chosen else None,
                 pareto=name in best,
                 comparisons=found.comparisons,
             )
             for name, found in evidence.items()
         ),
-        chosen=chosen,
+        chosen=judged.chosen,
+        gate=judged.gate,
+        verdicts=judged.verdicts,
+        conclusion=judged.conclusion,
+        drops={
+            name: tuple(paired_drops(found.original_scores, found.artifact_scores)) for name, found in evidence.items()
+        },
+        notes=(*notes, *judged.notes),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What was chosen, and what came of judging it."""
+
+    chosen: str | None = None
+    gate: Gate = "none"
+    verdicts: tuple[Verdict, ...] = ()
+    conclusion: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def _judged(request: GateRequest, made: CandidatesResult, evidence: Mapping[str, Evidence]) -> _Judged:
+    goal = request.spec.goal
+    chosen = choose(evidence, goal)
+    if chosen is None:
+        return _Judged()
+    gate, verdicts = judge_goal(goal, evidence[chosen])
+    conclusion = conclude(
+        _recipe(made.candidates, chosen),
+        evidence[chosen],
         gate=gate,
         verdicts=verdicts,
-        conclusion=conclusion,
-        notes=(*notes, *slices),
+        fingerprint=request.fingerprint,
+        asked=_asked(request.spec),
     )
+    slices = slice_notes(evidence[chosen], verdicts, goal.confidence if goal is not None else 0.95)
+    return _Judged(chosen, gate, verdicts, conclusion, slices)
 
 
 def _evaluated(
@@ -161,6 +184,13 @@ def _potentials(request: GateRequest, scratch: Path) -> tuple[str, ...]:
     folder = request.profiles.get(ORIGINAL)
     found = None if folder is None else read_result(ProfileResult, scratch, folder).roofline
     return () if found is None else potential(found)
+
+
+def _asked(spec: JobSpec) -> list[str]:
+    """The metrics that the job is about, those first that its goal bounds."""
+    bound = [constraint.metric for constraint in spec.goal.constraints] if spec.goal is not None else []
+    named = [choice.name for choice in spec.asked_metrics()]
+    return [name for name in dict.fromkeys([*bound, *named]) if name in METRICS]
 
 
 def _recipe(candidates: tuple[Candidate, ...], name: str) -> dict[str, Any]:

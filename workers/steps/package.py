@@ -31,13 +31,12 @@ class PackagedArtifact(BaseModel):
 
 
 class PackageResult(BaseModel):
-    """What the parent stores. `page` is the report as HTML; `drops` are what each candidate loses, paired by rows."""
+    """What the parent stores. `page` is the report as HTML."""
 
     artifacts: tuple[PackagedArtifact, ...]
     manifest: str = MANIFEST
     report: str = REPORT
     page: str | None = None
-    drops: dict[str, list[dict[str, Any]]] = {}
 
 
 def run(request: PackageRequest, scratch: Path, folder: Path, progress: Progress) -> PackageResult:
@@ -64,7 +63,7 @@ def run(request: PackageRequest, scratch: Path, folder: Path, progress: Progress
     artifact = next(entry for entry in artifacts if entry.candidate == chosen.id)
     write_json(folder / MANIFEST, _manifest(request, scratch, folder, chosen, judged, artifact))
     progress(0.95, "drawing the report")
-    return PackageResult(artifacts=tuple(artifacts), page=write_page(report, folder), drops=report["drops"])
+    return PackageResult(artifacts=tuple(artifacts), page=write_page(report, folder))
 
 
 def _shown(made: CandidatesResult, judged: dict[str, Any]) -> Candidate:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from workers.evaluation.paired import paired_drops
-from workers.evaluation.scores import read_scores
 from workers.steps.candidates import CandidatesResult
 from workers.steps.requests import PackageRequest
 
@@ -40,7 +38,7 @@ def report_document(
         "candidates": [
             {**candidate.model_dump(mode="json"), **by_id.get(candidate.id, {})} for candidate in made.candidates
         ],
-        "drops": drops(request, scratch, made),
+        "drops": judged.get("drops", {}),
         "chosen": judged.get("chosen"),
         "gate": judged.get("gate"),
         "verdicts": judged.get("verdicts", []),
@@ -64,18 +62,6 @@ def _profiles(request: PackageRequest, scratch: Path) -> dict[str, Any]:
             roofline["peaks"] = found["roofline"]["peaks"]
             roofline[name] = found["roofline"]["operators"]
     return {"operators": operators, "roofline": roofline}
-
-
-def drops(request: PackageRequest, scratch: Path, made: CandidatesResult) -> dict[str, list[dict[str, Any]]]:
-    """By how much each candidate is worse than the original in what the task asks for, row by row."""
-    original = read_scores(scratch / request.baseline)
-    return {
-        candidate.id: [
-            drop.model_dump()
-            for drop in paired_drops(original, read_scores((scratch / request.candidates / candidate.outputs).parent))
-        ]
-        for candidate in made.candidates
-    }
 
 
 def write_page(document: dict[str, Any], folder: Path) -> str | None:

@@ -128,7 +128,7 @@ class JobRun:
             artifacts = self._made(package)
             report = self._keep("package", package["report"])
             page = self._keep("package", package["page"]) if package["page"] else None
-        return self._outcome(gate, package["drops"]), gate.get("gate"), artifacts, report, page
+        return self._outcome(gate), gate.get("gate"), artifacts, report, page
 
     # One step
 
@@ -355,9 +355,10 @@ class JobRun:
             ],
         }
 
-    def _outcome(self, gate: dict[str, Any], drops: dict[str, Any]) -> dict[str, Any]:
+    def _outcome(self, gate: dict[str, Any]) -> dict[str, Any]:
         """What the job's row says: the numbers, not the samples behind them."""
         made = {found["id"]: found for found in self._candidates()}
+        drops = gate.get("drops", {})
         notes = [
             note
             for folder in ("inspect", "baseline", "calibrate", "candidates", "gate")

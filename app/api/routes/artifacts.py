@@ -1,23 +1,15 @@
 """Artifacts: show, download, manifest, delete."""
 
-from typing import Any
-
 import anyio.to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from app.api.answers import content_answer, document_answer, json_answer
+from app.api.answers import CONTENT, content_answer, document_answer, json_answer
 from app.api.deps import ServicesDep
 from app.api.problems import PROBLEMS
 from app.api.schemas.documents import ArtifactDocument, artifact_document
 
 router = APIRouter(prefix="/artifacts", responses=PROBLEMS)
-
-_BYTES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {}}, "description": "The bytes."},
-    206: {"content": {"application/octet-stream": {}}, "description": "The bytes that `Range` names."},
-    304: {"description": "Not changed since `If-None-Match`."},
-}
 
 
 @router.get("/{artifact_id}", response_model=ArtifactDocument)
@@ -27,19 +19,11 @@ def get_artifact(artifact_id: str, services: ServicesDep) -> Response:
     return json_answer(artifact_document(row))
 
 
-@router.get("/{artifact_id}/content", response_class=Response, responses=_BYTES)
+@router.get("/{artifact_id}/content", response_class=Response, responses=CONTENT)
 async def get_artifact_content(artifact_id: str, request: Request, services: ServicesDep) -> Response:
     """Download an artifact; `Range` resumes."""
     row, content, _ = await anyio.to_thread.run_sync(services.artifacts.get, artifact_id)
-    return await content_answer(
-        request,
-        services.store,
-        content.location,
-        size=row.bytes,
-        sha256=row.sha256,
-        file_name=row.file_name,
-        media_type="application/octet-stream",
-    )
+    return await content_answer(request, services.store, row, content)
 
 
 @router.get("/{artifact_id}/manifest", response_class=Response, responses={200: {"content": {"application/json": {}}}})

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from app.api.answers import content_answer, json_answer
+from app.api.answers import CONTENT, content_answer, json_answer
 from app.api.bodies import parsed, read_json
 from app.api.deps import Cursor, Limit, ServicesDep
 from app.api.multipart import read_form
@@ -181,26 +181,11 @@ def delete_model(model_id: str, services: ServicesDep) -> Response:
     return Response(status_code=204)
 
 
-_BYTES: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"application/octet-stream": {}}, "description": "The bytes."},
-    206: {"content": {"application/octet-stream": {}}, "description": "The bytes that `Range` names."},
-    304: {"description": "Not changed since `If-None-Match`."},
-}
-
-
-@router.get("/models/{model_id}/content", response_class=Response, responses=_BYTES)
+@router.get("/models/{model_id}/content", response_class=Response, responses=CONTENT)
 async def get_model_content(model_id: str, request: Request, services: ServicesDep) -> Response:
     """Download a model as it was uploaded."""
     row, content = await anyio.to_thread.run_sync(services.models.content, model_id)
-    return await content_answer(
-        request,
-        services.store,
-        content.location,
-        size=row.bytes,
-        sha256=row.sha256,
-        file_name=row.file_name,
-        media_type="application/octet-stream",
-    )
+    return await content_answer(request, services.store, row, content)
 
 
 @router.get("/datasets", response_model=Page[DatasetDocument])
@@ -230,16 +215,8 @@ def delete_dataset(dataset_id: str, services: ServicesDep) -> Response:
     return Response(status_code=204)
 
 
-@router.get("/datasets/{dataset_id}/content", response_class=Response, responses=_BYTES)
+@router.get("/datasets/{dataset_id}/content", response_class=Response, responses=CONTENT)
 async def get_dataset_content(dataset_id: str, request: Request, services: ServicesDep) -> Response:
     """Download a dataset as it was uploaded."""
     row, content = await anyio.to_thread.run_sync(services.datasets.content, dataset_id)
-    return await content_answer(
-        request,
-        services.store,
-        content.location,
-        size=row.bytes,
-        sha256=row.sha256,
-        file_name=row.file_name,
-        media_type="application/octet-stream",
-    )
+    return await content_answer(request, services.store, row, content)

@@ -128,6 +128,31 @@ def test_what_jobs_measured_on_a_machine_is_said_of_it(deployment: Deployment) -
     assert found["x86-avx2"][1]["dynamic_int8"].measured is None
 
 
+def test_a_job_is_told_what_jobs_before_it_measured(deployment: Deployment) -> None:
+    register(deployment, "here")
+    register(deployment, "there", {"id": "c" * 16, "features": ["avx2", "fma"]})
+    body = {"model": deployment.model().id, "recipe": {"technique": "dynamic_int8"}, "target": "here"}
+
+    def told(**changes: Any) -> list[str]:
+        return [doubt for doubt in deployment.services.jobs.validate(body | changes).doubts if SLOWER in doubt]
+
+    finished(deployment, 0.8)
+    assert told() == []
+    finished(deployment, 1.2)
+    finished(deployment, 1.4)
+    (doubt,) = told()
+    assert doubt.startswith(
+        f"On this target dynamic_int8 is {SLOWER}. 3 jobs on 3 models measured 1.20 times the latency"
+    )
+    assert "slower for 2, faster for 1" in doubt
+    assert told(target="there") == [], "another machine"
+    assert told(target="x86-avx2") == [], "a profile, on which nothing was measured"
+    assert told(target="nowhere") == []
+    assert told(recipe={"technique": "bfloat16"}) == [], "another technique"
+    assert told(recipe=None, kind="evaluate") == []
+    assert told(recipe={"technique": "magic"}) == []
+
+
 def test_the_same_bytes_twice_are_one_model(deployment: Deployment) -> None:
     register(deployment, "here")
     for _ in range(2):

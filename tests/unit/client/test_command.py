@@ -136,7 +136,9 @@ def test_cancelling(service: Service, run: Run) -> None:
 
 def test_the_catalogue(service: Service, run: Run) -> None:
     machine = {"model_name": "A processor", "cores": 2, "memory_bytes": 8_000_000_000}
-    target = {"id": "local", "alive": True, "workers": 1, "features": ["avx2"], "fingerprint": machine, "sandbox": {}}
+    local = {"id": "local", "alive": True, "builtin": False, "summary": None, "features": ["avx2"]}
+    profile = {"id": "arm-i8mm", "alive": False, "builtin": True, "summary": "64-bit Arm.", "features": ["i8mm"]}
+    targets = [{**local, "fingerprint": machine}, {**profile, "fingerprint": {}}]
     schema = {
         "properties": {
             "technique": {"const": "static_int8", "default": "static_int8"},
@@ -146,10 +148,12 @@ def test_the_catalogue(service: Service, run: Run) -> None:
         "$defs": {"Calibration": {"properties": {"samples": {"default": 200, "description": "Rows."}}}},
     }
     technique = {"id": "static_int8", "summary": "Weights and activations.", "schema": schema}
-    service.plan("GET", "/v1/targets", page([target]))
+    service.plan("GET", "/v1/targets", page(targets))
     service.plan("GET", "/v1/techniques", page([technique]))
     service.plan("GET", "/v1/metrics", page([{"id": "kl", "summary": "Nats.", "schema": {}}]))
-    assert re.search(r"local\s+yes\s+A processor\s+2\s+8 GB\s+avx2", run("targets").out)
+    listed = run("targets").out
+    assert re.search(r"local\s+yes\s+A processor\s+2\s+8 GB\s+avx2", listed)
+    assert re.search(r"arm-i8mm\s+no\s+64-bit Arm\.\s+-\s+i8mm", listed), "what a profile is stands for its processor"
     assert re.search(r"static_int8\s+Weights and activations\.", run("techniques").out)
     options = run("techniques", "static_int8").out
     assert re.search(r"calibration\.samples\s+200\s+Rows\.", options)

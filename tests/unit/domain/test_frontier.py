@@ -1,5 +1,6 @@
 """The frontier: constraints as they are written, who beats whom, and what is best for sure."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.frontier import BadConstraint, choose, place, read_bound
-from app.domain.measured import Data, Measured
+from app.domain.metric import METRICS
+from app.domain.variants import Data, Measured
 
 LEVELS = st.sampled_from([0.25, 0.5, 1.0, 2.0])
 
@@ -156,6 +158,47 @@ def test_a_constraint_is_met_where_the_whole_interval_is(constraint: str, standi
     placed, _ = place([ORIGINAL, made], [read_bound(constraint)])
 
     assert placed[1].standings == (standing,)
+
+
+def following(metric: str, value: float, ci95: tuple[float, float] | None) -> Measured:
+    """A variant of which only a metric is known that compares it with the original."""
+    found = {"name": metric, "value": value, "ci95": ci95, "unit": "1", "better": METRICS[metric].better}
+    return replace(variant("made"), measurements=[found])
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "ci95", "drop"),
+    [
+        ("agreement", 0.98, (0.97, 0.99), (0.01, 0.03)),
+        ("next_token", 0.98, (0.97, 0.99), (0.01, 0.03)),
+        ("cosine", 0.98, (0.97, 0.99), (0.01, 0.03)),
+        ("kl", 0.02, (0.01, 0.03), (0.01, 0.03)),
+        ("max_error", 0.02, None, (0.02, 1e9)),  # these rows' greatest: there may be greater ones
+    ],
+)
+def test_fidelity_drops_from_what_the_original_has_compared_with_itself(
+    metric: str, value: float, ci95: tuple[float, float] | None, drop: tuple[float, float]
+) -> None:
+    between = [drop[0] * 0.99, (drop[0] + drop[1]) / 2, drop[1] * 1.01]
+    bounds = [read_bound(f"max_drop:{metric}<={limit:.6g}") for limit in between]
+    placed, _ = place([ORIGINAL, following(metric, value, ci95)], bounds)
+
+    assert placed[1].standings[:2] == ("missed", "undecided")
+    assert placed[1].standings[2] == ("undecided" if metric == "max_error" else "met")
+    assert placed[0].standings == ("met",) * 3, "the original itself drops by nothing"
+
+
+def test_decibels_have_no_ideal_to_drop_from() -> None:
+    placed, _ = place([ORIGINAL, following("sqnr_db", 30.0, (29.0, 31.0))], [read_bound("max_drop:sqnr_db<=1000")])
+
+    assert placed[1].standings == ("unknown",)
+
+
+def test_the_greatest_error_of_some_rows_bounds_no_other_s() -> None:
+    found = chosen([following("max_error", 0.02, None)], "max_error<=0.1")
+
+    assert found.variant is None
+    assert "no number of rows bounds it" in found.reason
 
 
 def test_the_original_drops_by_nothing() -> None:

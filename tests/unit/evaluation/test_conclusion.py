@@ -1,13 +1,16 @@
 """What the numbers say in words."""
 
 import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from app.domain.goal import Constraint, Goal
-from app.domain.measurement import Measurement
+from app.domain.measurement import Measurement, absent
+from app.domain.metric import METRICS
 from tests.unit.evaluation.conftest import five_children
 from workers.evaluation.conclusion import conclude
 from workers.evaluation.evidence import Evidence, Source, gather, timed
@@ -58,10 +61,42 @@ def evidence(
     return found
 
 
-def words(found: Evidence, fingerprint: dict[str, Any] = AVX2, technique: str = "static_int8", **goal: Any) -> str:
+def words(
+    found: Evidence,
+    fingerprint: dict[str, Any] = AVX2,
+    technique: str = "static_int8",
+    asked: Sequence[str] = (),
+    **goal: Any,
+) -> str:
     wanted = Goal(**goal) if goal else None
     gate, verdicts = judge_goal(wanted, found)
-    return conclude({"technique": technique}, found, gate=gate, verdicts=verdicts, fingerprint=fingerprint)
+    return conclude({"technique": technique}, found, gate=gate, verdicts=verdicts, fingerprint=fingerprint, asked=asked)
+
+
+def measured(name: str, value: float | None, ci95: tuple[float, float] | None = None) -> Measurement:
+    unit, better = METRICS[name].unit, METRICS[name].better
+    if value is None:
+        return absent(name, "the rows have no labels", unit=unit, better=better)
+    return Measurement(name=name, value=value, unit=unit, better=better, ci95=ci95)
+
+
+def knowing(
+    found: Evidence,
+    *values: Measurement,
+    before: Mapping[str, Any] | None = None,
+    after: Mapping[str, Any] | None = None,
+) -> Evidence:
+    """The same with more metrics of the artifact, and with the scores of some of them, a number a row."""
+
+    def scores(of: Mapping[str, Any] | None) -> dict[str, Scores]:
+        return {name: Scores(np.asarray(each, float)[:, np.newaxis]) for name, each in (of or {}).items()}
+
+    return replace(
+        found,
+        artifact={**found.artifact, **{value.name: value for value in values}},
+        original_scores={**found.original_scores, **scores(before)},
+        artifact_scores={**found.artifact_scores, **scores(after)},
+    )
 
 
 def test_a_slower_and_smaller_artifact() -> None:
@@ -103,6 +138,65 @@ def test_without_labels_it_says_how_often_both_agree() -> None:
     said = words(evidence(labels=False))
     assert "on 98.7 % of rows (97.0 to 99.5 %)" in said
     assert "accurate" not in said
+
+
+ERRORS = np.random.default_rng(4).uniform(0.5, 1.5, 300)
+
+
+@pytest.mark.parametrize(
+    ("factor", "said"),
+    [(1.25, r"(0\.2\d+) ± (0\.0\d+) worse in mae;"), (0.75, r"(0\.2\d+) ± (0\.0\d+) better in mae;")],
+)
+def test_the_metric_asked_for_is_named_with_what_it_loses(factor: float, said: str) -> None:
+    """Not top-1, which is known as well. The drop of a mean is the mean of the rows' own."""
+    after = ERRORS * factor
+    found = knowing(evidence(), measured("mae", float(after.mean())), before={"mae": ERRORS}, after={"mae": after})
+    drop, reach = re.search(said, words(found, asked=["mae"])).groups()  # type: ignore[union-attr]
+    assert float(drop) == pytest.approx(abs(after.mean() - ERRORS.mean()), abs=0.001)
+    normal = 1.96 * np.std(after - ERRORS, ddof=1) / np.sqrt(len(ERRORS))
+    assert float(reach) == pytest.approx(normal, rel=0.1)
+    assert "accurate" not in words(found, asked=["mae"])
+    assert "mae" not in words(found), "unasked it is top-1"
+
+
+def test_a_share_drops_by_points() -> None:
+    right = np.repeat([1.0, 0.0], (270, 30))
+    wrong = np.repeat([1.0, 0.0], (261, 39))
+    value = measured("exact_match", 0.87)
+    lost = knowing(evidence(), value, before={"exact_match": right}, after={"exact_match": wrong})
+    assert re.search(r"smaller, 3\.0 points ± \d\.\d worse in exact_match;", words(lost, asked=["exact_match"]))
+    same = knowing(evidence(), value, before={"exact_match": right}, after={"exact_match": right})
+    assert re.search(r"as good in exact_match to within \d\.\d points;", words(same, asked=["exact_match"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("kl", 0.0123, "with kl 0.0123 nats (0.0100 nats to 0.0200 nats) between it and the original;"),
+        ("cosine", 0.9991, "with cosine 0.999 (0.0100 to 0.0200) between it and the original;"),
+        ("sqnr_db", 31.4, "31.4 dB above its quantization noise;"),
+        ("agreement", 0.95, "in agreement with the original on 95.0 % of rows (1.0 to 2.0 %);"),
+        ("top1", 0.89, "1.0 points ± "),
+    ],
+)
+def test_fidelity_is_said_where_it_is_what_was_asked_for(name: str, value: float, said: str) -> None:
+    found = knowing(evidence(), measured(name, value, (0.01, 0.02)))
+    assert said in words(found, asked=[name])
+    assert ("accurate" in words(found, asked=[name])) == (name == "top1")
+
+
+def test_the_first_asked_for_that_has_a_value_is_said() -> None:
+    found = knowing(evidence(), measured("kl", 0.01), measured("cosine", 0.9), measured("f1", None))
+    assert "with cosine" in words(found, asked=["f1", "auc", "cosine", "kl"])
+    assert "with kl" in words(found, asked=["f1", "auc", "kl", "cosine"])
+    assert "less accurate" in words(found, asked=["f1", "auc"])
+
+
+def test_without_a_pair_of_rows_both_values_are_said() -> None:
+    found = knowing(evidence(), measured("mae", 1.5), before={"mae": ERRORS[:200]}, after={"mae": ERRORS})
+    assert "with mae 1.50;" in words(found, asked=["mae"])
+    found = replace(found, original={**found.original, "mae": measured("mae", 1.25)})
+    assert "with mae 1.50 instead of 1.25;" in words(found, asked=["mae"])
 
 
 @pytest.mark.parametrize(("fingerprint", "lacks"), [(AVX2, True), (VNNI, False), (ARM, False), ({}, False)])

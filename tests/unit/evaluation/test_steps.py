@@ -13,6 +13,7 @@ from app.domain.measurement import UNITS
 from tests.parts import models
 from tests.unit.steps.conftest import Job, StepFailed
 from workers.evaluation.replicate import LatencyReplicate
+from workers.evaluation.scores import Scores, read_scores, save_scores
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import load
 from workers.steps.feeds import first_feeds
@@ -196,6 +197,37 @@ def test_what_a_constraint_names_is_measured(job: Job) -> None:
     assert verdict["verdict"] == "met"
     assert 0 <= verdict["value"] < 5
     assert "kl" in {entry["name"] for entry in found["candidates"][0]["measurements"]}
+
+
+def test_the_conclusion_is_about_what_the_job_asks_for(job: Job) -> None:
+    """What the goal bounds comes before what is only measured, and that before top-1."""
+    job.spec = {"metrics": ["max_error", "kl"]}
+    job.run_until("candidates")
+    folders = job.measure()
+    bounds = [{"metric": "latency_p50", "max": 1e9}, {"metric": "kl", "max": 5}]
+    for spec, said in (
+        ({"metrics": ["max_error"], "goal": {"constraints": bounds}}, "with kl "),
+        ({"metrics": ["max_error", "kl"]}, "with max_error "),
+        ({}, "accurate"),
+    ):
+        job.spec = spec
+        assert said in job.run("gate", measurements=folders)["conclusion"]
+
+
+def test_what_an_artifact_loses_is_paired_with_the_original(job: Job) -> None:
+    """Three rows that the original has right, made wrong in what the artifact's run left."""
+    [made] = job.run_until("candidates")["candidates"]
+    home = (job.scratch / "candidates" / made["outputs"]).parent
+    right = read_scores(job.scratch / "baseline")["top1"].values
+    after = right.copy()
+    after[np.flatnonzero(right[:, 0] == 1)[:3]] = 0
+    save_scores(home, {**read_scores(home), "top1": Scores(after)})
+
+    [drop] = job.run("gate", measurements=job.measure())["drops"][made["id"]]
+
+    assert drop["metric"] == "top1"
+    assert drop["value"] == pytest.approx(3 / ROWS)
+    assert drop["ci95"][0] <= 3 / ROWS <= drop["ci95"][1]
 
 
 def test_a_constraint_on_what_cannot_be_measured_loses_nothing(tmp_path: Path) -> None:

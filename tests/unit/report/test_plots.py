@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.font_manager import FontManager, json_dump
 
+from app.domain.measurement import UNITS
+from app.domain.metric import METRICS
 from workers.report.page import FONTS
 from workers.report.plots import all_plots
 from workers.report.plots.latency import children_of
@@ -161,6 +163,19 @@ def test_pareto_points_are_filled_and_others_are_not(report: dict[str, Any]) -> 
     uses = [use.get("style", "") for use in ElementTree.fromstring(latency.svg).iter(f"{SVG}use")]
     assert any("fill: var(--series-0)" in style for style in uses), "the original beats it"
     assert any("fill: var(--surface)" in style and "stroke: var(--series-1)" in style for style in uses)
+
+
+@pytest.mark.parametrize(("metric", "said"), [("agreement", "original: 100.0 % at"), ("max_error", "original: 0 at")])
+def test_the_original_has_the_best_that_there_is_of_what_compares_with_it(
+    report: dict[str, Any], metric: str, said: str
+) -> None:
+    for part in (report["baseline"], report["candidates"][0]):
+        part["measurements"] = [found for found in part["measurements"] if found["name"] in UNITS]
+    report["candidates"][0]["measurements"].append({"name": metric, "value": 0.5, "unit": METRICS[metric].unit})
+
+    latency, size = plots_of(report)["tradeoff"]
+    assert said in latency.svg
+    assert said in size.svg
 
 
 def test_no_colour_is_drawn_that_is_not_the_page_s(profiled: dict[str, Any]) -> None:

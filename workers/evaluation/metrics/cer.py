@@ -1,7 +1,7 @@
 """`cer`: edits from the decoded sequence to the labels, by length of the labels."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,13 +13,20 @@ Sequences = list[list[int]]
 
 
 def metric(options: MetricOptions) -> RowMetric:
+    return error_rate("cer", options, lambda sequence: sequence)
+
+
+def error_rate(name: str, options: MetricOptions, units: Callable[[list[int]], Sequence[object]]) -> RowMetric:
+    """Edits (insertions, deletions, substitutions) by length of the labels, both in the units of a decoded sequence."""
+
     def score(rows: Rows) -> Floats:
-        """Edits (insertions, deletions, substitutions), and length of the labels, [rows, 2]."""
-        found, wanted = decoded(rows, options)
-        return np.array([[edits(one, other), len(other)] for one, other in zip(found, wanted, strict=True)], np.float64)
+        """Edits, and units of the labels, [rows, 2]."""
+        pairs = zip(*decoded(rows, options), strict=True)
+        split = ((units(found), units(wanted)) for found, wanted in pairs)
+        return np.array([[edits(one, other), len(other)] for one, other in split], np.float64)
 
     return RowMetric(
-        "cer",
+        name,
         score,
         ratio,
         ideal=None,

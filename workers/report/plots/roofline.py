@@ -13,6 +13,9 @@ from workers.report.variants import Variant, is_number
 
 _MOST_POINTS = 200
 
+_Side = tuple[int, str, list[tuple[float, float]]]
+"""A model's number and name, and its operators as points."""
+
 
 def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[Plot]:
     """Operations a second over operations a byte, both models; none without peaks or timed operators."""
@@ -32,34 +35,7 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
         return []
 
     def paint(axes: Axes) -> None:
-        points = [point for _, _, found in sides for point in found]
-        low = min(min(point[0] for point in points), min(peak for _, peak in roofs) / bandwidth) / 3
-        high = max(max(point[0] for point in points), max(peak for _, peak in roofs) / bandwidth) * 4
-        least = min(min(point[1] for point in points), low * bandwidth)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
-            axis.set_minor_formatter(NullFormatter())
-        for name, peak in roofs:
-            ridge = peak / bandwidth
-            axes.plot([low, ridge, high], [low * bandwidth, peak, peak], color=MUTED, linewidth=1.3, zorder=1)
-            axes.annotate(
-                f"{name}, {plain(peak)} Gop/s",
-                (high, peak),
-                xytext=(0, 4),
-                textcoords="offset points",
-                ha="right",
-                color=INK,
-                fontsize=11,
-            )
-        for number, _, found in sides:
-            x, y = np.array(found).T
-            axes.plot(x, y, "o", color=colour_of(number), markersize=5, alpha=0.75, markeredgewidth=0)
-        axes.set_xlim(low, high)
-        axes.set_ylim(least / 2, max(peak for _, peak in roofs) * 3)
-        axes.set_xlabel("operations a byte")
-        axes.set_ylabel("Gop/s")
+        _paint(axes, sides, roofs, bandwidth)
 
     waiting = [
         f"{name} {amount(share, 'fraction')}"
@@ -70,7 +46,7 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
     title = "Roofline"
     return [
         Plot(
-            draw("roofline", title, f"{said}; memory gives {plain(float(bandwidth))} GB/s.", paint, height=320),
+            draw("roofline", title, f"{said}; memory gives {plain(bandwidth)} GB/s.", paint, height=320),
             title,
             "Under the slope an operator waits for memory, and fewer bytes make it faster; under the flat roof it "
             "computes, and only faster arithmetic does. The distance to the line is what is left to gain."
@@ -78,6 +54,38 @@ def roofline_plots(report: Mapping[str, Any], subject: Variant | None) -> list[P
             tuple((number, name) for number, name, _ in sides),
         )
     ]
+
+
+def _paint(axes: Axes, sides: Sequence[_Side], roofs: Sequence[tuple[str, float]], bandwidth: float) -> None:
+    """The roof of each type of number, and the operators of each model under them."""
+    points = [point for _, _, found in sides for point in found]
+    low = min(min(point[0] for point in points), min(peak for _, peak in roofs) / bandwidth) / 3
+    high = max(max(point[0] for point in points), max(peak for _, peak in roofs) / bandwidth) * 4
+    least = min(min(point[1] for point in points), low * bandwidth)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _place: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    for name, peak in roofs:
+        ridge = peak / bandwidth
+        axes.plot([low, ridge, high], [low * bandwidth, peak, peak], color=MUTED, linewidth=1.3, zorder=1)
+        axes.annotate(
+            f"{name}, {plain(peak)} Gop/s",
+            (high, peak),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="right",
+            color=INK,
+            fontsize=11,
+        )
+    for number, _, found in sides:
+        x, y = np.array(found).T
+        axes.plot(x, y, "o", color=colour_of(number), markersize=5, alpha=0.75, markeredgewidth=0)
+    axes.set_xlim(low, high)
+    axes.set_ylim(least / 2, max(peak for _, peak in roofs) * 3)
+    axes.set_xlabel("operations a byte")
+    axes.set_ylabel("Gop/s")
 
 
 def _points(operators: Sequence[Mapping[str, Any]]) -> list[tuple[float, float]]:

@@ -7,7 +7,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from app.domain.measured import IDEALS
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
 from workers.evaluation.words import amount
@@ -58,7 +57,7 @@ def _point(variant: Variant, cost: str, metric: str) -> _Point | None:
         return None
     if y is None:
         # What a metric compares with is itself at its ideal.
-        ideal = IDEALS.get(metric)
+        ideal = METRICS[metric].ideal if metric in METRICS else None
         if variant.number or ideal is None:
             return None
         return _Point(variant, float(x["value"]), ideal, ends_of(x), None)

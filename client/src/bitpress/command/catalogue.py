@@ -25,7 +25,7 @@ def list_targets(json: Json = False) -> None:
                 [
                     target["id"],
                     "yes" if target["alive"] else "no",
-                    str(machine.get("model_name") or machine.get("architecture") or ""),
+                    str(machine.get("model_name") or machine.get("architecture") or target["summary"] or ""),
                     str(machine.get("cores") or ""),
                     in_bytes(machine.get("memory_bytes")),
                     ", ".join(target["features"]),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitpress.command import uploads
+from bitpress.command.options import Limit, UploadState
 from bitpress.command.output import Json, facts, in_bytes, moment, print_json, print_table, say, shape, show
 from bitpress.command.session import connected, id_of
 from bitpress.command.specification import json_object
@@ -34,8 +35,8 @@ def upload_dataset(
 
 @app.command("list")
 def list_datasets(
-    state: Annotated[str | None, typer.Option(help="Only those: inspecting, ready or rejected.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 20,
+    state: UploadState = None,
+    limit: Limit = 20,
     json: Json = False,
 ) -> None:
     """List datasets, newest first."""

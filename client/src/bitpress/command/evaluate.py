@@ -4,13 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bitpress.command.exits import exit_code_of_job
-from bitpress.command.jobs import Timeout
-from bitpress.command.optimize import finish, print_validation
-from bitpress.command.output import Json, print_json, say
-from bitpress.command.results import print_job
+from bitpress.command.options import AtLeast, AtMost, Batch, DryRun, JobName, Labels, Metrics, Threads, Timeout, Wait
+from bitpress.command.output import Json
 from bitpress.command.session import connected
 from bitpress.command.specification import goal_of, json_object, split
+from bitpress.command.submission import submit
 from bitpress.command.uploads import check_source, dataset_id, model_id
 
 
@@ -22,20 +20,11 @@ def evaluate(
     preprocess: Annotated[
         str | None, typer.Option(metavar="JSON|@FILE", help="How images in this file become inputs.")
     ] = None,
-    metric: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Also measured; see `bitpress metrics`.")
-    ] = None,
-    at_least: Annotated[
-        list[str] | None, typer.Option(metavar="METRIC=NUMBER", help="Least value allowed: top1=0.9.")
-    ] = None,
-    at_most: Annotated[
-        list[str] | None,
-        typer.Option(metavar="METRIC=NUMBER", help="Greatest value allowed: latency_p50=5 (in ms)."),
-    ] = None,
-    threads: Annotated[list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Threads to measure with.")] = None,
-    batch: Annotated[
-        list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Rows a call to measure with.")
-    ] = None,
+    metric: Metrics = None,
+    at_least: AtLeast = None,
+    at_most: AtMost = None,
+    threads: Threads = None,
+    batch: Batch = None,
     callers: Annotated[
         list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Also under load: callers side by side.")
     ] = None,
@@ -46,10 +35,10 @@ def evaluate(
         str | None, typer.Option(metavar="JSON|@FILE", help="All conditions of measuring; options above win.")
     ] = None,
     target: Annotated[str | None, typer.Option(metavar="NAME", help="Where; see `bitpress targets`.")] = None,
-    name: Annotated[str | None, typer.Option(metavar="TEXT", help="A name for the job.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A mark of your own.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run; create no job.")] = False,
-    wait: Annotated[bool, typer.Option("--wait", "-w", help="Wait for the end and print what was found.")] = False,
+    name: JobName = None,
+    label: Labels = None,
+    dry_run: DryRun = False,
+    wait: Wait = False,
     timeout: Timeout = None,
     json: Json = False,
 ) -> None:
@@ -77,16 +66,4 @@ def evaluate(
         spec["model"] = model if model.startswith("art_") else model_id(client, model)
         spec |= {"datasets": {"evaluation": dataset_id(client, evaluation, prepared)}} if evaluation else {}
         spec |= {part: value for part, value in given.items() if value not in (None, {}, [])}
-        if dry_run:
-            print_validation(client, spec, json)
-            return
-        job = client.submit(spec)
-        if wait:
-            job = finish(client, job, timeout, None)
-            print_json(job) if json else print_job(job)
-            raise typer.Exit(exit_code_of_job(job))
-        if json:
-            print_json(job)
-        else:
-            typer.echo(job["id"])
-            say(f"{job['id']} is {job['state']}; `bitpress jobs wait {job['id']}` follows it")
+        submit(client, spec, dry_run=dry_run, wait=wait, timeout=timeout, json=json)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bitpress.command.exits import ExitCode, exit_code_of_job
+from bitpress.command.options import Limit, Timeout
 from bitpress.command.output import Json, moment, print_json, print_table, say
 from bitpress.command.progress import job_bar, where_it_stands
 from bitpress.command.results import print_job
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Follow jobs, cancel them, read what they found.", rich_markup_mode=None)
 
 JobId = Annotated[str, typer.Argument(metavar="JOB", callback=id_of("job"), help="An id: job_…")]
-Timeout = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Stop waiting after this time.")]
 
 
 @app.command("list")
@@ -27,7 +27,7 @@ def list_jobs(
     model: Annotated[str | None, typer.Option(help="Only those of this model.")] = None,
     target: Annotated[str | None, typer.Option(help="Only those for this target.")] = None,
     label: Annotated[str | None, typer.Option(metavar="NAME=VALUE", help="Only those with this label.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 20,
+    limit: Limit = 20,
     json: Json = False,
 ) -> None:
     """List jobs, newest first."""

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.db.tables import Artifact, Dataset, Job, JobDataset
 from app.domain.job import JobState
-from app.domain.measured import Data, Measured
+from app.domain.variants import Data, Measured
 
 
 def measured_by(session: Session, jobs: Sequence[Job]) -> Iterator[Measured]:

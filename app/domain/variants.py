@@ -21,9 +21,6 @@ Found = Mapping[str, Any]
 Basis = Literal["paired", "through_original", "independent", "exact", "none"]
 Side = Literal["better", "worse", "within_noise", "unknown", "not_comparable"]
 
-IDEALS: Mapping[str, float] = {"agreement": 1.0, "cosine": 1.0, "kl": 0.0}
-"""What the original is compared with itself, in metrics that compare with it and have a best value."""
-
 _EXACT = frozenset({"artifact_bytes"})
 _OF_TIME = ("target", "runtime", "version", "threads", "batch")
 _OF_OUTPUTS = ("source", "dataset", "output", "labels", "rows")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.domain.measured import Data, Measured, difference, difference_bounds, ratio_bounds
+from app.domain.variants import Data, Measured, difference, difference_bounds, ratio_bounds
 
 HERE = {"runtime": "onnxruntime", "version": "1", "threads": 1, "batch": 1, "target": "abc"}
 ROWS = {"source": "evaluation", "output": "y", "rows": 100}
