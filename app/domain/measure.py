@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 MOST_CONDITIONS = 16
@@ -32,6 +32,17 @@ USUAL_RUNTIME: dict[str, Runtime] = {"onnx": "onnxruntime", "tflite": "litert"}
 RUNTIMES_OF: dict[str, tuple[Runtime, ...]] = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert",)}
 """By a model's format, the usual one first."""
 
+
+def _has_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if shape and shape[0] == 0:
+        raise PydanticCustomError(
+            "case_without_rows", "the first axis is the rows of one call: it must be 1 at least, others may be 0"
+        )
+    return shape
+
+
+CaseShape = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_has_rows)]
+
 CaseName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 
 
@@ -44,9 +55,7 @@ class Measure(_Part):
     """Rows a call; each is measured with each number of `threads`, and goals use the first."""
     shapes: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
     """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
-    cases: dict[CaseName, dict[str, tuple[Annotated[int, Field(ge=0)], ...]]] = Field(
-        default_factory=dict, max_length=8
-    )
+    cases: dict[CaseName, dict[str, CaseShape]] = Field(default_factory=dict, max_length=8)
     """Further shapes of inputs by a name of yours, such as `prefill` and `step` of a decoder: latency is measured at
     each of them too, on made-up values, with the first of `threads`."""
     width: float = Field(default=0.02, ge=0.001, le=1)

@@ -95,7 +95,9 @@ class LatencyReplicate(_Part):
         return [*self.context.disturbances(), f"{disturbed} of {rounds} rounds were disturbed"]
 
     energy_joules: dict[Subject, float] | None = None
-    """Joules a call of all packages, idle parts included; null where no counter can be read."""
+    """Joules a call of all packages, above what they take at rest; null where no counter can be read."""
+    idle_watts: float | None = None
+    """What they take at rest, which was subtracted."""
     context: Context
     conditions: dict[Subject, dict[str, Any]]
     """What the runtime says of each session: version, providers, threads, options."""

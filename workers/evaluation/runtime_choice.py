@@ -7,6 +7,7 @@ from app.domain.variants import ratio_bounds
 from workers.evaluation.words import times
 
 _PLACE = ("threads", "batch", "case", "callers", "rate")
+_DOUBTS = ("contended", "unstable", "unsettled", "noisy")
 
 
 def compare_runtimes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
@@ -19,7 +20,9 @@ def compare_runtimes(measurements: Sequence[Measurement]) -> tuple[str, ...]:
         runtime, reference = (found.conditions.get("runtime") for found in (other, usual))
         same = all(other.conditions.get(name) == usual.conditions.get(name) for name in _PLACE)
         if same and runtime != reference and (sentence := _beside(other, usual)):
-            said.append(f"{runtime} is {sentence.format(reference=reference)}")
+            doubts = sorted({flag for found in (other, usual) for flag in found.flags if flag in _DOUBTS})
+            doubt = f" These times are doubtful: {', '.join(doubts)}." if doubts else ""
+            said.append(f"{runtime} is {sentence.format(reference=reference)}{doubt}")
     return tuple(said)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from app.domain.measurement import UNITS, Measurement, absent
 from workers.evaluation.bounds import TWO_SIDED_95, replicate_interval
 from workers.evaluation.comparison import DISTURBED_SHARE
-from workers.evaluation.latency import LEAST_SAMPLES
+from workers.evaluation.latency import LEAST_SAMPLES, QUANTILE_METHOD
 from workers.evaluation.replicate import LoadPoint, LoadReplicate
 
 _QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
@@ -62,7 +62,7 @@ def _quantile(
     if fewest < (least := LEAST_SAMPLES.get(name, 1)):
         missing = absent(name, f"{fewest} calls are too few: {least} leave one beyond it")
         return missing.model_copy(update={"conditions": conditions})
-    values = [float(np.quantile(point.samples_ms, share)) for point in points]
+    values = [float(np.quantile(point.samples_ms, share, method=QUANTILE_METHOD)) for point in points]
     return _measured(name, values, sum(len(point.samples_ms) for point in points), conditions, flags)
 
 

@@ -30,6 +30,9 @@ cores (onnxruntime 1.32) with calls of 0.05 ms, medians of processes in their fa
 0.0455 ms, two that take turns like this 0.0453, as they come 0.062, and with `session.force_spinning_stop`, whose
 threads sleep between any two calls, 0.050."""
 
+_IDLE_SECONDS = 0.2
+"""How long the machine is watched at rest, where its energy can be read."""
+
 _SAME_SHARE = 0.4
 """Of the time, for the original against itself where there is a candidate."""
 _WARM_UP_SHARE = 0.3
@@ -89,9 +92,11 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
 
         progress(0.3, "timing the original against itself")
         pause = _REST_SECONDS if threads > 1 else 0.0
+        counter = EnergyCounter()
+        idle_watts = counter.watts(_IDLE_SECONDS) if counter.readable else None
         share = _SAME_SHARE if "artifact" in calls else 1.0
         watch = WindowWatch(threads)
-        meter = _Meter(EnergyCounter(), watch)
+        meter = _Meter(counter, watch, idle_watts or 0.0)
         plan = plan_blocks(warm["original"].call_ms, warm_again.call_ms, request.seconds * share)
         same = alternate(
             calls["original"], second, plan, second_leads=candidate_leads, window=meter, width=width, pause=pause
@@ -100,7 +105,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         against: Blocks | None = None
         if "artifact" in calls:
             progress(0.6, "timing the original against the candidate")
-            meter = _Meter(EnergyCounter(), watch)
+            meter = _Meter(counter, watch, idle_watts or 0.0)
             plan = plan_blocks(warm["original"].call_ms, warm["artifact"].call_ms, request.seconds * (1 - share))
             against = alternate(
                 calls["original"],
@@ -130,6 +135,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         against=None if against is None else _pair(against),
         cpu_seconds=meter.cpu_seconds(subjects),
         energy_joules=meter.joules(subjects),
+        idle_watts=idle_watts,
         repeated=same.repeated + (against.repeated if against is not None else 0),
         doubtful=same.doubtful + (against.doubtful if against is not None else 0),
         context=context,
@@ -233,26 +239,30 @@ def _calls(session: Session, feeds: list[dict[str, Array]]) -> Call:
 
 
 class _Meter:
-    """Adds up the processor time and the energy of each session's blocks, and tells which were disturbed."""
+    """Adds up the processor time of each session's blocks, and their energy above what the machine takes at rest, and
+    tells which were disturbed."""
 
-    def __init__(self, counter: EnergyCounter, watch: WindowWatch) -> None:
-        self._counter = counter
+    def __init__(self, counter: EnergyCounter, watch: WindowWatch, idle_watts: float) -> None:
+        self._counter, self._idle_watts = counter, idle_watts
         self._watch = watch
         self._joules = [0.0, 0.0]
         self._processor_ns = [0, 0]
         self._calls = [0, 0]
         self._begun = 0
+        self._begun_at = 0.0
 
     def begin(self, session: int) -> None:
         self._watch.start()
         if self._counter.readable:
             self._counter.since_last()
+        self._begun_at = time.monotonic()
         self._begun = time.process_time_ns()
 
     def end(self, session: int, calls: int) -> bool:
         self._processor_ns[session] += time.process_time_ns() - self._begun
         if self._counter.readable:
-            self._joules[session] += self._counter.since_last()
+            rest = self._idle_watts * (time.monotonic() - self._begun_at)
+            self._joules[session] += self._counter.since_last() - rest
         self._calls[session] += calls
         return not self._watch.stop()
 
@@ -268,7 +278,8 @@ class _Meter:
         if not self._counter.readable:
             return None
         return {
-            subject: used / count for subject, used, count in zip(subjects, self._joules, self._calls, strict=False)
+            subject: max(used, 0.0) / count
+            for subject, used, count in zip(subjects, self._joules, self._calls, strict=False)
         }
 
 

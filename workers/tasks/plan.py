@@ -7,8 +7,9 @@ from typing import Any
 
 from app.domain.job import Stage
 
-LOAD_CHILDREN = 3
-"""A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent."""
+LOAD_CHILDREN = 5
+"""A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent: as few
+processes as an interval can be made of."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -467,6 +467,7 @@ EVALUATE_MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         [("/goal/constraints/0/metric", "nothing_to_compare")],
     ),
     ({"measure": {"cases": {"long": {"x": [1, 5]}}}}, [("/measure/cases/long/x", "shapes_do_not_fit")]),
+    ({"measure": {"cases": {"none": {"x": [0, 4]}}}}, [("/measure/cases/none/x", "invalid_value")]),
     ({"measure": {"cases": {"A b": {"x": [1, 4]}}}}, [("/measure/cases/A b", "invalid_value")]),
     ({"measure": {"load": {"callers": [0]}}}, [("/measure/load/callers/0", "invalid_value")]),
     ({"measure": {"load": {"rates": [-1]}}}, [("/measure/load/rates/0", "invalid_value")]),

@@ -70,6 +70,14 @@ def test_the_runtime_that_wins_is_told_with_its_interval(value: float, said: str
     assert said in sentence
 
 
+def test_a_winner_of_doubtful_times_is_told_with_the_doubt() -> None:
+    flagged = timed("openvino", 5.0).model_copy(update={"flags": ("unstable", "contended")})
+    (sentence,) = compare_runtimes([timed("onnxruntime", 10.0), flagged])
+    assert sentence.endswith("These times are doubtful: contended, unstable.")
+    (sentence,) = compare_runtimes([timed("onnxruntime", 10.0), timed("openvino", 5.0)])
+    assert "doubtful" not in sentence
+
+
 def test_other_conditions_are_no_other_runtime() -> None:
     usual = timed("onnxruntime", 10.0)
     assert compare_runtimes([usual, timed("onnxruntime", 5.0, threads=2), timed("openvino", 5.0, threads=2)]) == ()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 from app.domain.measurement import UNITS
 from tests.parts import models
 from tests.unit.steps.conftest import Job, StepFailed
+from workers.evaluation.energy import EnergyCounter
+from workers.evaluation.latency import latencies
 from workers.evaluation.replicate import LatencyReplicate
 from workers.evaluation.scores import Scores, read_scores, save_scores
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import load
+from workers.steps import measure_latency
 from workers.steps.feeds import first_feeds
 from workers.steps.inputs import DatasetFile
 from workers.steps.rows import DatasetRows, SyntheticRows
@@ -73,6 +77,30 @@ def test_more_threads_rest_soon_and_say_so(job: Job) -> None:
     assert (found.threads, found.batch) == (2, 4)
     assert found.conditions["artifact"]["session_options"] == {"session.intra_op.spin_duration_us": "1000"}
     assert found.conditions["artifact"]["threads"] == 2
+
+
+class InventedCounter(EnergyCounter):
+    """A machine that takes 20 W at rest, and 30 more for each processor of this process."""
+
+    readable = True
+
+    def __init__(self) -> None:
+        self._at = time.monotonic(), time.process_time()
+
+    def since_last(self) -> float:
+        (wall, processor), self._at = self._at, (time.monotonic(), time.process_time())
+        return 20 * (self._at[0] - wall) + 30 * (self._at[1] - processor)
+
+
+def test_energy_is_what_a_call_takes_above_the_machine_at_rest(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure_latency, "EnergyCounter", InventedCounter)
+    found = time_it(job, "latency-1")
+    assert found.idle_watts == pytest.approx(20, rel=0.2)
+    assert found.energy_joules is not None
+    for subject, joules in found.energy_joules.items():
+        assert joules == pytest.approx(30 * found.cpu_seconds[subject], rel=0.25)
+    [energy] = [each for each in latencies([found, found], "artifact") if each.name == "energy_per_inference"]
+    assert energy.conditions["idle_watts"] == pytest.approx(20, rel=0.2)
 
 
 def test_required_session_options_are_used(job: Job) -> None:
