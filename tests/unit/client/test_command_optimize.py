@@ -48,7 +48,20 @@ def test_everything_that_can_be_said(submitted: Service, run: Run) -> None:
         *("-O", "per_channel=false", "--keep-float", "/head/*", "--keep-float", "op_type=Softmax"),
         *("--minimize", "latency=2,size=1", "--max-drop", "top1=0.01", "--at-least", "agreement=0.98"),
         *("--at-most", "latency_p50=5", "--metric", "kl", "--target", "kiosk", "--threads", 1, "--threads", 4),
-        *("--batch", 8, "--priority", 9, "--name", "lite", "--label", "team=kiosk", "--label", "note=a=b"),
+        *(
+            "--measure",
+            '{"batch": [2], "runtime": "openvino"}',
+            "--batch",
+            8,
+            "--priority",
+            9,
+            "--name",
+            "lite",
+            "--label",
+            "team=kiosk",
+            "--label",
+            "note=a=b",
+        ),
     )
     assert ran.code == 0, ran.err
     assert specification(submitted) == {
@@ -69,7 +82,7 @@ def test_everything_that_can_be_said(submitted: Service, run: Run) -> None:
             ],
         },
         "metrics": ["kl"],
-        "measure": {"threads": [1, 4], "batch": [8]},
+        "measure": {"threads": [1, 4], "batch": [8], "runtime": "openvino"},
         "target": "kiosk",
         "priority": 9,
         "name": "lite",

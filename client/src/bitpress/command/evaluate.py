@@ -4,10 +4,22 @@ from typing import Annotated, Any
 
 import typer
 
-from bitpress.command.options import AtLeast, AtMost, Batch, DryRun, JobName, Labels, Metrics, Threads, Timeout, Wait
+from bitpress.command.options import (
+    AtLeast,
+    AtMost,
+    Batch,
+    Conditions,
+    DryRun,
+    JobName,
+    Labels,
+    Metrics,
+    Threads,
+    Timeout,
+    Wait,
+)
 from bitpress.command.output import Json
 from bitpress.command.session import connected
-from bitpress.command.specification import goal_of, json_object, split
+from bitpress.command.specification import conditions_of, goal_of, json_object, split
 from bitpress.command.submission import submit
 from bitpress.command.uploads import check_source, dataset_id, model_id
 
@@ -31,9 +43,7 @@ def evaluate(
     rate: Annotated[
         list[float] | None, typer.Option(metavar="NUMBER", help="Also under load: calls a second that arrive.")
     ] = None,
-    measure: Annotated[
-        str | None, typer.Option(metavar="JSON|@FILE", help="All conditions of measuring; options above win.")
-    ] = None,
+    measure: Conditions = None,
     target: Annotated[str | None, typer.Option(metavar="NAME", help="Where; see `bitpress targets`.")] = None,
     name: JobName = None,
     label: Labels = None,
@@ -43,8 +53,7 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Measure a model or an artifact: latency, memory, size, metrics. Nothing is changed."""
-    conditions = json_object(measure, "--measure")
-    conditions |= {key: value for key, value in (("threads", threads), ("batch", batch)) if value}
+    conditions = conditions_of(measure, threads, batch)
     if callers or rate:
         load = {key: value for key, value in (("callers", callers), ("rates", rate)) if value}
         conditions["load"] = {**conditions.get("load", {}), **load}

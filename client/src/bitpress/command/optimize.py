@@ -5,10 +5,22 @@ from typing import Annotated, Any
 
 import typer
 
-from bitpress.command.options import AtLeast, AtMost, Batch, DryRun, JobName, Labels, Metrics, Threads, Timeout, Wait
+from bitpress.command.options import (
+    AtLeast,
+    AtMost,
+    Batch,
+    Conditions,
+    DryRun,
+    JobName,
+    Labels,
+    Metrics,
+    Threads,
+    Timeout,
+    Wait,
+)
 from bitpress.command.output import Json
 from bitpress.command.session import connected
-from bitpress.command.specification import goal_of, json_object, recipe_of, split
+from bitpress.command.specification import conditions_of, goal_of, json_object, recipe_of, split
 from bitpress.command.submission import submit
 from bitpress.command.uploads import check_source, dataset_id, model_id
 
@@ -53,6 +65,7 @@ def optimize(
     ] = None,
     threads: Threads = None,
     batch: Batch = None,
+    measure: Conditions = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, metavar="NUMBER", help="9 is served first.")] = None,
     name: JobName = None,
     label: Labels = None,
@@ -78,7 +91,7 @@ def optimize(
         "recipe": made,
         "goal": goal_of(goal, minimize, max_drop or (), at_least or (), at_most or ()),
         "metrics": metric,
-        "measure": {name: value for name, value in (("threads", threads), ("batch", batch)) if value},
+        "measure": conditions_of(measure, threads, batch),
         "target": target,
         "priority": priority,
         "name": name,

@@ -15,6 +15,10 @@ AtMost = Annotated[
 ]
 Threads = Annotated[list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Threads to measure with.")]
 Batch = Annotated[list[int] | None, typer.Option(min=1, metavar="NUMBER", help="Rows a call to measure with.")]
+Conditions = Annotated[
+    str | None,
+    typer.Option("--measure", metavar="JSON|@FILE", help="All conditions of measuring; other options win."),
+]
 JobName = Annotated[str | None, typer.Option(metavar="TEXT", help="A name for the job.")]
 Labels = Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="A mark of your own.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run; create no job.")]

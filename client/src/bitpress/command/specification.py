@@ -30,6 +30,12 @@ def recipe_of(
     return made
 
 
+def conditions_of(measure: str | None, threads: Sequence[int] | None, batch: Sequence[int] | None) -> dict[str, Any]:
+    """What latency is measured under: the JSON, and the options that win over it."""
+    given = {name: list(value) for name, value in (("threads", threads), ("batch", batch)) if value}
+    return json_object(measure, "--measure") | given
+
+
 def goal_of(
     goal: str | None,
     minimize: str | None,
