@@ -142,6 +142,20 @@ def crashing(*, crowded: bool = False) -> ModelProto:
     return _made(nodes, "nothing", crowded)
 
 
+def crashing_at_load() -> ModelProto:
+    """The same of two constants, which onnxruntime computes before anything is run."""
+    return model(
+        [
+            helper.make_node("Div", ["least", "minus"], ["quotient"], name="quotient"),
+            helper.make_node("Cast", ["quotient"], ["large"], to=TensorProto.FLOAT),
+            helper.make_node("Mul", ["x", "large"], ["y"], name="product"),
+        ],
+        [value("x", ["n", INPUTS])],
+        [value("y", ["n", INPUTS])],
+        [tensor("least", -(2**63), np.int64), tensor("minus", -1, np.int64)],
+    )
+
+
 def refusing(*, crowded: bool = False) -> ModelProto:
     """It looks up a place that is not there, which the runtime refuses."""
     nodes = [

@@ -146,7 +146,7 @@ def _runtimes(request: BaselineRequest, model: Path) -> tuple[tuple[Runtime, ...
         try:
             load(model, session_options=request.session_options, runtime=runtime).close()
         except StepError as error:
-            notes.append(f"{runtime} was not timed: {error.detail}")
+            notes.append(f"{runtime} was not timed: {error.detail.rstrip('. ')}.")
         else:
             found.append(runtime)
     return tuple(found), tuple(notes)

@@ -233,15 +233,14 @@ def _run(
     try:
         return session.run(feeds, wanted)
     except StepError as error:
-        raise StepError(f"{_which(rows, done, count)}: {error.detail}", code=error.code) from error
-
-
-def _which(rows: Rows, done: int, count: int) -> str:
-    """The rows of a call that failed, as a sentence begins."""
-    named = f"row {done}" if count == 1 else f"rows {done} to {done + count - 1}"
-    if rows.source == "synthetic":
-        return f"With random {named} (bring data, or name measure.shapes, if real rows are not like that)"
-    return f"With {named} of the {rows.source} dataset (the first is row 0)"
+        named = f"row {done}" if count == 1 else f"rows {done} to {done + count - 1}"
+        if rows.source == "synthetic":
+            where = f"With random {named}"
+            advice = "Bring data, or name measure.shapes, if real rows are not like that."
+        else:
+            where = f"With {named} of the {rows.source} dataset (the first is row 0)"
+            advice = "Mend the model, or the rows."
+        raise StepError(f"{where}: {error.detail.rstrip('. ')}. {advice}", code=error.code) from error
 
 
 def _bytes_a_row(outputs: Iterable[Array]) -> int:
