@@ -290,6 +290,11 @@ UNREADABLE: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"name": "pearson", "output": "classes", "labels": "numbers"}, ("8",)),
     ({"name": "token_accuracy", "output": "classes", "labels": "words"}, ("1 position", "4")),
     ({"name": "cer", "output": "number", "labels": "words", "options": {"blank": 0}}, ("no class axis",)),
+    ({"name": "cer", "output": "classes", "labels": "words", "options": {"blank": 0}}, ("one vector of 8", "CTC")),
+    (
+        {"name": "wer", "output": "classes", "labels": "words", "options": {"blank": 0, "separator": 1}},
+        ("one vector of 8", "CTC"),
+    ),
     ({"name": "exact_match", "output": "tokens", "labels": "words", "options": {"blank": 9}}, ("blank is class 9",)),
     ({"name": "perplexity", "output": "classes", "labels": "words"}, ("position",)),
     ({"name": "coco_map", "output": "five", "labels": "objects", "options": {"scores": "scores"}}, ("3 × 5",)),
