@@ -464,6 +464,8 @@ def test_an_evaluation_set_of_one_row(tight: Service, many_headed: str) -> None:
             assert wide > 0.75, f"one row shows no such thing: {one}"
     for name in (*OF_SEVERAL_CLASSES, *OF_SEVERAL_VALUES, "retrieval_recall"):
         assert found(body, name)["method"] == "absent", name
+    for name in OF_SEVERAL_VALUES:
+        assert "alone" in found(body, name)["reason"], name
     assert found(body, "top1")["ci95"] is not None
     assert body["gate"] == "undecided"
     is_helpful(body["verdicts"][0]["reason"])
