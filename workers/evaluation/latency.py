@@ -49,8 +49,8 @@ def latencies(
         _measured(name, per_child(name, replicates, subject), _count(replicates, subject), conditions, flags)
         for name in ("latency_mean", "throughput")
     ]
-    # No series of calls: only other work on the machine speaks against them.
-    disturbed = tuple(flag for flag in flags if flag == "contended")
+    # No series of calls: only other work on the machine, and its clocks, speak against them.
+    disturbed = tuple(flag for flag in flags if flag in ("contended", "clock_jumped"))
     for name in _SINGLE:
         once = per_child(name, replicates, subject)
         found.append(_measured(name, once, len(once), conditions, disturbed))

@@ -88,11 +88,15 @@ class LatencyReplicate(_Part):
 
     def disturbances(self) -> list[str]:
         """What makes the samples doubtful, in words; what passed, and was timed again, does not."""
+        return [*self.contention(), *self.context.clock_jumps()]
+
+    def contention(self) -> list[str]:
+        """What of that is other work on the machine."""
         rounds = len(self.same.first) + (len(self.against.first) if self.against is not None else 0) + self.repeated
         disturbed = self.repeated + self.doubtful
         if disturbed <= MOST_DISTURBED * rounds:
             return self.context.lasting()
-        return [*self.context.disturbances(), f"{disturbed} of {rounds} rounds were disturbed"]
+        return [*self.context.other_work(), f"{disturbed} of {rounds} rounds were disturbed"]
 
     energy_joules: dict[Subject, float] | None = None
     """Joules a call of all packages, above what they take at rest; null where no counter can be read."""

@@ -22,12 +22,15 @@ def loads(replicates: Sequence[LoadReplicate], subject: str, *, target: str | No
     mine = [replicate for replicate in replicates if replicate.subject == subject]
     if not mine:
         return []
-    disturbed = sum(bool(replicate.context.disturbances()) for replicate in mine) > DISTURBED_SHARE * len(mine)
+    many = DISTURBED_SHARE * len(mine)
+    contended = sum(bool(replicate.context.other_work()) for replicate in mine) > many
+    clock_jumped = sum(bool(replicate.context.clock_jumps()) for replicate in mine) > many
     found: list[Measurement] = []
     for place, first in enumerate(mine[0].points):
         points = [replicate.points[place] for replicate in mine]
         flags = [SATURATED] if sum(map(_is_saturated, points)) * 2 > len(points) else []
-        flags += ["contended"] if disturbed else []
+        flags += ["contended"] if contended else []
+        flags += ["clock_jumped"] if clock_jumped else []
         conditions: dict[str, Any] = {
             **mine[0].conditions,
             "threads": mine[0].threads,

@@ -1,6 +1,7 @@
 """Run the original over the rows that artifacts are compared on, and keep what it puts out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from app.domain.measure import RUNTIMES_OF, Runtime
 from app.domain.measurement import Measurement
 from app.domain.metric import METRICS, MetricChoice, named_outputs
 from app.errors import StepError
-from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for
+from workers.evaluation.accuracy import NON_FINITE, Accuracy, compared_output, judge_all, metrics_for
 from workers.evaluation.scores import save_scores
 from workers.runtimes.session import Array, Port, load, usual_runtime
 from workers.steps.artifact import artifact_bytes, describe_model
@@ -22,12 +23,24 @@ from workers.steps.requests import BaselineRequest, JobRequest
 from workers.steps.rows import DatasetRows, Rows, Source, rows_of
 
 OUTPUTS = "outputs.npz"
+BEGUN = "begun.json"
+"""Beside them until the step ends: what it knew before the first row, for the case that it does not end."""
 
 _NOTES: dict[Source, tuple[str, ...]] = {
     "evaluation": (),
     "calibration": ("Nothing was held out: accuracy and fidelity are those on the calibration rows.",),
     "synthetic": ("There were no data: fidelity is that on seeded random rows, which real inputs may not be like.",),
 }
+
+
+class Begun(BaseModel):
+    """What is known before the first row is run."""
+
+    source: Source
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    metrics: tuple[MetricChoice, ...]
+    measurements: tuple[Measurement, ...]
 
 
 class BaselineResult(BaseModel):
@@ -68,10 +81,15 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     runtimes, left_out = _runtimes(request, model)
     session = load(model, session_options=options, runtime=runtimes[0])
     rows = rows_of(request, scratch, session)
+    metrics = _metrics(request, rows)
+    of_file = artifact_bytes(describe_model(model))
+    begun = Begun(
+        source=rows.source, inputs=session.inputs, outputs=session.outputs, metrics=metrics, measurements=(of_file,)
+    )
+    (folder / BEGUN).write_text(begun.model_dump_json(), encoding="utf-8")
     batch = request.spec.measure.batch[0]
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
         session = load(model, threads=threads, session_options=options, runtime=runtimes[0])
-    metrics = _metrics(request, rows)
     kept = run_over(
         session,
         rows,
@@ -80,7 +98,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         batch=batch,
         needed=_needed(metrics, session.outputs),
     )
-    labels = _labels(metrics, rows, kept)
+    labels = labels_of(metrics, rows, kept.rows)
     files = {name: f"labels-{number}.npy" for number, name in enumerate(labels)}
     for name, values in labels.items():
         np.save(folder / files[name], values, allow_pickle=False)
@@ -89,6 +107,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     accuracy = accuracy_of(metrics, rows.source, kept, output=output, labels=labels)
     save_scores(folder, accuracy.scores)
     batches = tuple(dict.fromkeys(rows.size(size) for size in request.spec.measure.batch))
+    (folder / BEGUN).unlink()
     return BaselineResult(
         source=rows.source,
         rows=kept.rows,
@@ -101,7 +120,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         batches=batches,
         runtimes=runtimes,
         cases=request.spec.measure.cases or decoder_cases(session.inputs, _tokens(rows)),
-        measurements=(artifact_bytes(describe_model(model)), *accuracy.measurements),
+        measurements=(of_file, *accuracy.measurements),
         running_seconds=kept.running_seconds,
         notes=(
             *_NOTES[rows.source],
@@ -127,7 +146,7 @@ def _runtimes(request: BaselineRequest, model: Path) -> tuple[tuple[Runtime, ...
         try:
             load(model, session_options=request.session_options, runtime=runtime).close()
         except StepError as error:
-            notes.append(f"{runtime} was not timed: {error.detail}")
+            notes.append(f"{runtime} was not timed: {error.detail.rstrip('. ')}.")
         else:
             found.append(runtime)
     return tuple(found), tuple(notes)
@@ -147,9 +166,10 @@ def accuracy_of(
     flags = ("synthetic",) if source == "synthetic" else ()
     with np.load(kept.file, allow_pickle=False) as outputs:
         if original is None:
-            return judge_all(metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags)
+            found = judge_all(metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags)
+            return _flagged(found, kept)
         with np.load(original, allow_pickle=False) as reference:
-            return judge_all(
+            found = judge_all(
                 metrics,
                 outputs,
                 output=output,
@@ -158,6 +178,18 @@ def accuracy_of(
                 conditions=conditions,
                 flags=flags,
             )
+            return _flagged(found, kept)
+
+
+def _flagged(found: Accuracy, kept: Kept) -> Accuracy:
+    """Values of outputs that are no numbers in some rows say so: there, say, a class that nobody chose is wrong."""
+
+    def flag(measured: Measurement) -> Measurement:
+        if NON_FINITE in measured.flags or measured.conditions.get("output") not in kept.undefined:
+            return measured
+        return measured.model_copy(update={"flags": (*measured.flags, NON_FINITE)})
+
+    return replace(found, measurements=tuple(map(flag, found.measurements)))
 
 
 def about_unusual(kept: Kept, whose: str) -> tuple[str, ...]:
@@ -187,13 +219,13 @@ def _tokens(rows: Rows) -> int:
     return max(lengths, default=TOKENS)
 
 
-def _labels(metrics: Sequence[MetricChoice], rows: Rows, kept: Kept) -> dict[str, Array]:
-    """The arrays that metrics compare with or go by, as far as they are there."""
+def labels_of(metrics: Sequence[MetricChoice], rows: Rows, count: int) -> dict[str, Array]:
+    """The arrays that metrics compare with or go by, as far as they are there, of the first rows."""
     names = dict.fromkeys(choice.labels for choice in metrics if METRICS[choice.name].needs_labels)
     names |= dict.fromkeys((GROUPS, SLICES))
     if not isinstance(rows, DatasetRows):
         return {}
-    return {name: rows.labels(kept.rows, name) for name in names if rows.has_labels(name)}
+    return {name: rows.labels(count, name) for name in names if rows.has_labels(name)}
 
 
 def _fixed(asked: Sequence[int], batches: Sequence[int]) -> tuple[str, ...]:

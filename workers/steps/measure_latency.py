@@ -13,11 +13,11 @@ from app.domain.measure import RUNTIMES_OF, Runtime
 from app.errors import StepError
 from workers.evaluation.contention import WindowWatch, Witness
 from workers.evaluation.energy import EnergyCounter
-from workers.evaluation.memory import CALLS, one_node_model, peak_bytes, present_bytes
+from workers.evaluation.memory import CALLS, one_node_model, one_operator_tflite, peak_bytes, present_bytes
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
 from workers.formats.datasets.opening import open_dataset
-from workers.runtimes.session import Array, Session, available_runtimes, load
+from workers.runtimes.session import Array, Session, load
 from workers.steps.feeds import first_feeds
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
 from workers.steps.rows import Rows, rows_from, rows_of
@@ -196,12 +196,9 @@ def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
 
 
 def _run_the_smallest_model(scratch: Path, folder: Path, threads: int, runtime: Runtime) -> None:
-    """Wake the runtime up; LiteRT, whose models are of another format, is only imported."""
-    if runtime not in RUNTIMES_OF["onnx"]:
-        available_runtimes([runtime])
-        return
-    zero = folder / "zero.onnx"
-    zero.write_bytes(one_node_model())
+    """Wake the runtime up, with a model of the format that it runs."""
+    zero = folder / "zero"
+    zero.write_bytes(one_operator_tflite() if runtime in RUNTIMES_OF["tflite"] else one_node_model())
     session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, runtime)
     session.run({"x": np.zeros(1, np.float32)})
     zero.unlink()

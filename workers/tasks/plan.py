@@ -70,6 +70,17 @@ class Condition:
         runtime = "" if self.usual else f"-{self.runtime}"
         return f"{self.subject}-{self.case or f'{self.threads}x{self.batch}'}{runtime}"
 
+    @property
+    def text(self) -> str:
+        """It in words."""
+        who = "the original" if self.candidate is None else self.subject
+        shape = f"in the case {self.case!r}" if self.case else f"with {_count(self.batch, 'row')} a call"
+        return f"{who} on {self.runtime}, {shape}, {_count(self.threads, 'thread')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
 
 def load_steps(
     original: dict[str, Any],

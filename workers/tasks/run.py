@@ -7,23 +7,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from app.domain.partial import UNFINISHED, partial_outcome
 from app.domain.target import Fingerprint, Resource
-from app.errors import BitpressError, StepError
+from app.errors import BitpressError, SandboxError, StepError
 from app.services.blobs import Received
 from app.services.observations import Observed
 from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, LeaseLost, MadeArtifact
+from workers.sandbox.errors import StepFailed
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
 from workers.tasks.heartbeat import Heartbeat
 from workers.tasks.measuring import Measured, Measuring
 from workers.tasks.observations import observation_key
-from workers.tasks.partial import partial_outcome
 from workers.tasks.plan import Step, progress_at
 from workers.tasks.station import Station
 
 log = logging.getLogger(__name__)
 
 _OBSERVED_BEFORE = "Activations were observed by an earlier job, with the same model, data and versions."
+
+_UNFINISHED_SECONDS = 30.0
+"""For looking at what a failed step left, beyond the job's own time."""
 
 LOG_BYTES = 1 << 20
 """The end of a longer log is what is kept."""
@@ -115,8 +119,8 @@ class JobRun:
         self._fetch_inputs()
         self._restore_finished()
         with self._crew() as crew:
-            for name in ("inspect", "baseline"):
-                self._step(crew, Step(name, name, name, self._request()))
+            self._step(crew, Step("inspect", "inspect", "inspect", self._request()))
+            self._baseline(crew)
             if self._job.spec.kind == "optimize":
                 self._calibrate(crew)
                 self._step(crew, Step("candidates", "candidates", "candidates", self._request()))
@@ -167,6 +171,25 @@ class JobRun:
         finished = FinishedStep(folder, result, self._seconds[folder])
         self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
         self._loose.clear()
+
+    def _baseline(self, crew: Crew) -> None:
+        """Run the original; where it does not come to its end, what it came to is kept, and told with the failure."""
+        try:
+            self._step(crew, Step("baseline", "baseline", "baseline", self._request()))
+        except SandboxError as error:
+            if not (self._scratch / "baseline" / "begun.json").is_file():
+                raise
+            step = Step(UNFINISHED, UNFINISHED, "baseline", self._request())
+            try:
+                found = crew.run(step, seconds=_UNFINISHED_SECONDS, on_progress=lambda share, text: None)
+            except SandboxError as other:
+                log.warning("job %s keeps nothing of its baseline: %s", self._job.id, other.detail)
+                raise error from None
+            self._results[UNFINISHED] = found
+            # What the child foresaw names the row already.
+            if not isinstance(error, StepFailed):
+                error.detail = " ".join([error.detail, *map(str, found.get("notes", []))])
+            raise
 
     def _calibrate(self, crew: Crew) -> None:
         """Observe the activations, unless an earlier job of the same model and data did."""

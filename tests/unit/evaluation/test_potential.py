@@ -83,4 +83,13 @@ def test_other_conditions_are_no_other_runtime() -> None:
     assert compare_runtimes([usual, timed("onnxruntime", 5.0, threads=2), timed("openvino", 5.0, threads=2)]) == ()
     assert compare_runtimes([usual, timed("onnxruntime", 5.0, callers=2)]) == ()
     assert compare_runtimes([]) == ()
-    assert compare_runtimes([usual.model_copy(update={"ci95": None}), timed("openvino", 5.0)]) == ()
+
+
+@pytest.mark.parametrize("ci95", [None, (-1.0, 21.0)])
+def test_runtimes_of_which_too_little_is_known(ci95: tuple[float, float] | None) -> None:
+    """Silence would be taken for a draw."""
+    usual = timed("onnxruntime", 10.0).model_copy(update={"ci95": ci95})
+    [said] = compare_runtimes([usual, timed("openvino", 5.0)])
+    assert said == (
+        "openvino took 5.00 ms here and onnxruntime 10.0 ms: too few processes timed them to tell which is faster."
+    )
