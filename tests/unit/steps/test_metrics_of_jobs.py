@@ -117,10 +117,3 @@ def test_options_that_are_not_the_metric_s_are_refused(job: Job) -> None:
         job.run_until("baseline")
     assert failed.value.code == "metric_options_invalid"
     assert "bins" in failed.value.detail
-
-
-def test_groups_in_two_roles_are_told(job: Job) -> None:
-    prepared(job, groups=np.repeat(["a", "b", "c"], ROWS // 3))
-    job.save_dataset("calibration", x=vectors(12, seed=1), groups=np.repeat(["c", "d"], 6))
-    notes = job.run("inspect")["notes"]
-    assert any("1 groups of the same name (c)" in note and "not held out" in note for note in notes)
