@@ -14,6 +14,7 @@ from app.domain.metric import METRICS, MetricChoice, named_outputs
 from app.errors import StepError
 from workers.evaluation.accuracy import NON_FINITE, Accuracy, compared_output, judge_all, metrics_for
 from workers.evaluation.scores import save_scores
+from workers.evaluation.streaming import RowScores
 from workers.runtimes.session import Array, Port, load, usual_runtime
 from workers.steps.artifact import artifact_bytes, describe_model
 from workers.steps.decoding import TOKENS, decoder_cases
@@ -46,12 +47,12 @@ class Begun(BaseModel):
 class BaselineResult(BaseModel):
     """What the original put out.
 
-    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` [rows, …] by array of labels, and
-    of groups and slices where there are any; both relative to the step's folder. `output` is the one that metrics look
-    at unless told otherwise. `unusual` counts rows with infinite values, or values that are no numbers, by output.
-    `metrics` are those of the job, of the candidates too. `batches` are the rows a call that latency is measured with,
-    `cases` the further shapes by name: the job's, or the two that a decoder is served in. `runtimes` are those that
-    latency is measured on; metrics are those of the first.
+    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` by array of labels, and of groups
+    and slices where there are any, of all rows of the source; both relative to the step's folder. `output` is the one
+    that metrics look at unless told otherwise. `unusual` counts rows with infinite values, or values that are no
+    numbers, by output. `metrics` are those of the job, of the candidates too. `batches` are the rows a call that
+    latency is measured with, `cases` the further shapes by name: the job's, or the two that a decoder is served in.
+    `runtimes` are those that latency is measured on; metrics are those of the first.
     """
 
     source: Source
@@ -90,6 +91,8 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     batch = request.spec.measure.batch[0]
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
         session = load(model, threads=threads, session_options=options, runtime=runtimes[0])
+    labels = labels_of(metrics, rows, rows.count)
+    scored = RowScores(metrics, labels, compared_output(session.outputs))
     kept = run_over(
         session,
         rows,
@@ -97,14 +100,14 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         lambda share, text: progress(0.9 * share, text),
         batch=batch,
         needed=_needed(metrics, session.outputs),
+        every=scored.add if scored else None,
     )
-    labels = labels_of(metrics, rows, kept.rows)
     files = {name: f"labels-{number}.npy" for number, name in enumerate(labels)}
     for name, values in labels.items():
         np.save(folder / files[name], values, allow_pickle=False)
     output = compared_output([port for port in session.outputs if port.name in kept.names])
     progress(0.9, "computing metrics")
-    accuracy = accuracy_of(metrics, rows.source, kept, output=output, labels=labels)
+    accuracy = accuracy_of(metrics, rows.source, kept, output=output, labels=labels, scored=scored)
     save_scores(folder, accuracy.scores)
     batches = tuple(dict.fromkeys(rows.size(size) for size in request.spec.measure.batch))
     (folder / BEGUN).unlink()
@@ -160,13 +163,19 @@ def accuracy_of(
     output: str | None,
     labels: Mapping[str, Array],
     original: Path | None = None,
+    scored: RowScores | None = None,
 ) -> Accuracy:
-    """Metrics of a model's outputs, compared with those in `original` where that is given."""
+    """Metrics of a model's outputs, compared with those in `original` where that is given.
+
+    `scored` has the scores of rows beyond those that are kept.
+    """
     conditions = {"source": source, "held_out": source == "evaluation"}
     flags = ("synthetic",) if source == "synthetic" else ()
     with np.load(kept.file, allow_pickle=False) as outputs:
         if original is None:
-            found = judge_all(metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags)
+            found = judge_all(
+                metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags, scored=scored
+            )
             return _flagged(found, kept)
         with np.load(original, allow_pickle=False) as reference:
             found = judge_all(
@@ -177,6 +186,7 @@ def accuracy_of(
                 labels=labels,
                 conditions=conditions,
                 flags=flags,
+                scored=scored,
             )
             return _flagged(found, kept)
 

@@ -16,11 +16,10 @@ from workers.evaluation.energy import EnergyCounter
 from workers.evaluation.memory import CALLS, one_node_model, one_operator_tflite, peak_bytes, present_bytes
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
-from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Session, load
 from workers.steps.feeds import first_feeds
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
-from workers.steps.rows import Rows, rows_from, rows_of
+from workers.steps.rows import Rows, opened, rows_from, rows_of
 
 _SPIN = {"session.intra_op.spin_duration_us": "1000"}
 _REST_SECONDS = 0.002
@@ -190,8 +189,8 @@ def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
     dataset = request.datasets.get("evaluation") or request.datasets.get("calibration")
     if dataset is None or request.case is not None:
         return
-    opened = open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess)
-    for _ in opened.batches(1, [field.name for field in opened.fields], 0, 1):
+    rows = opened(dataset, scratch)
+    for _ in rows.batches(1, [field.name for field in rows.fields], 0, 1):
         pass
 
 

@@ -3,7 +3,7 @@
 import json
 import time
 import zipfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,10 @@ _REPORTS = 100
 _WORTH_THREADS_SECONDS = 0.005
 """Measured on 2 cores: a net of 0.3 ms a row takes 1.4 s of processor time for 3,000 rows with one thread, 3.0 s
 with two, and no less time by the clock."""
+
+
+Every = Callable[[Mapping[str, Array]], bool]
+"""Told the outputs of the next rows, float32 [rows, …] by name; whether it wants further ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +143,13 @@ def run_over(
     needed: Collection[str] = (),
     most_rows: int | None = None,
     most_bytes: int | None = None,
+    every: Every | None = None,
 ) -> Kept:
     """Run over the rows, `batch` at a time where the model allows it, and keep the outputs as `file`.
 
-    Only as many rows are run as are kept: at most `most_rows`, and `most_bytes` (1 GiB) of outputs. Where all outputs
-    would be more than that, only those that are `needed` are kept, if any are named.
+    At most `most_rows` are kept, and `most_bytes` (1 GiB) of outputs. Where all outputs would be more than that, only
+    those that are `needed` are kept, if any are named. No more rows are run than are kept, unless `every` is given:
+    where not all are kept, it is told what each puts out, for as long as it asks for more.
     Outputs that are no tensors of numbers, or whose shape changes from row to row, are left out with a
     note. A run that is ended from outside leaves what `kept_so_far` reads. Raises StepError `model_does_not_run`, with
     the row, `dataset_empty`, `output_mixes_rows`, or `no_usable_output` where nothing can be kept.
@@ -165,10 +171,12 @@ def run_over(
     ledger: _Ledger | None = None
     available = rows.count if most_rows is None else min(rows.count, most_rows)
     kept = available
+    # How many are run: more than are kept where somebody looks at each.
+    last = available
     done = 0
     running = 0.0
     for feeds in rows.feeds(size):
-        if done >= kept or not usable:
+        if done >= last or not usable:
             break
         count = min(size, rows.count - done)
         started = time.perf_counter()
@@ -184,12 +192,15 @@ def run_over(
                 bytes_a_row = _bytes_a_row(found.values())
                 notes += [f"The outputs are large: {len(left)} that no metric looks at were not kept."] if left else []
             kept = min(available, max(1, most_bytes // max(1, bytes_a_row)))
+            last = rows.count if every is not None and kept < rows.count else kept
             columns = {
                 name: _column(file, index, name, kept, values.shape[1:])
                 for index, (name, values) in enumerate(found.items())
             }
             ledger = _Ledger(file, list(columns), kept, size)
-        for port in list(usable):
+        if every is not None and kept < last and not every(found):
+            last = kept
+        for port in list(usable) if done < kept else ():
             column, values = columns[port.name], found[port.name]
             if values.shape[1:] != column.shape:
                 usable.remove(port)
@@ -197,11 +208,11 @@ def run_over(
                 notes.append(f"The shape of the output {port.name} changes from row to row, so it is not compared.")
             else:
                 column.add(values[: kept - done])
-        done = min(done + count, kept)
+        done = min(done + count, last)
         if ledger is not None:
-            ledger.write(done)
-        if done % max(1, kept // _REPORTS) < count:
-            progress(done / kept, f"{done} of {kept} rows")
+            ledger.write(min(done, kept))
+        if done % max(1, last // _REPORTS) < count:
+            progress(done / last, f"{done} of {last} rows")
     if not columns:
         raise StepError(
             "The model has no output that can be compared: a tensor of numbers with one shape for every row.",
@@ -211,6 +222,9 @@ def run_over(
         notes.append(
             f"The outputs are large: the first {kept} of {available} rows were run and compared "
             f"({most_bytes // 2**20} MB)."
+            if last == kept
+            else f"The outputs are large: those of the first {kept} of {available} rows were kept to be compared "
+            f"({most_bytes // 2**20} MB). Metrics that take a row with its labels alone are those of all {available}."
         )
     _pack(file, columns)
     if ledger is not None:

@@ -11,6 +11,7 @@ from app.domain.dataset import LABELS, Role
 from app.domain.measure import Measure
 from app.domain.model import is_cache
 from app.errors import StepError
+from workers.formats.datasets.interface import Dataset
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Port, Session, numpy_dtype
 from workers.steps.inputs import DatasetFile, RowSource
@@ -60,6 +61,12 @@ def source_of(request: Asking) -> Source:
     if "evaluation" in request.datasets:
         return "evaluation"
     return "calibration" if "calibration" in request.datasets else "synthetic"
+
+
+def opened(dataset: DatasetFile, scratch: Path) -> Dataset:
+    """Open a dataset of the job, or those of its rows that are meant."""
+    rows = None if dataset.rows is None else scratch / dataset.rows
+    return open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess, rows=rows)
 
 
 def rows_of(request: Asking, scratch: Path, session: Session) -> Rows:
@@ -120,7 +127,7 @@ class DatasetRows:
     """Rows of an uploaded dataset, with the dtypes that the model's inputs want; caches that it lacks are empty."""
 
     def __init__(self, inputs: Sequence[Port], dataset: DatasetFile, scratch: Path, source: Source) -> None:
-        self._dataset = open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess)
+        self._dataset = opened(dataset, scratch)
         self.source: Source = source
         self.count: int = self._dataset.rows
         self.notes: tuple[str, ...] = ()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from app.domain.dataset import ALL
 from app.domain.partial import UNFINISHED, partial_outcome
 from app.domain.target import Fingerprint, Resource
 from app.errors import BitpressError, SandboxError, StepError
@@ -197,7 +198,8 @@ class JobRun:
         if folder in self._results:
             return
         observations = self._station.services.observations
-        key = observation_key(self._job, self._station.fingerprint)
+        chosen = self._results["inspect"].get("split", {}).get("calibration", {}).get("sha256")
+        key = observation_key(self._job, self._station.fingerprint, chosen)
         if key is not None and (known := observations.find(key)) is not None and self._take_up(folder, known):
             return
         result = self._step(crew, Step(folder, folder, "calibrate", self._request()))
@@ -352,21 +354,34 @@ class JobRun:
             "spec": self._job.spec.model_dump(mode="json"),
             "model": model,
             "session_options": self._job.session_options,
-            "datasets": {
-                role: {"path": f"inputs/{role}", "file_name": found.file_name, "preprocess": found.preprocess}
-                for role, found in self._job.datasets.items()
-            },
+            "datasets": self._datasets(),
+            "whole": _dataset(ALL, whole) if (whole := self._job.datasets.get(ALL)) is not None else None,
             "fingerprint": self._station.fingerprint,
             "unpacked_bytes": self._station.max_unpacked_bytes,
         }
 
+    def _datasets(self) -> dict[str, Any]:
+        """The dataset of each role; the rows of one that is for all have roles only once it is inspected."""
+        given = self._job.datasets
+        if (whole := given.get(ALL)) is None:
+            return {role: _dataset(role, found) for role, found in given.items()}
+        return {
+            role: _dataset(ALL, whole) | {"rows": f"inspect/{rows['file']}" if rows["file"] else None}
+            for role, rows in self._results.get("inspect", {}).get("split", {}).items()
+        }
+
     def _sources(self) -> dict[str, Any]:
         """What the manifest says about where the artifact comes from."""
-        rows = self._results["inspect"].get("rows", {})
+        inspected = self._results["inspect"]
+        split = inspected.get("split", {})
         return {
             "job": self._job.id,
             "source": _source(self._job.model),
-            "data": {role: _source(found) | {"rows": rows.get(role)} for role, found in self._job.datasets.items()},
+            "data": {
+                role: _source(self._job.datasets[ALL if role in split else role])
+                | {"rows": rows, "rows_sha256": split.get(role, {}).get("sha256")}
+                for role, rows in inspected.get("rows", {}).items()
+            },
             "steps": [
                 {
                     "step": folder,
@@ -387,7 +402,12 @@ class JobRun:
             for folder in ("inspect", "baseline", "calibrate", "candidates", "gate")
             for note in self._results.get(folder, {}).get("notes", [])
         ]
+        inspected = self._results["inspect"]
         return {
+            "rows": inspected.get("rows", {}),
+            "chosen_rows": {
+                role: rows["sha256"] for role, rows in inspected.get("split", {}).items() if rows["sha256"]
+            },
             "baseline": {"measurements": gate["baseline"]},
             "candidates": [
                 {
@@ -424,6 +444,10 @@ def _peaks(fingerprint: dict[str, Any], threads: int) -> dict[str, Any] | None:
         "cache_bytes": last,
         "cache_bandwidth_gbs": found.get("cache_read"),
     }
+
+
+def _dataset(name: str, found: Input) -> dict[str, Any]:
+    return {"path": f"inputs/{name}", "file_name": found.file_name, "preprocess": found.preprocess}
 
 
 def _source(found: Input) -> dict[str, Any]:

@@ -141,6 +141,60 @@ def test_no_more_rows_are_run_than_the_original_kept(tmp_path: Path) -> None:
     assert (kept.rows, len(session.sizes), kept.notes) == (7, 7, ())
 
 
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_whoever_looks_at_each_row_sees_those_that_are_not_kept(tmp_path: Path, batch: int) -> None:
+    session, seen = Doubling([Y], lambda x: {"y": x}), []
+
+    def every(outputs: Mapping[str, Array]) -> bool:
+        seen.append(outputs["y"][:, 0])
+        return True
+
+    kept = run_over(session, Numbered(50), tmp_path / "o.npz", silent, batch=batch, most_bytes=10 * 8, every=every)
+
+    assert (kept.rows, kept_of(kept)["y"].shape) == (10, (10, 2))
+    np.testing.assert_array_equal(np.concatenate(seen), np.arange(50) * 2)
+    assert "first 10 of 50 rows were kept" in kept.notes[0]
+    assert "all 50" in kept.notes[0]
+
+
+def test_an_artifact_shows_each_row_too_where_the_original_kept_some(tmp_path: Path) -> None:
+    session, seen = Doubling([Y], lambda x: {"y": x}), []
+
+    def every(outputs: Mapping[str, Array]) -> bool:
+        seen.append(len(outputs["y"]))
+        return True
+
+    kept = run_over(session, Numbered(100), tmp_path / "o.npz", silent, batch=8, most_rows=7, every=every)
+
+    assert (kept.rows, sum(seen), kept.notes) == (7, 100, ())
+
+
+def test_who_keeps_every_row_shows_none(tmp_path: Path) -> None:
+    def every(outputs: Mapping[str, Array]) -> bool:
+        raise AssertionError("all rows are kept")
+
+    session = Doubling([Y], lambda x: {"y": x})
+
+    assert run_over(session, Numbered(9), tmp_path / "o.npz", silent, batch=4, every=every).rows == 9
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 5])
+def test_no_more_rows_are_run_than_somebody_wants(tmp_path: Path, wanted: int) -> None:
+    session, seen = Doubling([Y], lambda x: {"y": x}), []
+
+    def every(outputs: Mapping[str, Array]) -> bool:
+        seen.append(outputs)
+        return len(seen) < wanted
+
+    kept = run_over(session, Numbered(100), tmp_path / "o.npz", silent, batch=5, most_bytes=10 * 8, every=every)
+
+    assert kept.rows == 10
+    assert len(session.sizes) == max(wanted, 2)
+    assert len(seen) == wanted
+    np.testing.assert_array_equal(kept_of(kept)["y"][:, 0], np.arange(10) * 2)
+    assert "were run and compared" in kept.notes[0]
+
+
 def test_an_output_whose_shape_changes_is_left_out(tmp_path: Path) -> None:
     ports = [Y, Port("found", "float32", ("k", 4))]
     session = Doubling(ports, lambda x: {"y": x, "found": np.zeros((int(x[0, 0]) + 2, 4), np.float32)})

@@ -9,17 +9,19 @@ from bitpress.command.options import (
     AtMost,
     Batch,
     Conditions,
+    Data,
     DryRun,
     JobName,
     Labels,
     Metrics,
+    Shares,
     Threads,
     Timeout,
     Wait,
 )
 from bitpress.command.output import Json
 from bitpress.command.session import connected
-from bitpress.command.specification import conditions_of, goal_of, json_object, split
+from bitpress.command.specification import check_alone, conditions_of, goal_of, json_object, shares_of, split
 from bitpress.command.submission import submit
 from bitpress.command.uploads import check_source, dataset_id, model_id
 
@@ -29,6 +31,8 @@ def evaluate(
         str, typer.Argument(metavar="MODEL", help="A model file, an id (mdl_… or art_…) or s3://bucket/key.")
     ],
     evaluation: Annotated[str | None, typer.Option(metavar="FILE|ID", help="Data for the metrics.")] = None,
+    data: Data = None,
+    shares: Shares = None,
     preprocess: Annotated[
         str | None, typer.Option(metavar="JSON|@FILE", help="How images in this file become inputs.")
     ] = None,
@@ -58,6 +62,7 @@ def evaluate(
         load = {key: value for key, value in (("callers", callers), ("rates", rate)) if value}
         conditions["load"] = {**conditions.get("load", {}), **load}
     given: dict[str, Any] = {
+        "split": shares_of(shares),
         "goal": goal_of(None, None, (), at_least or (), at_most or ()),
         "metrics": metric,
         "measure": conditions,
@@ -68,11 +73,15 @@ def evaluate(
     prepared = json_object(preprocess, "--preprocess") or None
     if not model.startswith("art_"):
         check_source(model, "mdl")
-    if evaluation:
-        check_source(evaluation, "dst")
+    roles = {"evaluation": evaluation}
+    check_alone(data, shares, roles)
+    roles["all"] = data
+    for source in filter(None, roles.values()):
+        check_source(source, "dst")
     with connected() as client:
         spec: dict[str, Any] = {"kind": "evaluate"}
         spec["model"] = model if model.startswith("art_") else model_id(client, model)
-        spec |= {"datasets": {"evaluation": dataset_id(client, evaluation, prepared)}} if evaluation else {}
+        datasets = {role: dataset_id(client, it, prepared) for role, it in roles.items() if it}
+        spec |= {"datasets": datasets} if datasets else {}
         spec |= {part: value for part, value in given.items() if value not in (None, {}, [])}
         submit(client, spec, dry_run=dry_run, wait=wait, timeout=timeout, json=json)
