@@ -123,7 +123,7 @@ def test_one_child_tells_the_memory_of_the_model_that_it_loads_first(job: Job, r
     assert found is not None
     assert found.subject == subject
     assert found.loaded_bytes >= 0
-    assert found.steady_bytes <= found.peak_bytes < 200_000_000
+    assert found.steady_bytes <= found.peak_bytes
 
 
 def test_memory_is_that_of_the_weights_and_what_the_calls_take(tmp_path: Path) -> None:
