@@ -301,6 +301,16 @@ def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
             checked.doubts.append(f"No worker of target {spec.target!r} is alive: the job would wait for one.")
     if target is not None:
         _doubt_technique(spec, target.features, checked)
+        _doubt_threads(spec, target, checked)
+
+
+def _doubt_threads(spec: JobSpec, target: Target, checked: Checked) -> None:
+    cores = target.fingerprint.get("cores")
+    if cores and max(spec.measure.threads) > cores:
+        checked.doubts.append(
+            f"measure.threads asks for {max(spec.measure.threads)} threads, and this target has {cores} cores: they "
+            "would wait for each other, and the times say little."
+        )
 
 
 def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked) -> None:
@@ -521,6 +531,11 @@ def _check_shapes(spec: JobSpec, checked: Checked) -> None:
     inputs = {port.name: port for port in _tensors((checked.model.inspection or {}).get("inputs"))}
     for name, sizes in spec.measure.shapes.items():
         checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "shapes", name])))
+        if sizes and sizes[0] not in spec.measure.batch:
+            checked.doubts.append(
+                f"measure.shapes gives {name} {sizes[0]} rows, and measure.batch says "
+                f"{' and '.join(map(str, spec.measure.batch))}, which is what is measured: name the rows a call there."
+            )
     for case, shapes in spec.measure.cases.items():
         for name, sizes in shapes.items():
             checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "cases", case, name])))

@@ -438,6 +438,24 @@ def test_a_dataset_must_fit_the_model(
     assert set(wrong(deployment, body)) == {("/datasets/tuning", code) for code in codes}
 
 
+def test_conditions_that_are_not_what_they_seem_are_doubted(deployment: Deployment) -> None:
+    deployment.services.targets.register("w1", "jobs.kiosk", "kiosk", {"features": [], "cores": 4}, {"strong": True})
+
+    def doubts(**measure: Any) -> list[str]:
+        body = {"kind": "evaluate", "model": deployment.model().id, "target": "kiosk", "measure": measure}
+        checked = validate(deployment, body)
+        assert checked.errors == []
+        return [doubt for doubt in checked.doubts if "measure." in doubt]
+
+    [doubt] = doubts(threads=[1, 8])
+    assert "8 threads" in doubt
+    assert "4 cores" in doubt
+    assert doubts(threads=[4]) == []
+    [doubt] = doubts(shapes={"x": [2, 4]})
+    assert "2 rows" in doubt
+    assert doubts(shapes={"x": [2, 4]}, batch=[1, 2]) == []
+
+
 def test_a_job_that_only_measures_needs_no_recipe(deployment: Deployment) -> None:
     checked = validate(deployment, {"kind": "evaluate", "model": deployment.model().id})
     assert checked.errors == []
