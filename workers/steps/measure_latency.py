@@ -17,7 +17,7 @@ from workers.evaluation.memory import CALLS, one_node_model, peak_bytes, present
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
 from workers.formats.datasets.opening import open_dataset
-from workers.runtimes.session import Array, Session, available_runtimes, load
+from workers.runtimes.session import Array, Session, load, wake
 from workers.steps.feeds import first_feeds
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
 from workers.steps.rows import Rows, rows_from, rows_of
@@ -142,7 +142,7 @@ class _Loaded:
         self._request, self._scratch = request, scratch
         # What reading data and waking the runtime cost is not the model's.
         _read_first_row(request, scratch)
-        _run_the_smallest_model(scratch, folder, threads, request.runtime)
+        _run_the_smallest_model(request, scratch, folder, threads)
         before = _bytes_or_none()
         for subject, file in files if request.replicate % 2 else reversed(files):
             session = self.sessions[subject] = _open(file, scratch, threads, request.runtime)
@@ -178,10 +178,11 @@ def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
         pass
 
 
-def _run_the_smallest_model(scratch: Path, folder: Path, threads: int, runtime: Runtime) -> None:
-    """Wake the runtime up; LiteRT, whose models are of another format, is only imported."""
+def _run_the_smallest_model(request: MeasureLatencyRequest, scratch: Path, folder: Path, threads: int) -> None:
+    """Wake the runtime up; those whose models are of another format do it in their own way."""
+    runtime = request.runtime
     if runtime not in RUNTIMES_OF["onnx"]:
-        available_runtimes([runtime])
+        wake(scratch / request.baseline.path, threads=threads, runtime=runtime, scratch=folder)
         return
     zero = folder / "zero.onnx"
     zero.write_bytes(one_node_model())

@@ -1,0 +1,201 @@
+"""PyTorch behind the interface of `workers.runtimes.session`: exported programs and TorchScript, on the processor.
+
+Both are run as they are loaded, without gradients: an exported program as the module that it becomes, with its checks
+of what it is fed; TorchScript by its own executor. Neither is compiled further or frozen.
+"""
+
+import contextlib
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.errors import StepError
+from workers.formats.torch.archive import torch_format
+from workers.formats.torch.inspection import open_program
+from workers.formats.torch.program import dtype_name, plain, raise_if_out_of_memory
+from workers.formats.torch.trust import require_trust
+from workers.runtimes.session import CPU, Array, Optimization, Port, Profile, check_feeds
+
+_WAKING_CALLS = 3
+"""TorchScript's executor looks at two calls before it has made up its mind."""
+
+# Once a process, and before anything runs.
+with contextlib.suppress(RuntimeError):
+    torch.set_num_interop_threads(1)
+
+# Feeds are often read-only; what writes to its inputs is given copies.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+
+
+def version() -> str:
+    """Which torch this is."""
+    return str(torch.__version__)
+
+
+def open_session(
+    path: Path,
+    *,
+    threads: int,
+    providers: tuple[str, ...],
+    session_options: dict[str, str],
+    optimization: Optimization,
+) -> "TorchSession":
+    """See `workers.runtimes.session.load`. There are no options. Raises RejectedInput `torch_files_not_trusted`."""
+    if providers != (CPU,):
+        raise StepError(
+            f"torch runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
+            code="provider_unavailable",
+        )
+    unknown = sorted(name for name in session_options if "." not in name)
+    if unknown or optimization != "all":
+        raise StepError(
+            f"torch has no session options here; leave {', '.join(unknown) or 'the level of optimization'} out.",
+            code="session_option_unknown",
+        )
+    return TorchSession(path, threads=threads, session_options=session_options)
+
+
+def wake(path: Path, threads: int, scratch: Path) -> None:
+    """See `workers.runtimes.session.wake`: the smallest program of the same kind is loaded and run."""
+    # Only who measures makes one.
+    from workers.runtimes.torch_smallest import INPUT, smallest
+
+    kind = torch_format(path)
+    if kind is None:
+        return
+    file = scratch / "zero.pt"
+    file.write_bytes(smallest(kind))
+    session = TorchSession(file, threads=threads, session_options={})
+    for _ in range(_WAKING_CALLS):
+        session.run({INPUT: np.zeros(1, np.float32)})
+    file.unlink()
+
+
+class TorchSession:
+    """A program of torch. What its outputs are, TorchScript tells when it was run for the first time."""
+
+    def __init__(self, path: Path, *, threads: int, session_options: dict[str, str]) -> None:
+        kind = torch_format(path)
+        if kind is None:
+            raise StepError("It is no model file of torch.", code="model_does_not_load")
+        require_trust(kind)
+        self._threads = threads
+        self._use_threads()
+        started = time.perf_counter()
+        self._program = open_program(path, kind)
+        self.load_ms = (time.perf_counter() - started) * 1000
+        self.inputs = tuple(Port(spec.name, spec.dtype, spec.shape or ()) for spec in self._program.inputs)
+        self.outputs = tuple(Port(spec.name, spec.dtype, spec.shape or ()) for spec in self._program.outputs)
+        self._state = {tensor.untyped_storage().data_ptr() for tensor in self._program.state()}
+        self._has_run = False
+        self._copies = False
+        self.conditions: dict[str, Any] = {
+            "runtime": "torch",
+            "version": version(),
+            "device": "CPU",
+            "threads": threads,
+            "interop_threads": torch.get_num_interop_threads(),
+            "program": self._program.kind,
+            "kernels": torch.backends.cpu.get_cpu_capability(),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
+            "gradients": "inference_mode",
+            "copies_inputs": False,
+            "session_options": {},
+            "not_applicable": dict(session_options),
+        }
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[str] | None = None) -> list[Array]:
+        check_feeds(self.inputs, feeds)
+        with _plainly():
+            outputs = self._run([feeds[port.name] for port in self.inputs])
+        if wanted is None:
+            return outputs
+        made = dict(zip((port.name for port in self.outputs), outputs, strict=True))
+        return [made[name] for name in wanted]
+
+    def _run(self, values: Sequence[Array]) -> list[Array]:
+        self._use_threads()
+        given = [torch.from_numpy(each) for each in values]
+        if self._copies or not self._has_run:
+            given = [each.clone() for each in given]
+        versions = [each._version for each in given]
+        with torch.inference_mode():
+            made = self._program.call(given)
+        if not self._copies and versions != [each._version for each in given]:
+            self._now_copies()
+        aliased = self._state.union(each.untyped_storage().data_ptr() for each in given)
+        arrays = [_array(each, aliased) for each in made]
+        if not self._has_run:
+            self._seen(arrays)
+        return arrays
+
+    def _now_copies(self) -> None:
+        """From now on each call has inputs of its own to write to; one that wrote to its caller's has failed."""
+        self._copies = self.conditions["copies_inputs"] = True
+        if self._has_run:
+            raise StepError(
+                "The model wrote to what it was fed, in this call and not in the first one. Export it so that it "
+                "writes to no input.",
+                code="model_does_not_run",
+            )
+
+    def _seen(self, arrays: Sequence[Array]) -> None:
+        self._has_run = True
+        if self._program.kind == "torchscript":
+            self.outputs = tuple(
+                Port(port.name, array.dtype.name, ()) for port, array in zip(self.outputs, arrays, strict=True)
+            )
+
+    def _use_threads(self) -> None:
+        # One number for the whole process, whatever session runs.
+        if torch.get_num_threads() != self._threads:
+            torch.set_num_threads(self._threads)
+
+    def profile(self, feeds: Sequence[Mapping[str, Array]], runs: int, scratch: Path) -> Profile:
+        # Only who profiles loads the profiler.
+        from workers.runtimes.torch_profile import profiled
+
+        return profiled(self._program, lambda index: self.run(feeds[index % len(feeds)]), self._tensors(feeds[0]), runs)
+
+    def _tensors(self, feed: Mapping[str, Array]) -> list[torch.Tensor]:
+        check_feeds(self.inputs, feed)
+        return [torch.from_numpy(feed[port.name]).clone() for port in self.inputs]
+
+    def close(self) -> None:
+        del self._program
+        self._state = set()
+
+
+@contextlib.contextmanager
+def _plainly() -> Iterator[None]:
+    """Whatever torch raises as StepError `model_does_not_run`, or MemoryError."""
+    try:
+        yield
+    except StepError:
+        raise
+    except Exception as error:
+        raise_if_out_of_memory(error)
+        raise StepError(f"torch cannot run the model: {plain(error)}", code="model_does_not_run") from error
+
+
+def _array(made: object, aliased: set[int]) -> Array:
+    """An output as an array of its own: the next call may write where a weight or an input lies."""
+    if not isinstance(made, torch.Tensor):
+        raise StepError(
+            f"An output of the model is {type(made).__name__} and no tensor. Export it with tensors alone.",
+            code="model_does_not_run",
+        )
+    values: Array
+    try:
+        values = made.numpy()
+    except (TypeError, RuntimeError) as error:
+        raise StepError(
+            f"An output of the model is {dtype_name(made.dtype)} ({made.layout}), which NumPy does not have.",
+            code="model_does_not_run",
+        ) from error
+    return values.copy() if made.untyped_storage().data_ptr() in aliased else values
