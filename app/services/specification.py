@@ -481,7 +481,7 @@ def _check_shapes(spec: JobSpec, checked: Checked) -> None:
     for case, shapes in spec.measure.cases.items():
         for name, sizes in shapes.items():
             checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "cases", case, name])))
-    if _format(checked.model) != "torchscript":
+    if _format(checked.model) != "torchscript" or spec.kind == "optimize":
         return
     places = [(["measure", "cases", case], shapes) for case, shapes in spec.measure.cases.items()]
     if not spec.datasets.by_role():

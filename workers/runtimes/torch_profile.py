@@ -13,7 +13,6 @@ import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from app.errors import StepError
-from workers.formats.torch.exported import Exported
 from workers.formats.torch.program import Program, dtype_name
 from workers.runtimes.session import Kernel, Profile
 
@@ -148,8 +147,11 @@ def _kernel(inside: Mapping[str, float], operands: _Operands | None) -> str:
 
 def _operands(program: Program, feed: Sequence[torch.Tensor]) -> dict[str, _Operands]:
     """Types and sizes at each node, from a run node by node; nothing where the file has no nodes."""
-    if not isinstance(program, Exported):
+    if program.kind != "pt2":
         return {}
+    from workers.formats.torch.exported import Exported
+
+    assert isinstance(program, Exported), "programs of this kind are"
     found: dict[str, _Operands] = {}
 
     class Looking(torch.fx.Interpreter):
