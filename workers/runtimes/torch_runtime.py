@@ -7,19 +7,20 @@ of what it is fed; TorchScript by its own executor. Neither is compiled further 
 import contextlib
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from app.domain.model import UNKNOWN
 from app.errors import StepError
 from workers.formats.torch.archive import torch_format
 from workers.formats.torch.inspection import open_program
 from workers.formats.torch.program import dtype_name, plain, raise_if_out_of_memory
 from workers.formats.torch.trust import require_trust
-from workers.runtimes.session import CPU, Array, Optimization, Port, Profile, check_feeds
+from workers.runtimes.session import CPU, Array, Optimization, Port, Profile, check_feeds, numpy_dtype
 
 _WAKING_CALLS = 3
 """TorchScript's executor looks at two calls before it has made up its mind."""
@@ -91,6 +92,7 @@ class TorchSession:
         self.load_ms = (time.perf_counter() - started) * 1000
         self.inputs = tuple(Port(spec.name, spec.dtype, spec.shape or ()) for spec in self._program.inputs)
         self.outputs = tuple(Port(spec.name, spec.dtype, spec.shape or ()) for spec in self._program.outputs)
+        self._dtypes = {port.name: None if port.dtype == UNKNOWN else numpy_dtype(port) for port in self.inputs}
         self._state = {tensor.untyped_storage().data_ptr() for tensor in self._program.state()}
         self._has_run = False
         self._copies = False
@@ -110,9 +112,19 @@ class TorchSession:
         }
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[str] | None = None) -> list[Array]:
-        check_feeds(self.inputs, feeds)
-        with _plainly():
-            outputs = self._run([feeds[port.name] for port in self.inputs])
+        # Names and types one by one, in words, only where something is wrong.
+        if len(feeds) != len(self._dtypes) or any(
+            name not in feeds or (dtype is not None and feeds[name].dtype != dtype)
+            for name, dtype in self._dtypes.items()
+        ):
+            check_feeds(self.inputs, feeds)
+        try:
+            outputs = self._run([feeds[name] for name in self._dtypes])
+        except StepError:
+            raise
+        except Exception as error:  # torch raises many classes that share no base but Exception
+            raise_if_out_of_memory(error)
+            raise StepError(f"torch cannot run the model: {plain(error)}", code="model_does_not_run") from error
         if wanted is None:
             return outputs
         made = dict(zip((port.name for port in self.outputs), outputs, strict=True))
@@ -128,8 +140,8 @@ class TorchSession:
             made = self._program.call(given)
         if not self._copies and versions != [each._version for each in given]:
             self._now_copies()
-        aliased = self._state.union(each.untyped_storage().data_ptr() for each in given)
-        arrays = [_array(each, aliased) for each in made]
+        fed = [each.untyped_storage().data_ptr() for each in given]
+        arrays = [_array(each, fed, self._state) for each in made]
         if not self._has_run:
             self._seen(arrays)
         return arrays
@@ -171,19 +183,7 @@ class TorchSession:
         self._state = set()
 
 
-@contextlib.contextmanager
-def _plainly() -> Iterator[None]:
-    """Whatever torch raises as StepError `model_does_not_run`, or MemoryError."""
-    try:
-        yield
-    except StepError:
-        raise
-    except Exception as error:
-        raise_if_out_of_memory(error)
-        raise StepError(f"torch cannot run the model: {plain(error)}", code="model_does_not_run") from error
-
-
-def _array(made: object, aliased: set[int]) -> Array:
+def _array(made: object, fed: Container[int], state: Container[int]) -> Array:
     """An output as an array of its own: the next call may write where a weight or an input lies."""
     if not isinstance(made, torch.Tensor):
         raise StepError(
@@ -198,4 +198,5 @@ def _array(made: object, aliased: set[int]) -> Array:
             f"An output of the model is {dtype_name(made.dtype)} ({made.layout}), which NumPy does not have.",
             code="model_does_not_run",
         ) from error
-    return values.copy() if made.untyped_storage().data_ptr() in aliased else values
+    place = made.untyped_storage().data_ptr()
+    return values.copy() if place in fed or place in state else values

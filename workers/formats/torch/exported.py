@@ -60,6 +60,9 @@ class Exported:
             found.append(value)
         self.inputs = _specs(names, found, "input")
         self._in_spec = calls.in_spec
+        # Taking tuples and dictionaries apart takes as long as a small model.
+        plain = pytree.tree_unflatten(list(range(len(self._leaves))), calls.in_spec)
+        self._in_order = plain == (tuple(range(len(self._leaves))), {})
         paths = _paths(calls.out_spec)
         names, found, self._kept = [], [], []
         outputs = [spec for spec in signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
@@ -79,9 +82,15 @@ class Exported:
         return [fixed if place is None else values[place] for place, fixed in self._leaves]
 
     def call(self, values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-        arguments, named = pytree.tree_unflatten(self.flat(values), self._in_spec)
-        made = pytree.tree_leaves(self._module(*arguments, **named))
-        return [made[place] for place in self._kept]
+        if self._in_order:
+            made = self._module(*self.flat(values))
+        else:
+            arguments, named = pytree.tree_unflatten(self.flat(values), self._in_spec)
+            made = self._module(*arguments, **named)
+        if isinstance(made, torch.Tensor):
+            return [made]
+        leaves = pytree.tree_leaves(made)
+        return [leaves[place] for place in self._kept]
 
     def state(self) -> Iterator[torch.Tensor]:
         for value in (*self._program.state_dict.values(), *self._program.constants.values()):
