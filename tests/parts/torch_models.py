@@ -45,6 +45,25 @@ class Picture(nn.Module):
         return self.layers(image)  # type: ignore[no-any-return]
 
 
+class Layers(nn.Module):
+    """`x` (batch, 4) → (batch, 3), by two layers of one kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(11)
+        self.one, self.two = nn.Linear(WIDTH, 8), nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(torch.relu(self.one(x)))  # type: ignore[no-any-return]
+
+
+class Branches(nn.Module):
+    """`x` → twice of it where its sum is positive, else thrice of it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cond(x.sum() > 0, lambda x: x * 2, lambda x: x * 3, (x,)) * 1.0  # type: ignore[no-any-return]
+
+
 class Words(nn.Module):
     """`ids` (batch, length) of whole numbers and `weights` (batch, length) → a dictionary of `logits` and `mean`."""
 

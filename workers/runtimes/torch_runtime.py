@@ -89,6 +89,7 @@ class TorchSession:
         self._use_threads()
         started = time.perf_counter()
         self._program = open_program(path, kind)
+        self._call = self._program.call
         self.load_ms = (time.perf_counter() - started) * 1000
         self.inputs = tuple(Port(spec.name, spec.dtype, spec.shape or ()) for spec in self._program.inputs)
         self.outputs = tuple(Port(spec.name, spec.dtype, spec.shape or ()) for spec in self._program.outputs)
@@ -137,7 +138,7 @@ class TorchSession:
             given = [each.clone() for each in given]
         versions = [each._version for each in given]
         with torch.inference_mode():
-            made = self._program.call(given)
+            made = self._call(given)
         if not self._copies and versions != [each._version for each in given]:
             self._now_copies()
         fed = [each.untyped_storage().data_ptr() for each in given]
@@ -170,16 +171,21 @@ class TorchSession:
 
     def profile(self, feeds: Sequence[Mapping[str, Array]], runs: int, scratch: Path) -> Profile:
         # Only who profiles loads the profiler.
-        from workers.runtimes.torch_profile import profiled
+        from workers.runtimes.torch_profile import marked, profiled
 
-        return profiled(self._program, lambda index: self.run(feeds[index % len(feeds)]), self._tensors(feeds[0]), runs)
+        self._call = marked(self._program.call)
+        try:
+            count, example = len(feeds), self._tensors(feeds[0])
+            return profiled(self._program, lambda index: self.run(feeds[index % count]), example, runs)
+        finally:
+            self._call = self._program.call
 
     def _tensors(self, feed: Mapping[str, Array]) -> list[torch.Tensor]:
         check_feeds(self.inputs, feed)
         return [torch.from_numpy(feed[port.name]).clone() for port in self.inputs]
 
     def close(self) -> None:
-        del self._program
+        del self._program, self._call
         self._state = set()
 
 

@@ -265,6 +265,17 @@ def test_nothing_is_loaded_untrusted(
     assert "torch.onnx.export" in raised.value.detail
 
 
+def test_branches_are_taken_as_the_values_say(tmp_path: Path) -> None:
+    session = opened(torch_models.exported(torch_models.Branches()), tmp_path)
+
+    for fed, expected in ((1.0, 2.0), (-1.0, -3.0)):
+        [found] = session.run({"x": np.full((2, 4), fed, np.float32)})
+        assert (found.min(), found.max()) == (expected, expected)
+    kernels = session.profile([{"x": np.ones((2, 4), np.float32)}], 3, tmp_path).kernels
+    assert all(kernel.nodes == () for kernel in kernels), "no order of nodes tells which they are"
+    assert sum(kernel.op_type == "aten::mul" for kernel in kernels) == 2
+
+
 # By operator
 
 
@@ -281,7 +292,7 @@ def test_times_by_operator_of_an_exported_program(tmp_path: Path) -> None:
 
     profile = session.profile([{"image": torch_models.example(made, 2)[0].numpy()}], 6, tmp_path)
 
-    named = [kernel for kernel in profile.kernels if kernel.nodes]
+    named = profile.kernels
     assert [(kernel.name, kernel.op_type) for kernel in named] == expected
     assert [kernel.nodes for kernel in named] == [(name,) for name, _ in expected]
     assert len(profile.run_ms) == 6
@@ -295,6 +306,18 @@ def test_times_by_operator_of_an_exported_program(tmp_path: Path) -> None:
     assert convolution.output_bytes == 2 * 8 * 8 * 8 * 4
     assert convolution.kernel.endswith("(float32, float32)")
     assert not convolution.kernel.startswith("aten::conv2d"), "what ran is further in"
+
+
+def test_nodes_of_one_kind_are_told_apart(tmp_path: Path) -> None:
+    session = opened(torch_models.exported(torch_models.Layers()), tmp_path)
+
+    kernels = nodes_of(session, [{"x": np.ones((2, 4), np.float32)}], tmp_path)
+
+    assert {name: kernel.output_bytes for name, kernel in kernels.items()} == {
+        "linear": 2 * 8 * 4,
+        "relu": 2 * 8 * 4,
+        "linear_1": 2 * 3 * 4,
+    }
 
 
 @pytest.mark.parametrize("form", ["scripted", "traced"])

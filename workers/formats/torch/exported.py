@@ -36,7 +36,9 @@ class Exported:
             raise
         except Exception as error:  # whatever a damaged graph makes of it
             raise does_not_load(error, path) from error
-        self.nodes = tuple(_called(self._module))
+        # What runs inside of a branch or a loop has no place in the order of the nodes around it.
+        nested = sum(isinstance(module, torch.fx.GraphModule) for module in self._program.graph_module.modules()) > 1
+        self.nodes = () if nested else tuple(_called(self._module))
         self.notes = tuple(_notes(self._program))
 
     def _describe(self) -> None:
