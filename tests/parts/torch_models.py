@@ -78,6 +78,16 @@ class Words(nn.Module):
         return {"mean": found, "logits": self.head(found)}
 
 
+class Nested(nn.Module):
+    """A dictionary of `a` and `b`, a number that stays, and `shift` by name → their sum, and nothing, and a pair."""
+
+    def forward(
+        self, pair: dict[str, torch.Tensor], times: int, *, shift: torch.Tensor
+    ) -> tuple[torch.Tensor, None, tuple[torch.Tensor, torch.Tensor]]:
+        total = pair["a"] * times + pair["b"] + shift
+        return total, None, (pair["a"] + 1, pair["b"] - shift)
+
+
 class TwoOutputs(nn.Module):
     """`x` → twice and thrice of it."""
 

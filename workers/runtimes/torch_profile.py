@@ -3,6 +3,7 @@
 What the program calls is one operator each, with all that torch calls inside of it.
 """
 
+import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +16,9 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from app.errors import StepError
 from workers.formats.torch.program import Program, dtype_name
 from workers.runtimes.session import Kernel, Profile
+
+# Read when the profiler starts: it would tell of each of its stages in the job's log.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 _WARM_UP = 2
 _MOST_EVENTS = 200_000

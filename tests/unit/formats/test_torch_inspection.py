@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from app.domain.model import ModelInspection
+from app.errors import RejectedInput
 from tests.unit.formats.rejections import rejected
 from tests.unit.formats.test_inspection_steps import asked
 from workers.formats.limits import InputLimits
@@ -304,6 +306,24 @@ def test_a_file_that_was_cut_off(make: Callable[[Any], bytes], kept: float, tmp_
 
     with rejected("truncated", "cut off"):
         open_model(path, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("make", [torch_models.exported, torch_models.scripted])
+def test_no_damage_escapes_as_anything_but_a_rejection(make: Callable[[Any], bytes], tmp_path: Path) -> None:
+    content, rng = make(torch_models.Dense()), random.Random(13)
+    codes = set()
+    for number in range(60):
+        damaged = bytearray(content)
+        for _ in range(rng.choice([1, 1, 4])):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        path = save(bytes(damaged), tmp_path / "model.pt")
+        try:
+            if open_model(path, tmp_path / f"unpacked-{number}").main == path:
+                inspect_torch(path)
+        except RejectedInput as error:
+            codes.add(error.code)
+            assert str(tmp_path) not in error.detail
+    assert "truncated" in codes
 
 
 @pytest.mark.parametrize(

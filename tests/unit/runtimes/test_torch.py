@@ -84,6 +84,22 @@ def test_outputs_of_a_dictionary_go_by_their_keys(tmp_path: Path) -> None:
     np.testing.assert_allclose(mean, expected["mean"].numpy(), rtol=1e-5, atol=1e-6)
 
 
+def test_what_is_nested_is_fed_and_had_flat(tmp_path: Path) -> None:
+    a, b, shift = torch.tensor([[1.0]]), torch.tensor([[20.0]]), torch.tensor([[300.0]])
+    program = torch.export.export(torch_models.Nested(), ({"b": b, "a": a}, 3), {"shift": shift})
+    torch.export.save(program, tmp_path / "made.pt2")
+    session = opened((tmp_path / "made.pt2").read_bytes(), tmp_path)
+
+    names = [port.name for port in session.inputs]
+    assert sorted(names) == ["pair_a", "pair_b", "shift"]
+    fed = {"pair_a": 2.0, "pair_b": 30.0, "shift": 400.0}
+    found = session.run({name: np.full((1, 1), value, np.float32) for name, value in fed.items()})
+    assert [each.item() for each in found] == [2 * 3 + 30 + 400, 3, 30 - 400]
+    assert len(session.outputs) == 3
+    feed = {name: np.full((1, 1), value, np.float32) for name, value in fed.items()}
+    assert "aten::mul" in {kernel.op_type for kernel in session.profile([feed], 2, tmp_path).kernels}
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_several_outputs_keep_their_order(form: str, tmp_path: Path) -> None:
     session = opened(FORMS[form](torch_models.TwoOutputs()), tmp_path)
