@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,20 @@ def test_each_session_has_its_threads(tmp_path: Path) -> None:
     for session, threads in ((one, 1), (two, 2), (one, 1)):
         session.run({"x": np.zeros((1, 4), np.float32)})
         assert torch.get_num_threads() == threads
+
+
+def test_callers_side_by_side_have_them_too(tmp_path: Path) -> None:
+    module = torch_models.Dense()
+    session = opened(torch_models.exported(module), tmp_path, threads=1)
+    fed = [np.full((2, 4), place, np.float32) for place in range(20)]
+
+    def call(values: Array) -> tuple[Array, int]:
+        return session.run({"x": values})[0], torch.get_num_threads()
+
+    with ThreadPoolExecutor(4) as callers:
+        for values, (found, threads) in zip(fed, callers.map(call, fed), strict=True):
+            np.testing.assert_allclose(found, by_torch(module, values).numpy(), rtol=1e-5, atol=1e-6)
+            assert threads == 1
 
 
 def test_options_of_another_runtime_are_named_and_not_used(tmp_path: Path) -> None:
