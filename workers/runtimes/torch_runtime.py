@@ -78,7 +78,11 @@ def wake(path: Path, threads: int, scratch: Path) -> None:
 
 
 class TorchSession:
-    """A program of torch. What its outputs are, TorchScript tells when it was run for the first time."""
+    """A program of torch. What its outputs are, TorchScript tells when it was run for the first time.
+
+    `first_run_ms` is how long that took, None before: where no data tell what TorchScript takes, whoever tries it runs
+    it before anything is measured.
+    """
 
     def __init__(self, path: Path, *, threads: int, session_options: dict[str, str]) -> None:
         kind = torch_format(path)
@@ -96,6 +100,7 @@ class TorchSession:
         self._dtypes = {port.name: None if port.dtype == UNKNOWN else numpy_dtype(port) for port in self.inputs}
         self._state = {tensor.untyped_storage().data_ptr() for tensor in self._program.state()}
         self._has_run = False
+        self.first_run_ms: float | None = None
         self._copies = False
         self.conditions: dict[str, Any] = {
             "runtime": "torch",
@@ -119,6 +124,7 @@ class TorchSession:
             for name, dtype in self._dtypes.items()
         ):
             check_feeds(self.inputs, feeds)
+        started = time.perf_counter()
         try:
             outputs = self._run([feeds[name] for name in self._dtypes])
         except StepError:
@@ -126,6 +132,8 @@ class TorchSession:
         except Exception as error:  # torch raises many classes that share no base but Exception
             raise_if_out_of_memory(error)
             raise StepError(f"torch cannot run the model: {plain(error)}", code="model_does_not_run") from error
+        if self.first_run_ms is None:
+            self.first_run_ms = (time.perf_counter() - started) * 1000
         if wanted is None:
             return outputs
         made = dict(zip((port.name for port in self.outputs), outputs, strict=True))

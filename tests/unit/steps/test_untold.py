@@ -101,3 +101,15 @@ def test_what_a_file_tells_is_left_as_it_is(tmp_path: Path) -> None:
     assert isinstance(session.inputs[0], Port)
     [feed] = rows.feeds(2, 0, 2)
     assert feed["x"].shape == (2, 4)
+
+
+def test_the_first_run_is_the_one_that_tried_what_it_takes(tmp_path: Path) -> None:
+    session: Any = opened(Looked(), tmp_path)
+    assert session.first_run_ms is None
+
+    rows = SyntheticRows(session, shapes={"ids": (1, 6)})
+    first = session.first_run_ms
+    for feed in rows.feeds(1, 0, 3):
+        session.run(feed)
+    assert first > 0
+    assert session.first_run_ms == first
