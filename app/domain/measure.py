@@ -24,13 +24,18 @@ class Load(_Part):
     seconds: float = Field(default=2.0, gt=0, le=60)
 
 
-Runtime = Literal["onnxruntime", "openvino", "litert"]
+Runtime = Literal["onnxruntime", "openvino", "litert", "torch"]
 
-USUAL_RUNTIME: dict[str, Runtime] = {"onnx": "onnxruntime", "tflite": "litert"}
-"""By a model's format."""
-
-RUNTIMES_OF: dict[str, tuple[Runtime, ...]] = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert",)}
+RUNTIMES_OF: dict[str, tuple[Runtime, ...]] = {
+    "onnx": ("onnxruntime", "openvino"),
+    "tflite": ("litert",),
+    "pt2": ("torch",),
+    "torchscript": ("torch",),
+}
 """By a model's format, the usual one first."""
+
+USUAL_RUNTIME: dict[str, Runtime] = {format_: runtimes[0] for format_, runtimes in RUNTIMES_OF.items()}
+"""By a model's format."""
 
 
 def _has_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -65,8 +70,8 @@ class Measure(_Part):
     load: Load | None = None
     """Left out, only single calls are measured."""
     runtime: Runtime | Literal["auto"] | None = None
-    """What runs the model; left out, onnxruntime, and LiteRT for TFLite models. `auto` times it on every runtime that
-    the worker has, and says which wins; metrics, and goals, are those of the usual one."""
+    """What runs the model; left out, onnxruntime, LiteRT for TFLite models and torch for its own. `auto` times it on
+    every runtime that the worker has, and says which wins; metrics, and goals, are those of the usual one."""
 
     @model_validator(mode="after")
     def _few_conditions(self) -> Self:

@@ -17,7 +17,7 @@ from app.domain.measure import RUNTIMES_OF, USUAL_RUNTIME
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes, options_of
 from app.domain.metric_options import MetricOptions
-from app.domain.model import Dimension, TensorSpec, shape_text
+from app.domain.model import TORCH_TO_ONNX, Dimension, TensorSpec, shape_text
 from app.domain.recipe import WeightOnly, fitted_algorithms, needs_calibration, placed_recipes, recipes_of
 from app.domain.sample_size import USUAL_DISCORDANCE, rows_to_show
 from app.domain.target import fp16_is_native, saturates_int8
@@ -243,8 +243,10 @@ def _check_runtime(spec: JobSpec, checked: Checked) -> None:
     """Whether the runtime that is named can run the format of the model, and the job can do anything with that."""
     known = _format(checked.model)
     if known != "onnx" and spec.kind == "optimize":
+        how = f": {TORCH_TO_ONNX}" if "torch" in RUNTIMES_OF[known] else ""
         detail = (
-            f"A {known} model can be measured (kind: evaluate) and not be optimized here: upload it as ONNX for that."
+            f"A {known} model can be measured (kind: evaluate) and not be optimized here: upload it as ONNX for that"
+            f"{how}."
         )
         checked.errors.append(FieldError("/model", "format_not_optimizable", detail))
     runtime = spec.measure.runtime
@@ -539,6 +541,18 @@ def _check_shapes(spec: JobSpec, checked: Checked) -> None:
     for case, shapes in spec.measure.cases.items():
         for name, sizes in shapes.items():
             checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "cases", case, name])))
+    if _format(checked.model) != "torchscript" or spec.kind == "optimize":
+        return
+    places = [(["measure", "cases", case], shapes) for case, shapes in spec.measure.cases.items()]
+    if not spec.datasets.by_role():
+        places.append((["measure", "shapes"], spec.measure.shapes))
+    for place, shapes in places:
+        if missing := [name for name in inputs if name not in shapes]:
+            detail = (
+                f"TorchScript does not say which shapes it takes: give one for {', '.join(map(repr, missing))}, the "
+                "batch axis included, or a dataset."
+            )
+            checked.errors.append(FieldError(pointer(place), "shapes_missing", detail))
 
 
 def _shape_errors(name: str, sizes: tuple[int, ...], inputs: dict[str, TensorSpec], place: str) -> list[FieldError]:

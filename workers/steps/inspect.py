@@ -18,8 +18,9 @@ from workers.formats.datasets.splitting import read_groups
 from workers.formats.limits import InputLimits
 from workers.formats.model_files import open_model
 from workers.formats.onnx.inspection import inspect_onnx
-from workers.formats.signatures import file_head, signature
+from workers.formats.signatures import model_format
 from workers.formats.tflite.inspection import inspect_tflite
+from workers.formats.torch.inspection import inspect_torch
 from workers.steps.inputs import DatasetFile, Progress
 from workers.steps.requests import InspectRequest
 from workers.steps.roles import RoleRows, RowsRead, refuse_overlaps, shared_groups, split_by_role
@@ -45,8 +46,11 @@ def run(request: InspectRequest, scratch: Path, folder: Path, progress: Progress
     """
     limits = InputLimits() if request.unpacked_bytes is None else InputLimits(unpacked_bytes=request.unpacked_bytes)
     files = open_model(scratch / request.model, folder / "model", limits)
-    if signature(file_head(files.main)) == "tflite":
+    found_format = model_format(files.main)
+    if found_format == "tflite":
         model = inspect_tflite(files.main, limits=limits)
+    elif found_format != "onnx":
+        model = inspect_torch(files.main, limits=limits)
     else:
         model = inspect_onnx(files.main, beside=files.beside, limits=limits)
     _refuse_metrics(request, model)

@@ -16,7 +16,7 @@ from workers.evaluation.energy import EnergyCounter
 from workers.evaluation.memory import CALLS, one_node_model, one_operator_tflite, peak_bytes, present_bytes
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
-from workers.runtimes.session import Array, Session, load
+from workers.runtimes.session import Array, Session, load, wake
 from workers.steps.feeds import first_feeds
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
 from workers.steps.rows import Rows, opened, rows_from, rows_of
@@ -158,14 +158,16 @@ class _Loaded:
         self._request, self._scratch = request, scratch
         # What reading data and waking the runtime cost is not the model's.
         _read_first_row(request, scratch)
-        _run_the_smallest_model(scratch, folder, threads, request.runtime)
+        _run_the_smallest_model(request, scratch, folder, threads)
         before = _bytes_or_none()
         for subject, file in files if request.replicate % 2 else reversed(files):
             session = self.sessions[subject] = _open(file, scratch, threads, request.runtime)
             loaded = _bytes_or_none()
             rows = _rows(request, scratch, session)
             [feed] = first_feeds(rows, _rows_a_call(request), most=1)
-            self.first_ms[subject] = self._call(session, feed)
+            first_ms = self._call(session, feed)
+            # Where a runtime had to be run to know what it may be fed, it remembers.
+            self.first_ms[subject] = round(getattr(session, "first_run_ms", first_ms), 6)
             if len(self.sessions) == 1 and before is not None and loaded is not None:
                 for _ in range(CALLS - 1):
                     self._call(session, feed)
@@ -194,8 +196,12 @@ def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
         pass
 
 
-def _run_the_smallest_model(scratch: Path, folder: Path, threads: int, runtime: Runtime) -> None:
-    """Wake the runtime up, with a model of the format that it runs."""
+def _run_the_smallest_model(request: MeasureLatencyRequest, scratch: Path, folder: Path, threads: int) -> None:
+    """Wake the runtime up, with a model of the format that it runs where one can be made of nothing."""
+    runtime = request.runtime
+    if runtime == "torch":
+        wake(scratch / request.baseline.path, threads=threads, runtime=runtime, scratch=folder)
+        return
     zero = folder / "zero"
     zero.write_bytes(one_operator_tflite() if runtime in RUNTIMES_OF["tflite"] else one_node_model())
     session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, runtime)

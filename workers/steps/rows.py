@@ -15,6 +15,7 @@ from workers.formats.datasets.interface import Dataset
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Port, Session, numpy_dtype
 from workers.steps.inputs import DatasetFile, RowSource
+from workers.steps.untold import told_by_data, told_by_shapes
 
 Source = Literal["evaluation", "calibration", "synthetic"]
 
@@ -132,6 +133,7 @@ class DatasetRows:
         self.count: int = self._dataset.rows
         self.notes: tuple[str, ...] = ()
         fields = {field.name: field for field in self._dataset.fields}
+        inputs = told_by_data(inputs, fields)
         self._fields = [
             _Field(
                 port,
@@ -193,10 +195,10 @@ class SyntheticRows:
     ) -> None:
         self.source: Source = "synthetic"
         self.count = count
-        self._inputs = session.inputs
-        self._fixed = _fixed_size(session.inputs)
+        self._inputs = told_by_shapes(session, shapes or {})
+        self._fixed = _fixed_size(self._inputs)
         self._seed = seed
-        self._shapes, assumed = _row_shapes(session.inputs, shapes or {})
+        self._shapes, assumed = _row_shapes(self._inputs, shapes or {})
         self.notes: tuple[str, ...] = tuple(assumed)
         self._bound = self._find_bound(session)
 

@@ -174,10 +174,10 @@ class Measure(TypedDict):
     """
     load: NotRequired[Load | None]
     """Left out, only single calls are measured."""
-    runtime: NotRequired[Literal["onnxruntime", "openvino", "litert"] | Literal["auto"] | None]
+    runtime: NotRequired[Literal["onnxruntime", "openvino", "litert", "torch"] | Literal["auto"] | None]
     """
-    What runs the model; left out, onnxruntime, and LiteRT for TFLite models. `auto` times it on every runtime that
-    the worker has, and says which wins; metrics, and goals, are those of the usual one.
+    What runs the model; left out, onnxruntime, LiteRT for TFLite models and torch for its own. `auto` times it on
+    every runtime that the worker has, and says which wins; metrics, and goals, are those of the usual one.
     """
     seconds: NotRequired[float | None]
     """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
