@@ -236,6 +236,9 @@ def hidden(canary: Path) -> dict[str, bytes]:
         "example inputs": examples(torch_models.pickled(Act(canary))),
         "example inputs in protocol 4": examples(protocol_4.getvalue()),
         "example inputs without an archive": examples(torch_models.plain_pickle(Act(canary))),
+        "example inputs that were packed again": examples(
+            torch_models.rewritten(torch_models.pickled(((), {})), lambda name, data: data, packed=True)
+        ),
         "a weight": torch_models.rewritten(plain, as_pickle),
         "an object": torch_models.with_member(
             torch_models.rewritten(plain, as_object),
@@ -251,6 +254,7 @@ def hidden(canary: Path) -> dict[str, bytes]:
         "example inputs",
         "example inputs in protocol 4",
         "example inputs without an archive",
+        "example inputs that were packed again",
         "a weight",
         "an object",
     ],

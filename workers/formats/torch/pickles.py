@@ -52,6 +52,12 @@ def check_saved(stream: IO[bytes]) -> None:
     """The same for what `torch.save` wrote, an archive with the pickle in it."""
     try:
         with zipfile.ZipFile(stream) as archive:
+            # Stored, these are no more than the archive around them, whose size was looked at.
+            if any(
+                info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size
+                for info in archive.infolist()
+            ):
+                raise Unfit("it was packed again")
             inside = [info for info in archive.infolist() if info.filename.rpartition("/")[2] == _DATA]
             if len(inside) != 1 or any(info.filename.endswith("constants.pkl") for info in archive.infolist()):
                 raise Unfit("it is no file of torch.save")
