@@ -85,6 +85,10 @@ class Facts:
     named: Sequence[tuple[str, str]] = field(default_factory=list)
 
 
+Doubt = tuple[str, str, list[str]]
+"""A flag, what it says, and the names of the variants that have it."""
+
+
 def heading(report: Mapping[str, Any], subject: Variant | None) -> Heading:
     """Whose report this is, the verdict, and the conclusion in plain words."""
     gate = str(report.get("gate") or "none")
@@ -191,13 +195,15 @@ def overview(variants: Sequence[Variant], metric: str | None) -> list[dict[str, 
     ]
 
 
-def flags(variants: Sequence[Variant]) -> list[tuple[str, str, list[str]]]:
-    """Each flag that any number has, what it says, and which variants have it."""
+def flags(variants: Sequence[Variant], profiles: Mapping[str, Sequence[str]] | None = None) -> list[Doubt]:
+    """Each flag that any number has, what it says, and which variants have it; `profiles` are those of profiles."""
     found: dict[str, dict[str, None]] = {}
     for variant in variants:
         for measured in (*variant.measurements, *(variant.document.get("comparisons") or ())):
             for flag in measured.get("flags") or ():
                 found.setdefault(str(flag), {})[variant.name] = None
+        for flag in (profiles or {}).get(variant.id, ()):
+            found.setdefault(flag, {})[variant.name] = None
     return [(flag, wording.flag_meaning(flag), list(names)) for flag, names in found.items()]
 
 

@@ -57,6 +57,8 @@ _FLAGS = {
     "saturated": "Calls arrived faster than they were done: these latencies grow for as long as one measures.",
     "short_blocks": "The model is too slow for blocks of 20 calls, so fewer were taken.",
     "synthetic": "The inputs were random, which real ones may not be like.",
+    "profile_apart": "In the profiled process a whole inference took over 10 % longer or shorter than in those that "
+    "were timed: operators, the roofline and what follows from them are of another state of the machine.",
     "non_finite": "The output is infinite or not a number in some rows.",
 }
 
