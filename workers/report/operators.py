@@ -14,7 +14,8 @@ Operator = Mapping[str, Any]
 class SideBySide:
     """What the same nodes take in the original and in an artifact, in ms an inference; null where one has none.
 
-    `op_types` and `kernels` are the original's and the artifact's, "" where there is none.
+    `op_types` and `kernels` are the original's and the artifact's, "" where there is none; `calls` of an inference and
+    `shares` of the operators' sum are theirs too. `output_bytes` are those of one call.
     """
 
     name: str
@@ -23,6 +24,8 @@ class SideBySide:
     artifact_ms: float | None
     kernels: tuple[str, str]
     output_bytes: int | None
+    calls: tuple[float | None, float | None] = (None, None)
+    shares: tuple[float | None, float | None] = (None, None)
 
     @property
     def op_type(self) -> str:
@@ -87,16 +90,18 @@ def _row(original: Sequence[Operator], artifact: Sequence[Operator]) -> SideBySi
     return SideBySide(
         name=str(longest.get("name")),
         op_types=(_types(original), _types(artifact)),
-        original_ms=_total(original),
-        artifact_ms=_total(artifact),
+        original_ms=_total(original, "ms"),
+        artifact_ms=_total(artifact, "ms"),
         kernels=(_kernels(original), _kernels(artifact)),
         output_bytes=sizes[0] if sizes else None,
+        calls=(_total(original, "calls"), _total(artifact, "calls")),
+        shares=(_total(original, "share"), _total(artifact, "share")),
     )
 
 
-def _total(operators: Sequence[Operator]) -> float | None:
-    times = [float(operator["ms"]) for operator in operators if is_number(operator.get("ms"))]
-    return sum(times) if times else None
+def _total(operators: Sequence[Operator], key: str) -> float | None:
+    found = [float(operator[key]) for operator in operators if is_number(operator.get(key))]
+    return sum(found) if found else None
 
 
 def _types(operators: Sequence[Operator]) -> str:
@@ -104,4 +109,4 @@ def _types(operators: Sequence[Operator]) -> str:
 
 
 def _kernels(operators: Sequence[Operator]) -> str:
-    return ", ".join(dict.fromkeys(str(operator["kernel"]) for operator in operators if operator.get("kernel")))
+    return " + ".join(dict.fromkeys(str(operator["kernel"]) for operator in operators if operator.get("kernel")))

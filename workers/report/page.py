@@ -14,9 +14,10 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, PackageLoader
 from markupsafe import Markup
 
-from workers.evaluation.words import plain
-from workers.report import sections, wording
+from workers.evaluation.words import amount, plain
+from workers.report import profiles, sections, wording
 from workers.report.legible import legible, shortened
+from workers.report.places import counted
 from workers.report.variants import accuracy_metric, is_number, shown, variants_of
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
@@ -41,6 +42,7 @@ def render(document: Mapping[str, Any], *, cache: Path) -> str:
     variants = variants_of(report)
     subject = shown(variants)
     metric = accuracy_metric(variants)
+    doubts = profiles.doubts_of_all(report, variants)
     environment = Environment(
         loader=PackageLoader("workers.report", "."),
         autoescape=True,
@@ -48,8 +50,19 @@ def render(document: Mapping[str, Any], *, cache: Path) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"wording": wording, "shortened": shortened, "verdicts": ("met", "missed", "undecided")}
-    environment.filters |= {"plain": _number, "ms": _milliseconds, "count": _count}
+    environment.globals |= {
+        "wording": wording,
+        "shortened": shortened,
+        "counted": counted,
+        "verdicts": ("met", "missed", "undecided"),
+    }
+    environment.filters |= {
+        "plain": _number,
+        "ms": lambda value: profiles.operator_time(report, value),
+        "share": lambda value: amount(value, "fraction") if is_number(value) else "",
+        "bytes": lambda value: amount(float(value), "bytes") if is_number(value) else "",
+        "count": _count,
+    }
     page = environment.get_template("page.html.j2")
     return page.render(
         policy=POLICY,
@@ -62,7 +75,8 @@ def render(document: Mapping[str, Any], *, cache: Path) -> str:
         rows=sections.measurement_rows(variants[0], subject),
         rows_of=lambda other: sections.measurement_rows(variants[0], other),
         overview=sections.overview(variants, metric),
-        flags=sections.flags(variants),
+        flags=sections.flags(variants, doubts),
+        profiled={"doubts": doubts, "said": profiles.sentences(report, [variants[0], *([subject] if subject else [])])},
         plots=plots.all_plots(report, variants, subject, metric),
         operators=sections.operator_rows(report, subject),
         layers=sections.layer_rows(subject),
@@ -74,10 +88,6 @@ def render(document: Mapping[str, Any], *, cache: Path) -> str:
 
 def _number(value: Any) -> str:
     return plain(float(value)) if is_number(value) else "–"
-
-
-def _milliseconds(value: Any) -> str:
-    return f"{value:.3f}" if is_number(value) else "–"
 
 
 def _count(value: Any) -> str:

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
 from workers.evaluation.words import amount, plain
 from workers.report import wording
+from workers.report.cells import Cell, difference_cell, flags_of, measured_cell
 from workers.report.operators import SideBySide, side_by_side
+from workers.report.places import Place, by_place, described, varying
 from workers.report.variants import Found, Variant, is_number, variants_of
 
 MOST_OPERATORS = 40
@@ -40,14 +41,6 @@ class Figure:
     value: str
     name: str
     besides: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A value as a table shows it, what stands small below it, and what speaks against it."""
-
-    text: str
-    small: str | None = None
     flags: tuple[str, ...] = ()
 
 
@@ -92,6 +85,10 @@ class Facts:
     named: Sequence[tuple[str, str]] = field(default_factory=list)
 
 
+Doubt = tuple[str, str, list[str]]
+"""A flag, what it says, and the names of the variants that have it."""
+
+
 def heading(report: Mapping[str, Any], subject: Variant | None) -> Heading:
     """Whose report this is, the verdict, and the conclusion in plain words."""
     gate = str(report.get("gate") or "none")
@@ -107,51 +104,74 @@ def heading(report: Mapping[str, Any], subject: Variant | None) -> Heading:
 
 def key_figures(variants: Sequence[Variant], subject: Variant | None, metric: str | None) -> list[Figure]:
     """Speed, size and accuracy; of the artifact against the original, or of the one model that was measured."""
+    original = variants[0]
     if subject is None:
         names = ["latency_p50", "artifact_bytes", *([metric] if metric else []), "peak_memory"]
-        found = [(name, one) for name in names if (one := variants[0].measured(name))]
-        return [Figure(wording.written(one), wording.label(name), wording.interval(one) or "") for name, one in found]
+        found = [(name, one) for name in names if (one := original.measured(name))]
+        return [
+            Figure(
+                wording.written(one),
+                wording.label(name),
+                "; ".join(filter(None, (wording.interval(one), _which(original, one)))),
+                flags_of(one),
+            )
+            for name, one in found
+        ]
     figures = []
     for name, title in (("latency_p50", "Latency"), ("artifact_bytes", "Size"), ("peak_memory", "Memory")):
         if (compared := subject.compared(name)) is not None:
-            before, after = variants[0].measured(name), subject.measured(name)
+            before, after = original.measured(name), subject.measured(name)
             besides = f"{wording.written(before)} → {wording.written(after)}" if before and after else ""
-            figures.append(Figure(wording.factor(compared), title, besides))
+            besides = "; ".join(filter(None, (besides, _which(subject, after))))
+            figures.append(Figure(wording.factor(compared), title, besides, flags_of(compared, before, after)))
     if metric is not None and (measured := subject.measured(metric)) is not None:
         drop = subject.drops.get(metric)
         value = wording.dropped(drop) if drop else wording.written(measured)
-        before = variants[0].measured(metric)
+        before = original.measured(metric)
         besides = (
             f"{wording.written(before)} → {wording.written(measured)}"
             if drop and before
             else wording.interval(measured) or ""
         )
-        figures.insert(min(2, len(figures)), Figure(value, wording.label(metric), besides))
+        flags = flags_of(before, measured)
+        figures.insert(min(2, len(figures)), Figure(value, wording.label(metric), besides, flags))
     return figures
 
 
 def measurement_rows(original: Variant, artifact: Variant | None) -> list[MeasuredRow]:
-    """Every measurement of both, under each of its conditions, in the order they were reported."""
-    before = _by_place(original.measurements)
-    after = _by_place(artifact.measurements) if artifact else {}
-    first = _first_conditions([*before, *after])
+    """Every measurement of both, under each of its conditions, in the order they were reported.
+
+    What was measured in none of several conditions, for one reason, has one row.
+    """
+    before = by_place(original.measurements)
+    after = by_place(artifact.measurements) if artifact else {}
+    places = list(dict.fromkeys([*before, *after]))
+    varied = {name: varying(place for place in places if place.name == name) for name in {p.name for p in places}}
+    runtimes = varying(places) & {"runtime"}
+    first: dict[str, Place] = {}
+    absent: set[tuple[Any, ...]] = set()
     rows = []
-    for place in dict.fromkeys([*before, *after]):
-        name = place[0]
+    for place in places:
+        is_first = first.setdefault(place.name, place) == place
         here, there = before.get(place), after.get(place)
-        if here is None and name in METRICS and METRICS[name].relative_to_original:
+        if here is None and place.name in METRICS and METRICS[place.name].relative_to_original:
             left = Cell("–", "is what is compared with")
         else:
-            left = _cell(here)
+            left = measured_cell(here)
+        right = measured_cell(there) if artifact else None
+        if not any(is_number((found or {}).get("value")) for found in (here, there)):
+            if (same := (place.name, left, right)) in absent:
+                continue
+            absent.add(same)
         rows.append(
             MeasuredRow(
-                name=name,
-                label=wording.label(name),
-                conditions=_conditions(place),
+                name=place.name,
+                label=wording.label(place.name),
+                conditions=described(place, varied[place.name] | runtimes),
                 original=left,
-                artifact=_cell(there) if artifact else None,
-                difference=_difference(artifact, name, here, there, place) if artifact else None,
-                meaning=wording.meaning(name) if place in first else None,
+                artifact=right,
+                difference=difference_cell(artifact, place, here, there, first=is_first) if artifact else None,
+                meaning=wording.meaning(place.name) if is_first else None,
             )
         )
     return rows
@@ -162,10 +182,12 @@ def overview(variants: Sequence[Variant], metric: str | None) -> list[dict[str, 
     return [
         {
             "variant": variant,
-            "size": wording.written(variant.measured("artifact_bytes")),
-            "latency": wording.written(variant.measured("latency_p50")),
-            "speed": wording.factor(speed) if (speed := variant.compared("latency_p50")) else "–",
-            "accuracy": wording.written(variant.measured(metric)) if metric else "–",
+            "size": _short(variant.measured("artifact_bytes")),
+            "latency": _short(variant.measured("latency_p50")),
+            "speed": Cell(wording.factor(speed), None, flags_of(speed))
+            if (speed := variant.compared("latency_p50"))
+            else Cell("–"),
+            "accuracy": _short(variant.measured(metric)) if metric else Cell("–"),
             "pareto": bool(variant.document.get("pareto")),
             "verdict": variant.document.get("verdict") or variant.document.get("tuning_verdict") or "",
         }
@@ -173,13 +195,15 @@ def overview(variants: Sequence[Variant], metric: str | None) -> list[dict[str, 
     ]
 
 
-def flags(variants: Sequence[Variant]) -> list[tuple[str, str, list[str]]]:
-    """Each flag that any number has, what it says, and which variants have it."""
+def flags(variants: Sequence[Variant], profiles: Mapping[str, Sequence[str]] | None = None) -> list[Doubt]:
+    """Each flag that any number has, what it says, and which variants have it; `profiles` are those of profiles."""
     found: dict[str, dict[str, None]] = {}
     for variant in variants:
         for measured in (*variant.measurements, *(variant.document.get("comparisons") or ())):
             for flag in measured.get("flags") or ():
                 found.setdefault(str(flag), {})[variant.name] = None
+        for flag in (profiles or {}).get(variant.id, ()):
+            found.setdefault(flag, {})[variant.name] = None
     return [(flag, wording.flag_meaning(flag), list(names)) for flag, names in found.items()]
 
 
@@ -270,60 +294,17 @@ def facts(report: Mapping[str, Any], subject: Variant | None) -> list[Facts]:
     return [part for part in parts if part.named]
 
 
-Place = tuple[str, Any, Any, int]
-"""A measurement's name, threads and rows a call, and a number that keeps equals apart."""
+def _short(found: Found | None) -> Cell:
+    """A value without its interval."""
+    return Cell(wording.written(found), None, flags_of(found))
 
 
-def _by_place(measurements: Sequence[Found]) -> dict[Place, Found]:
-    found: dict[Place, Found] = {}
-    for one in measurements:
-        conditions = one.get("conditions") or {}
-        turn = 0
-        while (place := (str(one.get("name")), conditions.get("threads"), conditions.get("batch"), turn)) in found:
-            turn += 1
-        found[place] = one
-    return found
-
-
-def _first_conditions(places: Sequence[Place]) -> set[Place]:
-    """The first place of each name, where its meaning is told."""
-    first: dict[str, Place] = {}
-    for place in places:
-        first.setdefault(place[0], place)
-    return set(first.values())
-
-
-def _conditions(place: Place) -> str:
-    _, threads, batch, _ = place
-    parts = []
-    if threads is not None:
-        parts.append(f"{threads} thread{'s' * (threads != 1)}")
-    if batch is not None:
-        parts.append(f"{batch} row{'s' * (batch != 1)} a call")
-    return ", ".join(parts)
-
-
-def _cell(found: Found | None) -> Cell:
-    if found is None:
-        return Cell("–", "not measured")
-    if not is_number(found.get("value")):
-        return Cell("–", str(found.get("reason") or "not measured"), tuple(found.get("flags") or ()))
-    return Cell(wording.written(found), wording.interval(found), tuple(found.get("flags") or ()))
-
-
-def _difference(artifact: Variant, name: str, here: Found | None, there: Found | None, place: Place) -> Cell:
-    """The paired comparison where there is one; else the bare ratio or difference, which has no interval."""
-    for compared in artifact.document.get("comparisons") or ():
-        conditions = compared.get("conditions") or {}
-        same = all(conditions.get(key) in (None, value) for key, value in (("threads", place[1]), ("batch", place[2])))
-        if compared.get("name") == name and is_number(compared.get("ratio")) and same and not place[3]:
-            return Cell(wording.factor(compared), wording.factor_interval(compared), tuple(compared.get("flags") or ()))
-    if (drop := artifact.drops.get(name)) is not None and is_number(drop.get("value")) and not place[3]:
-        return Cell(wording.dropped(drop), wording.drop_interval(drop))
-    values = [found["value"] if found and is_number(found.get("value")) else None for found in (here, there)]
-    if values[0] and values[1] is not None and name in UNITS:
-        return Cell(wording.ratio_factor(name, values[1] / values[0]), "not paired")
-    return Cell("")
+def _which(variant: Variant, found: Found | None) -> str:
+    """Which of several conditions a measurement is of; nothing where there is one."""
+    places = by_place(variant.measurements)
+    same = [place for place in places if found is not None and place.name == found.get("name")]
+    mine = next((place for place in same if places[place] is found), None)
+    return described(mine, varying(same)) if mine is not None and len(same) > 1 else ""
 
 
 def _together(rows: Sequence[SideBySide]) -> str:

@@ -1,5 +1,6 @@
 """What the page calls things: measurements, flags, methods, in a reader's words."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,8 +59,20 @@ _FLAGS = {
     "saturated": "Calls arrived faster than they were done: these latencies grow for as long as one measures.",
     "short_blocks": "The model is too slow for blocks of 20 calls, so fewer were taken.",
     "synthetic": "The inputs were random, which real ones may not be like.",
+    "profile_apart": "In the profiled process a whole inference took over 10 % longer or shorter than in those that "
+    "were timed: operators, the roofline and what follows from them are of another state of the machine.",
     "non_finite": "The output is infinite or not a number in some rows.",
 }
+
+_LESS_AND_MORE = {"cpu_per_inference": ("less", "more"), "throughput": ("lower", "higher")}
+_OF_UNITS = {"bytes": ("smaller", "larger"), "J": ("less", "more")}
+"""What a ratio below one is called, and one above it, where nothing is faster or slower."""
+
+_PARTS = ((1e-3, "m"), (1e-6, "µ"))
+"""Of seconds and joules below one."""
+
+_NEAR, _MOST_DIGITS = 0.01, 9
+"""Within this of one, what is ideally one is told by how far it is from that; with so many digits at most."""
 
 SOURCES = {
     "evaluation": "Accuracy is that on the evaluation rows, which were held out of everything else.",
@@ -103,7 +116,7 @@ def written(found: Mapping[str, Any] | None) -> str:
     """A measurement's value with its unit, `~` before what is estimated."""
     if found is None or not is_number(found.get("value")):
         return "–"
-    return ("~" if found.get("method") == "estimated" else "") + _amount(float(found["value"]), str(found.get("unit")))
+    return ("~" if found.get("method") == "estimated" else "") + _measured(found, float(found["value"]))
 
 
 def interval(found: Mapping[str, Any] | None) -> str | None:
@@ -111,7 +124,7 @@ def interval(found: Mapping[str, Any] | None) -> str | None:
     ends = ends_of(found)
     if found is None or ends is None:
         return None
-    low, high = (_amount(end, str(found.get("unit"))) for end in ends)
+    low, high = (_measured(found, end) for end in ends)
     _, space, unit = high.rpartition(_TIED)
     return f"{low.removesuffix(space + unit) if space else low} to {high}"
 
@@ -121,11 +134,7 @@ def factor(compared: Mapping[str, Any]) -> str:
     name, ratio = str(compared.get("name")), float(compared["ratio"])
     if compared.get("within_noise"):
         return "the same" if ends_of(compared) is None else "the same, within noise"
-    less, more = {
-        "artifact_bytes": ("smaller", "larger"),
-        "peak_memory": ("less", "more"),
-        "energy_per_inference": ("less", "more"),
-    }.get(name, ("faster", "slower"))
+    less, more = _LESS_AND_MORE.get(name) or _OF_UNITS.get(UNITS.get(name, ("1", "lower"))[0], ("faster", "slower"))
     if ratio <= 0:
         return plain(ratio) + " ×"
     return f"{_times(1 / ratio)} {less}" if ratio < 1 else f"{_times(ratio)} {more}"
@@ -160,14 +169,18 @@ def drop_interval(drop: Mapping[str, Any]) -> str | None:
     return f"{low.removesuffix(' points')} to {high}"
 
 
-def ratio_factor(name: str, ratio: float) -> str:
-    """A bare ratio of two measurements in the same words."""
-    faster = 1 / ratio if name == "throughput" and ratio > 0 else ratio
-    return factor({"name": name, "ratio": faster, "within_noise": ratio == 1})
-
-
-def _amount(value: float, unit: str) -> str:
-    """A value and its unit, which no line break parts."""
+def _measured(found: Mapping[str, Any], value: float) -> str:
+    """A value in a measurement's unit, which no line break parts, with the digits that tell it from its ideal."""
+    unit, name = str(found.get("unit")), found.get("name")
+    if unit in ("s", "J") and 0 < abs(value) < 1:
+        size, prefix = next((part for part in _PARTS if abs(value) >= part[0]), _PARTS[-1])
+        return f"{plain(value / size)}{_TIED}{prefix}{unit}"
+    away = value - 1
+    if unit == "1" and name in METRICS and METRICS[name].ideal == 1 and 0 < abs(away) < _NEAR:
+        digits = 1 - math.floor(math.log10(abs(away)))
+        if digits > _MOST_DIGITS:
+            return f"1{_TIED}{'+' if away > 0 else '−'}{_TIED}{abs(away):.1e}"
+        return f"{value:.{digits}f}"
     return amount(value, unit).replace(" ", _TIED)
 
 

@@ -1,6 +1,6 @@
 """Combine what the children measured, judge the goal, and say in words what came out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from workers.evaluation.conclusion import conclude, describe
 from workers.evaluation.evidence import Evidence, alone, gather, timed
 from workers.evaluation.gate import Verdict, judge_goal, slice_notes
 from workers.evaluation.paired import Drop, paired_drops
-from workers.evaluation.potential import potential
+from workers.evaluation.potential import potential, profile_doubts
 from workers.evaluation.replicate import ORIGINAL, REPLICATE, LatencyReplicate, LoadReplicate
 from workers.evaluation.runtime_choice import compare_runtimes
 from workers.evaluation.scores import read_scores
@@ -76,7 +76,12 @@ def run(request: GateRequest, scratch: Path, folder: Path, progress: Progress) -
         *loads(load, ORIGINAL, target=target),
     ]
     original_scores = read_scores(scratch / request.baseline)
-    notes = (*request.notes, *_disturbances(latency), *_potentials(request, scratch), *compare_runtimes(original))
+    notes = (
+        *request.notes,
+        *_disturbances(latency),
+        *_potentials(request, scratch, original),
+        *compare_runtimes(original),
+    )
     if request.spec.kind == "evaluate":
         evidence_of_it = alone(source=baseline.source, measurements=original, scores=original_scores, latency=latency)
         return _evaluated(request, original, evidence_of_it, notes)
@@ -179,11 +184,15 @@ def _replicates(request: GateRequest, scratch: Path) -> tuple[list[LatencyReplic
     return sorted(latency, key=lambda replicate: replicate.replicate), load
 
 
-def _potentials(request: GateRequest, scratch: Path) -> tuple[str, ...]:
+def _potentials(request: GateRequest, scratch: Path, original: Sequence[Measurement]) -> tuple[str, ...]:
     """What fewer bits could do for the original at most, by its roofline."""
     folder = request.profiles.get(ORIGINAL)
-    found = None if folder is None else read_result(ProfileResult, scratch, folder).roofline
-    return () if found is None else potential(found)
+    found = None if folder is None else read_result(ProfileResult, scratch, folder)
+    if found is None or found.roofline is None:
+        return ()
+    timed_like_it = next((one for one in original if one.name == "latency_p50"), None)
+    p50, flags = (None, ()) if timed_like_it is None else (timed_like_it.value, timed_like_it.flags)
+    return potential(found.roofline, profile_doubts(found.unprofiled_ms, p50, flags))
 
 
 def _asked(spec: JobSpec) -> list[str]:

@@ -12,6 +12,11 @@ from workers.steps.requests import PackageRequest
 
 REPORT, PAGE = "report.json", "report.html"
 
+_OF_A_PROFILE = (
+    *("runs", "batch", "operators_ms", "profiled_ms", "unprofiled_ms", "unaccounted"),
+    *("resolution_ms", "left_out"),
+)
+
 
 def report_document(
     request: PackageRequest,
@@ -52,16 +57,18 @@ def report_document(
 
 
 def _profiles(request: PackageRequest, scratch: Path) -> dict[str, Any]:
-    """Operators and roofline of each model that was profiled, by its id."""
+    """Operators and roofline of each model that was profiled, by its id, and how far the profile can be trusted."""
     operators: dict[str, Any] = {}
+    profiles: dict[str, Any] = {}
     roofline: dict[str, Any] = {}
     for name, folder in request.profiles.items():
         found = step_result(scratch, folder)
         operators[name] = found["operators"]
+        profiles[name] = {key: found[key] for key in _OF_A_PROFILE}
         if found.get("roofline"):
             roofline["peaks"] = found["roofline"]["peaks"]
             roofline[name] = found["roofline"]["operators"]
-    return {"operators": operators, "roofline": roofline}
+    return {"operators": operators, "profiles": profiles, "roofline": roofline}
 
 
 def write_page(document: dict[str, Any], folder: Path) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.domain.measurement import Measurement
-from workers.evaluation.potential import potential
+from workers.evaluation.potential import PROFILE_APART, potential, profile_doubts
 from workers.evaluation.roofline import MachinePeaks, Potential, Roofline
 from workers.evaluation.runtime_choice import compare_runtimes
 
@@ -44,6 +44,33 @@ def test_no_more_is_hoped_for_than_is_possible() -> None:
 def test_what_cannot_help_is_said_so_and_what_is_unknown_not_at_all() -> None:
     (said,) = potential(roofline(bound(0.01, 1.01), bound(0.5, None)))
     assert said.startswith("8 bits cannot make it faster here")
+
+
+def test_a_bound_of_a_doubtful_profile_says_so() -> None:
+    said = potential(roofline(bound(0.71, 2.4), bound(0.01, 1.0)), ("contended", PROFILE_APART))
+    assert [sentence.partition(" Doubtful, ")[2] for sentence in said] == [
+        "as it follows from one profile: other work ran on the machine and its inferences took another time than those "
+        "that were timed."
+    ] * 2
+    assert "Doubtful" not in "".join(potential(roofline(bound(0.71, 2.4), bound(0.01, 1.0))))
+
+
+@pytest.mark.parametrize(
+    ("unprofiled", "p50", "flags", "doubts"),
+    [
+        (1.09, 1.0, (), ()),
+        (1.11, 1.0, (), (PROFILE_APART,)),
+        (0.89, 1.0, ("unstable",), (PROFILE_APART,)),
+        (1.0, 1.0, ("contended", "unsettled"), ("contended",)),
+        (None, 1.0, (), ()),
+        (1.0, None, (), ()),
+        (1.0, 0.0, (), ()),
+    ],
+)
+def test_a_profile_is_held_against_what_was_timed(
+    unprofiled: float | None, p50: float | None, flags: tuple[str, ...], doubts: tuple[str, ...]
+) -> None:
+    assert profile_doubts(unprofiled, p50, flags) == doubts
 
 
 def timed(runtime: str, value: float, reach: float = 0.01, **conditions: Any) -> Measurement:

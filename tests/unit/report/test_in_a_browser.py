@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.parts.browser import Visit, chromium
+from tests.unit.report.loaded import document, under_every_condition
 from tests.unit.report.test_page import everywhere
 from workers.report.page import render
 
@@ -68,6 +69,45 @@ def test_it_opens_without_network_and_without_complaint(browser: Any, file: Path
     assert visit.page.evaluate("document.documentElement.scrollWidth") <= width
     assert visit.page.evaluate(_CONTRAST) == []
     visit.close()
+
+
+@pytest.mark.parametrize("width", [1200, 390, 360])
+def test_no_measurement_or_operator_has_to_be_scrolled_for(
+    browser: Any, cache: Path, tmp_path: Path, profiled: dict[str, Any], width: int
+) -> None:
+    """Of many conditions, with doubts and intervals, and with kernels that were fused."""
+    kernel = "com.microsoft.nchwc:QLinearConvWithEverythingFused(uint8, int8)"
+    profiled["operators"]["original"][0]["kernel"] = kernel
+    several = document(under_every_condition(0.5))
+    for found in (*several["baseline"]["measurements"], *several["candidates"][0]["measurements"]):
+        found["flags"] = ["contended"]
+    profiled["baseline"]["measurements"] += several["baseline"]["measurements"]
+    profiled["candidates"][0]["measurements"] += several["candidates"][0]["measurements"]
+    path = tmp_path / "report.html"
+    path.write_text(render(profiled, cache=cache), encoding="utf-8")
+    visit = Visit(browser, width=width)
+    visit.open(path)
+    visit.page.evaluate("document.querySelectorAll('details').forEach((each) => each.open = true)")
+
+    for name in ("Measurements", "Operators"):
+        frame = visit.page.query_selector(f'[role=region][aria-label="{name}"]')
+        assert frame.evaluate("(each) => each.scrollWidth - each.clientWidth") <= 0, name
+    assert kernel in visit.page.inner_text("main")
+    visit.close()
+
+
+def test_a_verdict_keeps_its_word_whole_beside_a_long_reason(
+    browser: Any, file: Path, profiled: dict[str, Any]
+) -> None:
+    profiled["verdicts"] = [{"verdict": "undecided", "reason": "a reason of many words " * 40}]
+    file.write_text(render(profiled, cache=file.parent), encoding="utf-8")
+    for width in (1200, 360):
+        visit = Visit(browser, width=width)
+        visit.open(file)
+        box = visit.page.query_selector(".verdicts .verdict").bounding_box()
+        assert box["width"] > 60
+        assert box["height"] < 40
+        visit.close()
 
 
 def test_its_text_can_be_seen(browser: Any, file: Path, profiled: dict[str, Any]) -> None:

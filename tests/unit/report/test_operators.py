@@ -51,3 +51,16 @@ def test_a_type_is_what_the_original_calls_it() -> None:
     times = time_by_type(side_by_side([operator("c", "Conv", 1.0, "c")], [operator("cq", "QLinearConv", 3.0, "c")]))
 
     assert times == {"Conv": (1.0, 3.0)}
+
+
+def test_calls_and_shares_of_what_was_fused_add_up() -> None:
+    (row,) = side_by_side(
+        [
+            operator("conv", "Conv", 2.0, "conv", share=0.5, calls=2.0),
+            operator("relu", "Relu", 0.5, "relu", share=0.25, kernel="Relu(float32)"),
+        ],
+        [operator("q", "QLinearConv", 1.0, "conv", "relu", share=0.75, calls=2.0, output_bytes=1000)],
+    )
+
+    assert (row.calls, row.shares, row.output_bytes) == ((12.0, 2.0), (0.75, 0.75), 1000)
+    assert row.kernels == ("Conv + Relu(float32)", "QLinearConv")

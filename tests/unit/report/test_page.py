@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.unit.report.conftest import operator, work
+from tests.unit.report.loaded import document, under_every_condition
 from tests.unit.report.markup import Page
 from workers.report.page import POLICY, render
 
@@ -16,6 +17,7 @@ SECTIONS = (
     "What is traded for what",
     "What was measured",
     "Latency, process by process",
+    "Under load",
     "Operator by operator",
     "Layer by layer",
     "What this machine could do",
@@ -122,6 +124,8 @@ def test_differences_are_the_paired_ones(report: dict[str, Any], cache: Path) ->
         {"name": "load_time", "ratio": 1.05, "ci95": [0.9, 1.25], "within_noise": True},
     ]
     report["drops"] = {candidate["id"]: [{"metric": "top1", "value": 0.02, "ci95": [-0.01, 0.05]}]}
+    for found in (*report["baseline"]["measurements"], *candidate["measurements"]):
+        found["flags"] = []
     text = Page(render(report, cache=cache)).text.replace("\u00a0", " ")
 
     assert "2.00 × faster" in text
@@ -253,3 +257,22 @@ def test_forty_variants_have_a_row_each_and_the_chosen_one_its_mark(report: dict
 
 def test_the_same_report_is_the_same_page(profiled: dict[str, Any], cache: Path) -> None:
     assert render(profiled, cache=cache) == render(json.loads(json.dumps(profiled)), cache=cache)
+
+
+@pytest.mark.parametrize("number", [0.0, -1.0, 1e-300, 1e300, None])
+def test_extreme_loads_do_not_break_it(cache: Path, number: float | None) -> None:
+    report = document(under_every_condition(0.5))
+    for found in (*report["baseline"]["measurements"], *report["candidates"][0]["measurements"]):
+        found["value"], found["ci95"] = number, [number, number]
+
+    Page(render(report, cache=cache))
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_conditions_that_are_no_numbers_stay_text(cache: Path, name: str) -> None:
+    report = document(under_every_condition(0.5))
+    keys = ("runtime", "case", "threads", "batch", "callers", "rate", "shapes")
+    for found in (*report["baseline"]["measurements"], *report["candidates"][0]["measurements"]):
+        found["conditions"] = {key: [name] if key == "shapes" else name for key in keys}
+
+    Page(render(report, cache=cache))

@@ -15,9 +15,10 @@ from matplotlib.font_manager import FontManager, json_dump
 
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
+from tests.unit.report.loaded import document, under_every_condition
 from workers.report.page import FONTS
 from workers.report.plots import all_plots
-from workers.report.plots.latency import children_of
+from workers.report.plots.latency import children_of, edge_of
 from workers.report.plots.tradeoff import front
 from workers.report.variants import accuracy_metric, shown, variants_of
 
@@ -196,3 +197,70 @@ def test_the_list_of_fonts_is_the_one_that_matplotlib_would_make(tmp_path: Path)
     assert {key: value for key, value in made.items() if "list" not in key} == {
         key: value for key, value in listed.items() if "list" not in key
     }
+
+
+def test_each_runtime_has_a_latency_figure_of_its_own(report: dict[str, Any]) -> None:
+    (name,) = [name for name in report["samples"] if name.startswith("latency")]
+    other = copy.deepcopy(report["samples"][name])
+    for session in other["conditions"].values():
+        session["runtime"] = "openvino"
+    report["samples"][f"{name}-openvino"] = other
+
+    plots = plots_of(report)["latency"]
+
+    assert [plot.title for plot in plots] == [
+        "Latency, onnxruntime, 1 thread, 1 row a call",
+        "Latency, OpenVINO, 1 thread, 1 row a call",
+    ]
+    assert [len(paths(plot.svg, "--series-0")) for plot in plots] == [1, 1]
+
+
+def test_a_long_tail_does_not_squeeze_the_rest(report: dict[str, Any]) -> None:
+    """Nine of a hundred calls take 8 ms where the median is 0.06: the axis ends before them, and they are counted."""
+    (name,) = [name for name in report["samples"] if name.startswith("latency")]
+    block = [0.06 + 0.0001 * turn for turn in range(91)] + [8.0] * 9
+    report["samples"][name]["against"] = {"first": [block], "second": [block]}
+
+    (plot,) = plots_of(report)["latency"]
+
+    assert edge_of([np.array(block)]) < 0.5
+    assert "are 9.0 % of all calls, the longest of 8.00 ms" in plot.caption
+
+
+@given(st.lists(st.floats(0.01, 1000), min_size=1, max_size=200), st.lists(st.floats(0.01, 1000), min_size=1))
+def test_the_edge_lies_at_the_slowest_process_s_p99_or_before(one: list[float], other: list[float]) -> None:
+    children = [np.sort(np.array(samples)) for samples in (one, other)]
+
+    edge = edge_of(children)
+
+    slowest = max(float(np.median(child)) for child in children)
+    assert slowest <= edge <= max(float(np.quantile(child, 0.99)) for child in children) * (1 + 1e-9)
+    assert edge <= 4 * slowest or edge == pytest.approx(4 * slowest)
+
+
+def test_throughput_stands_against_p99() -> None:
+    report = document(under_every_condition(0.5))
+
+    (plot,) = plots_of(report)["load"]
+
+    assert plot.title == "Throughput against p99, onnxruntime, 1 thread, 1 row a call"
+    assert "original, 1 caller: 100 rows a second, p99 30.0 ms" in plot.svg
+    assert "static_int8, 20,000 calls a second: 1000 rows a second, p99 17.0 ms" in plot.svg
+    # A line through the callers, and a mark a load: those of saturated rates are hollow.
+    assert [len(line) for line in paths(plot.svg, "--series-0") if len(line) == 3] == [3]
+    uses = [use.get("style", "") for use in ElementTree.fromstring(plot.svg).iter(f"{SVG}use")]
+    assert sum("stroke: var(--series-1)" in style for style in uses) == 5
+    assert sum("fill: var(--surface)" in style for style in uses) == 2
+    assert "20,000/s*" in plot.svg
+    assert "Hollow: calls arrived faster than they were done." in plot.caption
+
+
+def test_without_load_or_p99_nothing_is_drawn_of_it() -> None:
+    report = document([])
+    report["baseline"]["measurements"] = [
+        found
+        for found in report["baseline"]["measurements"]
+        if found["name"] != "latency_p99" or "callers" not in found["conditions"]
+    ]
+
+    assert plots_of(report)["load"] == []

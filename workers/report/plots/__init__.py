@@ -5,6 +5,7 @@ from typing import Any
 
 from workers.report.plots.drawing import Plot
 from workers.report.plots.latency import latency_plots
+from workers.report.plots.load import load_plots
 from workers.report.plots.operators import operator_plots
 from workers.report.plots.roofline import roofline_plots
 from workers.report.plots.sensitivity import sensitivity_plots
@@ -19,6 +20,7 @@ def all_plots(
     return {
         "tradeoff": tradeoff_plots(variants, metric),
         "latency": latency_plots(report, variants),
+        "load": load_plots([variants[0], *([subject] if subject else [])]),
         "operators": operator_plots(report, subject),
         "sensitivity": sensitivity_plots(subject),
         "roofline": roofline_plots(report, subject),

@@ -9,30 +9,39 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from workers.evaluation.words import amount
+from workers.report.places import Place, described, sampled_place, varying
 from workers.report.plots.drawing import Plot, colour_of, draw
 from workers.report.variants import Variant, is_number
 
 _MOST_PLOTS = 6
 _MOST_CHILDREN = 12
 _POINTS = 120
-_SHOWN_SHARE = 0.99
-"""Beyond this share of all calls a few long ones would squeeze the rest to a line."""
+_SHOWN_SHARES = (0.99, 0.95)
+"""Beyond these shares of the slowest process's calls a few long ones would squeeze the rest to a line: the first
+where it is no further than `_MOST_MEDIANS`, else the second."""
+
+_MOST_MEDIANS = 4.0
+"""Of the slowest process: an axis that ends further out shows little but its tail. Where even the second of the
+shares lies beyond, it ends here."""
 
 Samples = NDArray[np.float64]
 
 
 def latency_plots(report: Mapping[str, Any], variants: Sequence[Variant]) -> list[Plot]:
-    """One figure for each candidate, number of threads, rows a call and case; the chosen candidate's first."""
-    groups: dict[tuple[int, int, int, str], list[Mapping[str, Any]]] = {}
+    """One figure for each candidate, runtime, number of threads, rows a call and case; the chosen candidate's first."""
+    groups: dict[tuple[int, Place], list[Mapping[str, Any]]] = {}
     numbers = {variant.id: variant.number for variant in variants}
     for found in (report.get("samples") or {}).values():
         if found.get("kind") == "latency":
             number = numbers.get(str(found.get("candidate")), 0)
-            key = (number, found.get("threads") or 0, found.get("batch") or 0, str(found.get("case") or ""))
-            groups.setdefault(key, []).append(found)
+            groups.setdefault((number, sampled_place(found)), []).append(found)
     chosen = {variant.number for variant in variants if variant.chosen}
     ordered = sorted(groups, key=lambda key: key[0] not in chosen)
-    made = (_plot(variants[key[0]], *key[1:], groups[key]) for key in ordered)
+    varied = varying(place for _, place in groups)
+    made = (
+        _plot(f"latency-{turn}", variants[key[0]], described(key[1], varied), groups[key])
+        for turn, key in enumerate(ordered)
+    )
     plots = [plot for plot in made if plot is not None]
     if left := len(plots[_MOST_PLOTS:]):
         last = plots[_MOST_PLOTS - 1]
@@ -52,16 +61,20 @@ def children_of(replicates: Sequence[Mapping[str, Any]], subject: str) -> list[S
     return children
 
 
-def _plot(
-    variant: Variant, threads: int, batch: int, case: str, replicates: Sequence[Mapping[str, Any]]
-) -> Plot | None:
+def edge_of(children: Sequence[Samples]) -> float:
+    """Where the axis ends, in ms: near p99 or p95 of the slowest process, and never far beyond its median."""
+    most = _MOST_MEDIANS * max(float(np.median(child)) for child in children)
+    ends = [max(float(np.quantile(child, share)) for child in children) for share in _SHOWN_SHARES]
+    return next((end for end in ends if end <= most), most)
+
+
+def _plot(name: str, variant: Variant, conditions: str, replicates: Sequence[Mapping[str, Any]]) -> Plot | None:
     original = children_of(replicates, "first")
     artifact = children_of(replicates, "second") if variant.number else []
     everything = [*original, *artifact]
     if not everything:
         return None
-    low = min(float(child[0]) for child in everything)
-    high = max(float(np.quantile(child, _SHOWN_SHARE)) for child in everything)
+    low, high = min(float(child[0]) for child in everything), edge_of(everything)
 
     def paint(axes: Axes) -> None:
         for number, children in ((0, original), (variant.number, artifact)):
@@ -75,23 +88,29 @@ def _plot(
         axes.set_xlabel("ms a call")
         axes.set_ylabel("% of calls that took at most this")
 
-    conditions = f"{threads} thread{'s' * (threads != 1)}, {batch} row{'s' * (batch != 1)} a call"
-    conditions += f", {case}" if case else ""
     title = f"Latency, {conditions}"
     medians = [
-        f"{name}: medians of {_range([float(np.median(child)) for child in children])} in {len(children)} processes"
-        for name, children in (("original", original), (variant.name, artifact))
+        f"{whose}: medians of {_range([float(np.median(child)) for child in children])} in {len(children)} processes"
+        for whose, children in (("original", original), (variant.name, artifact))
         if children
     ]
     return Plot(
-        draw(
-            f"latency-{variant.number}-{threads}-{batch}{case and '-' + case}", title, "; ".join(medians) + ".", paint
-        ),
+        draw(name, title, "; ".join(medians) + ".", paint),
         title,
-        "One line is one fresh process. Steep is steady; lines apart are processes that disagree. The slowest 1 % of "
-        "calls is beyond the edge.",
+        "One line is one fresh process. Steep is steady; lines apart are processes that disagree. "
+        + _beyond(everything, high),
         ((0, "original"), *([(variant.number, variant.name)] if artifact else [])),
     )
+
+
+def _beyond(children: Sequence[Samples], edge: float) -> str:
+    """What is not seen: how many calls took longer than the edge, and the longest of them."""
+    calls = np.concatenate(children)
+    left = int((calls > edge).sum())
+    if not left:
+        return "No call is beyond the edge."
+    share, longest = amount(left / len(calls), "fraction"), amount(float(calls.max()), "ms")
+    return f"Beyond the edge, at {amount(edge, 'ms')}, are {share} of all calls, the longest of {longest}."
 
 
 def _range(values: Sequence[float]) -> str:

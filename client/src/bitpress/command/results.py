@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bitpress.command.conditions import compared_under, holds_for, runtimes_of, under_conditions
 from bitpress.command.output import NOTHING, facts, in_bytes, moment, show, table
 from bitpress.command.progress import where_it_stands
 
@@ -41,6 +42,9 @@ def print_job(job: "Job") -> None:
         typer.echo()
         show(result_table(job) if job["candidates"] else measurement_table(job))
         typer.echo()
+        if (others := conditions_table(job)) is not None:
+            show(others)
+            typer.echo()
         for line in findings(job):
             typer.echo(line)
 
@@ -69,16 +73,48 @@ def result_table(job: "Job") -> "Table":
 
 def measurement_table(job: "Job") -> "Table":
     """Lay out everything that was measured of one model, with its interval and what it holds for."""
+    measured = job["baseline"]["measurements"] if job["baseline"] else []
+    runtimes = runtimes_of(measured)
     rows = [
         [
             each["name"],
             _written(each, interval=True),
             "" if each["value"] is None else {"fraction": "%", "1": "", "bytes": ""}.get(each["unit"], each["unit"]),
-            _holds_for(each) if each["value"] is not None else str(each.get("reason")),
+            holds_for(each.get("conditions", {}), runtimes) if each["value"] is not None else str(each.get("reason")),
         ]
-        for each in (job["baseline"]["measurements"] if job["baseline"] else [])
+        for each in measured
     ]
     return table(["measured", "value [95 %]", "unit", "holds for"], rows, right=["value [95 %]"])
+
+
+def conditions_table(job: "Job") -> "Table | None":
+    """Lay out latency and throughput of every variant under every condition; none where there is one condition."""
+    if not job["candidates"] or not job["baseline"]:
+        return None
+    names = _names(job["candidates"])
+    variants: list[tuple[str, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any]]]] = [
+        ("fp32", job["baseline"]["measurements"], ()),
+        *(
+            (name, candidate["measurements"], candidate.get("comparisons", []))
+            for name, candidate in zip(names, job["candidates"], strict=True)
+        ),
+    ]
+    found = [(name, under_conditions(measured), compared) for name, measured, compared in variants]
+    keys = dict.fromkeys(key for _, under, _ in found for key in under)
+    if len(keys) < 2:
+        return None
+    runtimes = runtimes_of(each for _, measured, _ in variants for each in measured)
+    rows = []
+    for key in keys:
+        for name, under, compared in found:
+            if (measured := under.get(key)) is None:
+                continue
+            conditions = {k: v for k, v in next(iter(measured.values())).get("conditions", {}).items() if k != "rows"}
+            ratio = compared_under(compared, conditions)
+            numbers = [_written(measured.get(each)) for each in ("latency_p50", "latency_p99", "throughput")]  # type: ignore[arg-type]
+            rows.append([holds_for(conditions, runtimes), name, *numbers, NOTHING if ratio is None else _factor(ratio)])
+    columns = ["holds for", "variant", "p50 ms", "p99 ms", "rows/s", "× fp32"]
+    return table(columns, rows, right=columns[2:])
 
 
 def findings(job: "Job") -> Iterator[str]:
@@ -93,14 +129,6 @@ def findings(job: "Job") -> Iterator[str]:
     if flags := _flags(job):
         yield f"* measured under doubt: {', '.join(flags)}"
     yield from (f"artifact: {artifact}" for artifact in job["artifacts"])
-
-
-_CONDITIONS = ("case", "threads", "batch", "callers", "rate", "rows")
-
-
-def _holds_for(measurement: "Measurement") -> str:
-    found = measurement.get("conditions", {})
-    return ", ".join(f"{name} {found[name]}" for name in _CONDITIONS if name in found)
 
 
 def _metrics(job: "Job") -> dict[str, str]:
@@ -157,6 +185,8 @@ def _number(value: float, unit: str) -> str:
         return f"{100 * value:.1f}"
     if unit == "bytes":
         return in_bytes(value)
+    if unit == "1/s" and value >= 1000:
+        return f"{value:.0f}"
     return f"{value:.3f}" if unit == "ms" and value < 10 else f"{value:.1f}" if unit in ("ms", "dB") else f"{value:.4g}"
 
 
@@ -164,13 +194,19 @@ def _speed(candidate: "Candidate") -> str:
     """How many times as fast as the original, by the paired comparison of the two."""
     for compared in candidate.get("comparisons", []):
         if compared["name"] == "latency_p50" and compared["ratio"]:
-            return f"{1 / compared['ratio']:.2f}" + (" (noise)" if compared.get("within_noise") else "")
+            return _factor(compared)
     return NOTHING
+
+
+def _factor(compared: Mapping[str, Any]) -> str:
+    doubt = "*" if compared.get("flags") else ""
+    return f"{1 / compared['ratio']:.2f}" + doubt + (" (noise)" if compared.get("within_noise") else "")
 
 
 def _flags(job: "Job") -> list[str]:
     parts = [*(job["candidates"]), *([job["baseline"]] if job["baseline"] else [])]
-    return sorted({flag for part in parts for m in part["measurements"] for flag in m.get("flags", [])})
+    found = [each for part in parts for each in (*part["measurements"], *part.get("comparisons", []))]  # type: ignore[misc]
+    return sorted({flag for each in found for flag in each.get("flags", [])})
 
 
 def _verdict(found: Mapping[str, Any]) -> str:

@@ -1,0 +1,74 @@
+"""What measurements hold for, and the table of a job that measured under several conditions."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+_TOLD = ("case", "threads", "batch", "callers", "rate", "rows")
+_APART = ("runtime", "case", "shapes", "threads", "batch", "callers", "rate")
+"""What tells measurements of one name and job apart, in the order in which it is said."""
+
+_RATIOS_MAY_LEAVE_OUT = ("runtime", "shapes", "threads", "batch")
+
+Key = tuple[Any, ...]
+
+
+def holds_for(conditions: Mapping[str, Any], runtimes: Iterable[str]) -> str:
+    """What one measurement holds for: its runtime where there are several, then all that is known of it."""
+    names = [*(["runtime"] if len(set(runtimes)) > 1 else []), *_TOLD]
+    return ", ".join(_said(name, conditions) for name in names if conditions.get(name) is not None)
+
+
+def runtimes_of(measured: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The runtimes that any of these was measured on."""
+    named = (each.get("conditions", {}).get("runtime") for each in measured)
+    return {str(runtime) for runtime in named if runtime is not None}
+
+
+def key_of(conditions: Mapping[str, Any]) -> Key:
+    """What tells a latency from others of the same job."""
+    return tuple(_hashable(conditions.get(name)) for name in _APART)
+
+
+def under_conditions(measured: Sequence[Mapping[str, Any]]) -> dict[Key, dict[str, Mapping[str, Any]]]:
+    """Latencies and throughputs by what they hold for, in the order they were reported, then by name."""
+    found: dict[Key, dict[str, Mapping[str, Any]]] = {}
+    for each in measured:
+        if each["name"] in ("latency_p50", "latency_p99", "throughput"):
+            found.setdefault(key_of(each.get("conditions", {})), {}).setdefault(each["name"], each)
+    return found
+
+
+def compared_under(compared: Iterable[Mapping[str, Any]], conditions: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The paired ratio of median latencies under these conditions, where there is one."""
+    for each in compared:
+        given = each.get("conditions") or {}
+        same = all(
+            conditions.get(name) == given.get(name) or (name in _RATIOS_MAY_LEAVE_OUT and given.get(name) is None)
+            for name in _APART
+        )
+        if each["name"] == "latency_p50" and each.get("ratio") and given and same:
+            return each
+    return None
+
+
+def _said(name: str, conditions: Mapping[str, Any]) -> str:
+    value = conditions[name]
+    if name == "runtime":
+        return str(value)
+    if name == "case" and (shapes := conditions.get("shapes")):
+        return f"case {value} ({_shapes(shapes)})"
+    return f"{name} {value:g}" if isinstance(value, float) and value < 1e6 else f"{name} {value}"
+
+
+def _shapes(shapes: Any) -> str:
+    if not isinstance(shapes, Mapping):
+        return str(shapes)
+    return ", ".join(
+        f"{name} {'x'.join(map(str, shape)) if isinstance(shape, list | tuple) else shape}"
+        for name, shape in shapes.items()
+    )
+
+
+def _hashable(value: Any) -> Any:
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value
