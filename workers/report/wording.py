@@ -56,6 +56,8 @@ _FLAGS = {
     "saturated": "Calls arrived faster than they were done: these latencies grow for as long as one measures.",
     "short_blocks": "The model is too slow for blocks of 20 calls, so fewer were taken.",
     "synthetic": "The inputs were random, which real ones may not be like.",
+    "heavy_tail": "A few rows carry most of it, and rows that are not here could carry more: the interval may be too "
+    "narrow. More rows, or a metric with bounds such as agreement, tell more.",
     "non_finite": "The output is infinite or not a number in some rows.",
 }
 
