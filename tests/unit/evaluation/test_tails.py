@@ -98,5 +98,5 @@ def test_ordinary_samples_are_not_called_heavy(shape: str) -> None:
 
 def test_samples_that_no_interval_holds_of_are() -> None:
     rng = np.random.default_rng(6)
-    for drawn in (rng.lognormal(0, 2, (200, 140)), rng.pareto(1.5, (200, 140)), rng.standard_cauchy((200, 140))):
-        assert np.mean([is_heavy(one - one.mean()) for one in drawn]) > 0.8
+    for drawn in (rng.lognormal(0, 2, (100, 500)), rng.pareto(1.5, (100, 500)), rng.standard_cauchy((100, 500))):
+        assert np.mean([is_heavy(one - one.mean()) for one in drawn]) > 0.7
