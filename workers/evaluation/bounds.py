@@ -72,9 +72,10 @@ def metric_bounds(name: str, scores: Scores, confidence: float) -> Bounded:
     form = _FORMS[metric.interval]
 
     def at_scale(factor: float) -> Ends:
-        lower, upper = form(found.value, scatter.scaled(factor), confidence)
+        scaled = scatter.scaled(factor)
+        lower, upper = form(found.value, scaled, confidence)
         if found.bias > 0:
-            lower = min(lower, form(found.value - found.bias / factor ** (2 / 3), scatter.scaled(factor), confidence)[0])
+            lower = min(lower, form(found.value - found.bias / factor ** (2 / 3), scaled, confidence)[0])
         return lower, upper
 
     ends = _fisher(found, groups, confidence) if metric.interval == "fisher" else at_scale(1)

@@ -18,11 +18,12 @@ from benchmarks.coverage.simulation import LEAST, WIDEST, Design, Found, Populat
 from workers.evaluation import bounds
 from workers.evaluation.bounds import TWO_SIDED_95, Bounded, drop_bounds, metric_bounds
 from workers.evaluation.metrics import arithmetic
+from workers.evaluation.metrics.coco_map import _halves
 from workers.evaluation.metrics.definition import RowMetric
 from workers.evaluation.scores import Scores
 from workers.evaluation.statistics import means
 from workers.evaluation.statistics.clusters import Codes, Floats
-from workers.evaluation.statistics.linear import Ends, Linearised, difference_bounds, scatter_of
+from workers.evaluation.statistics.linear import Ends, Linearised, bounded_bounds, difference_bounds, scatter_of
 
 TRIALS = 200
 LEAVE = 3 * math.sqrt(LEAST * (1 - LEAST) / TRIALS)
@@ -182,3 +183,30 @@ def test_a_rate_of_none_and_one_in_thousands_is_held() -> None:
             exact = clopper_pearson(rows)
             assert found.upper - found.lower < WIDEST * (exact[1] - exact[0])
     assert held / 2000 > 0.95
+
+
+def test_average_precision_of_few_pictures_is_too_high_by_what_it_says() -> None:
+    """Of sets of 140 pictures against the pool that they are drawn from; the lower bound has that much more room."""
+    pictures, design, rng = population("coco_map", "three classes"), Design(140), np.random.default_rng(23)
+    metric, truth = arithmetic("coco_map", pictures.options), truth_of(population("coco_map", "three classes"), design)
+    found = [metric.linearise(pictures.draw(rng, design)[0], None) for _ in range(80)]  # type: ignore[union-attr]
+    off = np.array([one.value for one in found]) - truth[0]
+    said = np.array([one.bias for one in found])
+    assert (said >= 0).all()
+    assert said.mean() > 0.003
+    assert off.mean() == pytest.approx(said.mean(), abs=3 * float(off.std()) / math.sqrt(len(off)))
+    records = pictures.draw(rng, design)[0]
+    one = metric.linearise(records, None)  # type: ignore[union-attr]
+    plain = bounded_bounds(one.value, scatter_of(one), TWO_SIDED_95)
+    bounded = metric_bounds("coco_map", Scores(records, pictures.options), TWO_SIDED_95)
+    assert bounded.upper == pytest.approx(plain[1])
+    assert bounded.lower == pytest.approx(plain[0] - one.bias, abs=0.3 * one.bias)
+
+
+def test_the_halves_of_grouped_pictures_split_no_group() -> None:
+    groups = np.repeat(np.arange(11), 3)
+    halves = _halves(33, groups)
+    assert np.array_equal(halves[: len(halves) // 2] + halves[len(halves) // 2 :], np.ones((len(halves) // 2, 33)))
+    for half in halves:
+        assert (np.bincount(groups, half) % 3 == 0).all()
+        assert 5 * 3 <= half.sum() <= 6 * 3

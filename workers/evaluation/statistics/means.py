@@ -91,7 +91,8 @@ def ratio_bounds(
     low, high = student_quantiles(excess, confidence, seed=seed)
     middle = float(denominators.mean())
     apart = denominators - middle
-    variances = tuple(float(each) / (draws - 1) / draws for each in (excess @ excess, excess @ apart, apart @ apart))
+    own, both, other = (float(each) / (draws - 1) / draws for each in (excess @ excess, excess @ apart, apart @ apart))
+    variances = (own, both, other)
     below = _crossing(middle, variances, high)
     above = _crossing(middle, variances, low)
     return value - scale * below, value + scale * above
