@@ -12,7 +12,7 @@ from app.domain.dataset import GROUPS, LABELS, SLICES
 from app.domain.measurement import Measurement, absent
 from app.domain.metric import ALWAYS, LABELLED, METRICS, MetricChoice, is_float, named_outputs, options_of
 from app.errors import StepError
-from workers.evaluation.bounds import TWO_SIDED_95, metric_bounds
+from workers.evaluation.bounds import HEAVY_TAIL, TWO_SIDED_95, metric_bounds
 from workers.evaluation.metrics import arithmetic
 from workers.evaluation.metrics.definition import AnyMetric, Floats, Rows
 from workers.evaluation.scores import Scores
@@ -182,7 +182,7 @@ def _measure(
         ci95=ends if np.isfinite(ends).all() else None,
         count=len(values),
         conditions=conditions if scores.groups is None else {**conditions, "groups": int(scores.groups.max()) + 1},
-        flags=flags,
+        flags=(*flags, HEAVY_TAIL) if found.heavy_tail else flags,
     )
     return measurement, scores
 

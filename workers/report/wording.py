@@ -61,6 +61,8 @@ _FLAGS = {
     "synthetic": "The inputs were random, which real ones may not be like.",
     "profile_apart": "In the profiled process a whole inference took over 10 % longer or shorter than in those that "
     "were timed: operators, the roofline and what follows from them are of another state of the machine.",
+    "heavy_tail": "A few rows carry most of it, and rows that are not here could carry more: the interval may be too "
+    "narrow. More rows, or a metric with bounds such as agreement, tell more.",
     "non_finite": "The output is infinite or not a number in some rows.",
 }
 
