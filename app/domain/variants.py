@@ -36,6 +36,9 @@ _OF_OUTPUTS = ("source", "output", "labels", "rows")
 _PLACE = (*OF_RUNNING, "output", "labels")
 """What tells measurements of one name apart."""
 
+_OF_RUNTIME = frozenset({"version", "providers", "device"})
+"""What differs of itself where the runtime does."""
+
 _OF_LOAD = frozenset({"shapes", "case", "callers", "rate"})
 """Conditions that only some measurements have: to have none is another condition than to have one."""
 
@@ -306,7 +309,8 @@ def _differences_in_conditions(
         found["original"] = reference.model, variant.model
     if name in METRICS and reference.data.digest != variant.data.digest:
         found["dataset"] = reference.data.dataset, variant.data.dataset
-    return found | _differing(before, after, keys)
+    found |= _differing(before, after, keys)
+    return {key: pair for key, pair in found.items() if "runtime" not in found or key not in _OF_RUNTIME}
 
 
 def _differing(before: Found, after: Found, keys: Iterable[str]) -> dict[str, tuple[Any, Any]]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bitpress.command.conditions import ran
 from bitpress.command.output import NOTHING, facts, in_bytes, moment, show, table
 from bitpress.command.progress import where_it_stands
 
@@ -95,12 +96,9 @@ def findings(job: "Job") -> Iterator[str]:
     yield from (f"artifact: {artifact}" for artifact in job["artifacts"])
 
 
-_CONDITIONS = ("case", "threads", "batch", "callers", "rate", "rows")
-
-
 def _holds_for(measurement: "Measurement") -> str:
     found = measurement.get("conditions", {})
-    return ", ".join(f"{name} {found[name]}" for name in _CONDITIONS if name in found)
+    return ", ".join([*ran(found), *([f"rows {found['rows']}"] if "rows" in found else [])])
 
 
 def _metrics(job: "Job") -> dict[str, str]:
