@@ -320,6 +320,10 @@ def test_evaluations_reach_comparisons(deployment: Deployment) -> None:
         again,
         there,
     ]
+    # The reference, too, is what was measured where the others were.
+    _, [three] = finish(deployment, model, {"cnd_3": (4.0, 200, 0.88)})
+    told = latency_between(deployment, one, three)
+    assert (told.side, told.basis, told.ratio) == ("better", "through_original", pytest.approx(0.8))
     # Where both will do, what was measured in turn is surer.
     assert [each.job for each in deployment.services.comparisons.compare([model.id, one]).variants] == [here, here]
 
