@@ -54,6 +54,9 @@ class Settings(BaseSettings):
 
     target: str = Field(default="local", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", title="Target of this worker")
     allow_weak_sandbox: bool = Field(default=False, title="Run jobs where Landlock or seccomp is missing")
+    trust_torch_files: bool = Field(
+        default=False, title="Take files of torch (.pt2, TorchScript), which run code of their own as they are loaded"
+    )
     sandbox_memory_bytes: int | None = Field(
         default=None, ge=64 << 20, title="Memory of a child; default: 3/4 of the machine's"
     )

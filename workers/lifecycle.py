@@ -143,6 +143,7 @@ def open_station(settings: Settings, queue: str) -> Station:
         limits=limits,
         uid=settings.sandbox_uid,
         allow_weak_sandbox=settings.allow_weak_sandbox,
+        trust_torch_files=settings.trust_torch_files,
         fingerprint=fingerprint.model_dump(mode="json"),
         sandbox=confinement,
         stopping=_stopping.is_set,

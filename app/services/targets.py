@@ -23,7 +23,7 @@ ALIVE_SECONDS = 90
 MOST_JOBS = 500
 """Of the latest finished jobs, what techniques are worth is told by at most so many."""
 
-_DISTURBED = frozenset({"noisy", "contended"})
+_DISTURBED = frozenset({"noisy", "contended", "clock_jumped"})
 
 
 @dataclass(frozen=True, slots=True)

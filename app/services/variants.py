@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Artifact, Dataset, Job, JobDataset
+from app.domain.dataset import ALL
 from app.domain.job import JobState
 from app.domain.variants import Data, Measured
 
@@ -22,8 +23,8 @@ def measured_by(session: Session, jobs: Sequence[Job]) -> Iterator[Measured]:
             select(Artifact.job_id, Artifact.candidate_id, Artifact.id).where(Artifact.job_id.in_(ids))
         )
     }
-    roles = {
-        (row.job_id, row.role): Data(row.role, row.id, _digest(row.sha256, row.preprocess))
+    datasets = {
+        (row.job_id, row.role): row
         for row in session.execute(
             select(JobDataset.job_id, JobDataset.role, Dataset.id, Dataset.sha256, Dataset.preprocess)
             .join(Dataset, JobDataset.dataset_id == Dataset.id)
@@ -34,7 +35,7 @@ def measured_by(session: Session, jobs: Sequence[Job]) -> Iterator[Measured]:
     for job in jobs:
         outcome = job.outcome or {}
         source = _source(outcome)
-        data = roles.get((job.id, source)) or Data(source)
+        data = _data(source, datasets.get((job.id, source)) or datasets.get((job.id, ALL)), outcome)
         yield from _original(job, outcome, data, evaluated)
         for found in outcome.get("candidates") or []:
             artifact = kept.get((job.id, found["id"]))
@@ -104,9 +105,13 @@ def _original(
         )
 
 
-def _digest(sha256: str, preprocess: Any) -> str:
-    """Tells datasets apart: equal bytes that become other inputs are other data."""
-    return hashlib.sha256(json.dumps([sha256, preprocess], sort_keys=True).encode()).hexdigest()
+def _data(source: str, dataset: Any, outcome: dict[str, Any]) -> Data:
+    """What metrics were computed on: equal bytes that become other inputs are other data, and so are other rows."""
+    if source == "synthetic" or dataset is None:
+        return Data(source)
+    chosen = (outcome.get("chosen_rows") or {}).get(source)
+    known_by = [dataset.sha256, dataset.preprocess, *([chosen] if chosen is not None else [])]
+    return Data(source, dataset.id, hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest())
 
 
 def _source(outcome: dict[str, Any]) -> str:

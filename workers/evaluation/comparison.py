@@ -82,15 +82,17 @@ def flags_of(replicates: Sequence[LatencyReplicate]) -> tuple[str, ...]:
     """What speaks against these timings.
 
     `noisy`: the original differs from itself. `contended`: other work was seen in more than a quarter of the
-    children. `unsettled`: most warm-ups ended before the drift did. `short_blocks`: the model is too
-    slow for blocks of 20 calls.
+    children; `clock_jumped`: a clock was set, or ran fast, or the machine slept in so many. `unsettled`: most warm-ups
+    ended before the drift did. `short_blocks`: the model is too slow for blocks of 20 calls.
     """
     many = len(replicates) * DISTURBED_SHARE
     found = []
     if not SAME[0] <= same_ratio(replicates) <= SAME[1]:
         found.append("noisy")
-    if sum(bool(replicate.disturbances()) for replicate in replicates) > many:
+    if sum(bool(replicate.contention()) for replicate in replicates) > many:
         found.append("contended")
+    if sum(bool(replicate.context.clock_jumps()) for replicate in replicates) > many:
+        found.append("clock_jumped")
     warm_ups = [warmth for replicate in replicates for warmth in replicate.warm_up.values()]
     if 2 * sum(not warmth.settled for warmth in warm_ups) > len(warm_ups):
         found.append("unsettled")

@@ -101,14 +101,20 @@ class LatencyReplicate(_Part):
 
     def disturbances(self) -> list[str]:
         """What makes the samples doubtful, in words; what passed, and was timed again, does not."""
+        return [*self.contention(), *self.context.clock_jumps()]
+
+    def contention(self) -> list[str]:
+        """What of that is other work on the machine."""
         rounds = len(self.same.first) + (len(self.against.first) if self.against is not None else 0) + self.repeated
         disturbed = self.repeated + self.doubtful
         if disturbed <= MOST_DISTURBED * rounds:
             return self.context.lasting()
-        return [*self.context.disturbances(), f"{disturbed} of {rounds} rounds were disturbed"]
+        return [*self.context.other_work(), f"{disturbed} of {rounds} rounds were disturbed"]
 
     energy_joules: dict[Subject, float] | None = None
-    """Joules a call of all packages, idle parts included; null where no counter can be read."""
+    """Joules a call of all packages, above what they take at rest; null where no counter can be read."""
+    idle_watts: float | None = None
+    """What they take at rest, which was subtracted."""
     context: Context
     conditions: dict[Subject, dict[str, Any]]
     """What the runtime says of each session: version, providers, threads, options."""

@@ -42,6 +42,8 @@ class DatasetFile(StepRequest):
     """The name that it was uploaded under; its suffix tells the format."""
     preprocess: Preprocess | None = None
     """For images: how pixels become inputs."""
+    rows: ScratchPath | None = None
+    """A file with the numbers of the rows that are meant; left out, all of them."""
 
 
 class ModelFile(StepRequest):

@@ -115,7 +115,7 @@ def _manifest(
             "sha256": artifact.sha256,
             "files": _files(candidate, artifact),
         },
-        "model": request.source.model_dump(exclude={"rows"}),
+        "model": request.source.model_dump(exclude={"rows", "rows_sha256"}),
         "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
         "recipe": candidate.recipe,
         "session_options": candidate.session_options,

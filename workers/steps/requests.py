@@ -37,6 +37,9 @@ class JobRequest(StepRequest):
 class InspectRequest(JobRequest):
     """Do the data fit the model, and are the roles disjoint? Here alone `model` may be an archive."""
 
+    whole: DatasetFile | None = None
+    """A dataset whose rows are to be given to the roles; `datasets` is empty then."""
+
 
 class BaselineRequest(JobRequest):
     """Run the original."""
@@ -76,6 +79,8 @@ class SourceFile(StepRequest):
     bytes: int
     rows: int | None = None
     """Datasets only."""
+    rows_sha256: str | None = None
+    """Datasets only: of the numbers of the rows, where they are not all of the file's (int64, little-endian)."""
 
 
 class PackageRequest(JobRequest):

@@ -7,8 +7,9 @@ from typing import Any
 
 from app.domain.job import Stage
 
-LOAD_CHILDREN = 3
-"""A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent."""
+LOAD_CHILDREN = 5
+"""A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent: as few
+processes as an interval can be made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +69,17 @@ class Condition:
         """A name of it that is good for a folder."""
         runtime = "" if self.usual else f"-{self.runtime}"
         return f"{self.subject}-{self.case or f'{self.threads}x{self.batch}'}{runtime}"
+
+    @property
+    def text(self) -> str:
+        """It in words."""
+        who = "the original" if self.candidate is None else self.subject
+        shape = f"in the case {self.case!r}" if self.case else f"with {_count(self.batch, 'row')} a call"
+        return f"{who} on {self.runtime}, {shape}, {_count(self.threads, 'thread')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def load_steps(

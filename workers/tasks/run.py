@@ -7,23 +7,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
+from app.domain.dataset import ALL
+from app.domain.partial import UNFINISHED, partial_outcome
 from app.domain.target import Fingerprint, Resource
-from app.errors import BitpressError, StepError
+from app.errors import BitpressError, SandboxError, StepError
 from app.services.blobs import Received
 from app.services.observations import Observed
 from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, LeaseLost, MadeArtifact
+from workers.sandbox.errors import StepFailed
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
 from workers.tasks.heartbeat import Heartbeat
 from workers.tasks.measuring import Measured, Measuring
 from workers.tasks.observations import observation_key
-from workers.tasks.partial import partial_outcome
 from workers.tasks.plan import Step, progress_at
 from workers.tasks.station import Station
 
 log = logging.getLogger(__name__)
 
 _OBSERVED_BEFORE = "Activations were observed by an earlier job, with the same model, data and versions."
+
+_UNFINISHED_SECONDS = 30.0
+"""For looking at what a failed step left, beyond the job's own time."""
 
 LOG_BYTES = 1 << 20
 """The end of a longer log is what is kept."""
@@ -115,8 +120,8 @@ class JobRun:
         self._fetch_inputs()
         self._restore_finished()
         with self._crew() as crew:
-            for name in ("inspect", "baseline"):
-                self._step(crew, Step(name, name, name, self._request()))
+            self._step(crew, Step("inspect", "inspect", "inspect", self._request()))
+            self._baseline(crew)
             if self._job.spec.kind == "optimize":
                 self._calibrate(crew)
                 self._step(crew, Step("candidates", "candidates", "candidates", self._request()))
@@ -168,13 +173,33 @@ class JobRun:
         self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
         self._loose.clear()
 
+    def _baseline(self, crew: Crew) -> None:
+        """Run the original; where it does not come to its end, what it came to is kept, and told with the failure."""
+        try:
+            self._step(crew, Step("baseline", "baseline", "baseline", self._request()))
+        except SandboxError as error:
+            if not (self._scratch / "baseline" / "begun.json").is_file():
+                raise
+            step = Step(UNFINISHED, UNFINISHED, "baseline", self._request())
+            try:
+                found = crew.run(step, seconds=_UNFINISHED_SECONDS, on_progress=lambda share, text: None)
+            except SandboxError as other:
+                log.warning("job %s keeps nothing of its baseline: %s", self._job.id, other.detail)
+                raise error from None
+            self._results[UNFINISHED] = found
+            # What the child foresaw names the row already.
+            if not isinstance(error, StepFailed):
+                error.detail = " ".join([error.detail, *map(str, found.get("notes", []))])
+            raise
+
     def _calibrate(self, crew: Crew) -> None:
         """Observe the activations, unless an earlier job of the same model and data did."""
         folder = "calibrate"
         if folder in self._results:
             return
         observations = self._station.services.observations
-        key = observation_key(self._job, self._station.fingerprint)
+        chosen = self._results["inspect"].get("split", {}).get("calibration", {}).get("sha256")
+        key = observation_key(self._job, self._station.fingerprint, chosen)
         if key is not None and (known := observations.find(key)) is not None and self._take_up(folder, known):
             return
         result = self._step(crew, Step(folder, folder, "calibrate", self._request()))
@@ -329,21 +354,34 @@ class JobRun:
             "spec": self._job.spec.model_dump(mode="json"),
             "model": model,
             "session_options": self._job.session_options,
-            "datasets": {
-                role: {"path": f"inputs/{role}", "file_name": found.file_name, "preprocess": found.preprocess}
-                for role, found in self._job.datasets.items()
-            },
+            "datasets": self._datasets(),
+            "whole": _dataset(ALL, whole) if (whole := self._job.datasets.get(ALL)) is not None else None,
             "fingerprint": self._station.fingerprint,
             "unpacked_bytes": self._station.max_unpacked_bytes,
         }
 
+    def _datasets(self) -> dict[str, Any]:
+        """The dataset of each role; the rows of one that is for all have roles only once it is inspected."""
+        given = self._job.datasets
+        if (whole := given.get(ALL)) is None:
+            return {role: _dataset(role, found) for role, found in given.items()}
+        return {
+            role: _dataset(ALL, whole) | {"rows": f"inspect/{rows['file']}" if rows["file"] else None}
+            for role, rows in self._results.get("inspect", {}).get("split", {}).items()
+        }
+
     def _sources(self) -> dict[str, Any]:
         """What the manifest says about where the artifact comes from."""
-        rows = self._results["inspect"].get("rows", {})
+        inspected = self._results["inspect"]
+        split = inspected.get("split", {})
         return {
             "job": self._job.id,
             "source": _source(self._job.model),
-            "data": {role: _source(found) | {"rows": rows.get(role)} for role, found in self._job.datasets.items()},
+            "data": {
+                role: _source(self._job.datasets[ALL if role in split else role])
+                | {"rows": rows, "rows_sha256": split.get(role, {}).get("sha256")}
+                for role, rows in inspected.get("rows", {}).items()
+            },
             "steps": [
                 {
                     "step": folder,
@@ -364,7 +402,12 @@ class JobRun:
             for folder in ("inspect", "baseline", "calibrate", "candidates", "gate")
             for note in self._results.get(folder, {}).get("notes", [])
         ]
+        inspected = self._results["inspect"]
         return {
+            "rows": inspected.get("rows", {}),
+            "chosen_rows": {
+                role: rows["sha256"] for role, rows in inspected.get("split", {}).items() if rows["sha256"]
+            },
             "baseline": {"measurements": gate["baseline"]},
             "candidates": [
                 {
@@ -401,6 +444,10 @@ def _peaks(fingerprint: dict[str, Any], threads: int) -> dict[str, Any] | None:
         "cache_bytes": last,
         "cache_bandwidth_gbs": found.get("cache_read"),
     }
+
+
+def _dataset(name: str, found: Input) -> dict[str, Any]:
+    return {"path": f"inputs/{name}", "file_name": found.file_name, "preprocess": found.preprocess}
 
 
 def _source(found: Input) -> dict[str, Any]:

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 # The time that describing the machine may take, the imports of a cold start included.
 PROBE_SECONDS = 60.0
 
+TRUST_TORCH = "BITPRESS_TRUST_TORCH_FILES"
+"""In a child's environment: it may load files of torch (`workers.formats.torch.trust`)."""
+
 TRIED_FILE = "machine.json"
 """In the scratch folder, what was measured of the machine, so that it is measured once a boot."""
 
@@ -50,6 +53,7 @@ class Station:
     limits: SandboxLimits
     uid: int
     allow_weak_sandbox: bool
+    trust_torch_files: bool
     fingerprint: dict[str, Any]
     sandbox: dict[str, Any]
     stopping: Callable[[], bool]
@@ -72,6 +76,7 @@ class Station:
             uid=self.uid,
             gid=self.uid,
             allow_weak=self.allow_weak_sandbox,
+            environment={TRUST_TORCH: "1"} if self.trust_torch_files else None,
         )
 
 

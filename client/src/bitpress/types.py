@@ -74,8 +74,10 @@ class ConstraintStanding(TypedDict):
 
 
 class DatasetRoles(TypedDict):
-    """Which dataset plays which part. No row may be in two of them."""
+    """Which dataset plays which part: one for each role, of which no row may be in another too, or one for `all`."""
 
+    all: NotRequired[str | None]
+    """One dataset instead of one for each role: the service gives each of its rows one role, as `split` says."""
     calibration: NotRequired[str | None]
     """Rows from which activation ranges are found."""
     evaluation: NotRequired[str | None]
@@ -172,10 +174,10 @@ class Measure(TypedDict):
     """
     load: NotRequired[Load | None]
     """Left out, only single calls are measured."""
-    runtime: NotRequired[Literal["onnxruntime", "openvino", "litert"] | Literal["auto"] | None]
+    runtime: NotRequired[Literal["onnxruntime", "openvino", "litert", "torch"] | Literal["auto"] | None]
     """
-    What runs the model; left out, onnxruntime, and LiteRT for TFLite models. `auto` times it on every runtime that
-    the worker has, and says which wins; metrics, and goals, are those of the usual one.
+    What runs the model; left out, onnxruntime, LiteRT for TFLite models and torch for its own. `auto` times it on
+    every runtime that the worker has, and says which wins; metrics, and goals, are those of the usual one.
     """
     seconds: NotRequired[float | None]
     """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
@@ -303,6 +305,23 @@ class RecoveryStepEntry(TypedDict):
     id: str
     needs: list[str]
     summary: str
+
+
+class Split(TypedDict):
+    """
+    Which share of one dataset's rows each role gets; a role that is left out gets none.
+
+    Where a row belongs follows from a hash of what the model is fed with it, or of its group where the dataset has
+    `groups`. So it is the same in every job, equal rows and those of one group stay together, rows that are added later
+    move none, and shares are met only about.
+    """
+
+    calibration: NotRequired[float]
+    """Of rows from which activation ranges are found."""
+    evaluation: NotRequired[float]
+    """Of rows held out of everything else."""
+    tuning: NotRequired[float]
+    """Of rows that guide a search."""
 
 
 class StaticInt16(TypedDict):
@@ -694,6 +713,8 @@ class Job(TypedDict):
     notes: list[str]
     progress: float
     queue_position: int | None
+    rows: dict[str, int]
+    """How many rows each role has; of one dataset that was split, too."""
     spec: dict[str, Any]
     stage: Literal["inspect", "baseline", "calibrate", "candidates", "gate", "package"] | None
     started_at: str | None
@@ -849,5 +870,11 @@ class JobSpec(TypedDict):
         DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | Mixed | None
     ]
     """The technique and its options; `evaluate` has none."""
+    split: NotRequired[Split | None]
+    """
+    Shares of the rows of `datasets.all` by role. Left out, `optimize` gives 0.2 to calibration, 0.2 to tuning and
+    0.6 to evaluation, and `evaluate` all rows to evaluation; of an artifact that was made from the same dataset by a
+    split, only the rows that were held out then.
+    """
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""

@@ -47,6 +47,7 @@ def finish(
     candidates: dict[str, tuple[float, int, float]],
     *,
     data: Dataset | None = None,
+    chosen: str | None = None,
     machine: str = "machine-1",
     slow: float = 1.0,
     besides: Callable[[float], list[dict[str, Any]]] = lambda latency: [],
@@ -54,17 +55,21 @@ def finish(
 ) -> tuple[str, list[str]]:
     """A job that succeeded: ms, bytes and top1 of each candidate, where the original has 10, 1000 and 0.9.
 
-    On a `slow` day everything takes so many times as long. `conditions` are those of times, `besides` what else is
-    measured of a variant of that latency. Returns the job's id and those of the artifacts.
+    On a `slow` day everything takes so many times as long. `chosen` are the rows that were held out of a dataset for
+    all roles; "" for all of them. `conditions` are those of times, `besides` what else is measured of a variant of that
+    latency. Returns the job's id and those of the artifacts.
     """
     place = PLACE | conditions
     source = "evaluation" if data else "synthetic"
-    given = {"datasets": {"evaluation": data.id}} if data else {}
+    given: dict[str, Any] = {"datasets": {"evaluation": data.id}} if data else {}
+    if data and chosen is not None:
+        given = {"datasets": {"all": data.id}, "split": {"evaluation": 1}}
     job_id = deployment.submit(model, **given)
     job = deployment.claimed()
     assert job.id == job_id
     more: dict[str, Any] = {"machine": machine, "source": source, **place}
     outcome = {
+        "chosen_rows": {"calibration": "0" * 64} | ({"evaluation": chosen} if chosen else {}),
         "baseline": {"measurements": measured(10 * slow, 1000, 0.9, **more) + besides(10 * slow)},
         "candidates": [
             {
@@ -168,18 +173,23 @@ def test_other_machines_rows_and_threads_are_other_groups(deployment: Deployment
         {},
         {"data": same},
         {"data": again},
+        {"data": data, "chosen": ""},
+        {"data": data, "chosen": "1" * 64},
+        {"data": again, "chosen": "1" * 64},
+        {"data": same, "chosen": "1" * 64},
+        {"data": data, "chosen": "2" * 64},
     ):
         finish(deployment, model, {"cnd_1": (5.0, 300, 0.88)}, **options)  # type: ignore[arg-type]
 
     found = deployment.services.frontiers.of_model(model.id, target=None, minimize="latency", constraints=[])
 
     kinds = [(group.fingerprint, group.data.source, group.conditions["threads"]) for group in found.groups]
-    assert len(kinds) == 6, "equal bytes are equal data"
+    assert len(kinds) == 9, "equal bytes are equal data, and so are the same rows of them"
     assert kinds.count(("machine-1", "synthetic", 1)) == 1
     assert kinds.count(("machine-1", "evaluation", 2)) == 1
     assert kinds.count(("machine-2", "evaluation", 1)) == 1
-    assert kinds.count(("machine-1", "evaluation", 1)) == 3
-    for target, count in (("machine-2", 1), ("machine-1", 5), ("local", 6), ("cuda", 0)):
+    assert kinds.count(("machine-1", "evaluation", 1)) == 6
+    for target, count in (("machine-2", 1), ("machine-1", 8), ("local", 9), ("cuda", 0)):
         found = deployment.services.frontiers.of_model(model.id, target=target, minimize="latency", constraints=[])
         assert len(found.groups) == count, target
 

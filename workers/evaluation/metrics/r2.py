@@ -25,6 +25,8 @@ def _value(means: Floats) -> Floats:
 
 
 def _constant(records: Floats) -> str | None:
+    if len(records) < 2:
+        return "there is one row alone, and no variance to explain"
     spread = records[:, records.shape[1] // 3 : 2 * records.shape[1] // 3].max(axis=0)
     return "the labels do not vary" if (spread == 0).any() else None
 
