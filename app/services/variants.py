@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
@@ -31,11 +31,12 @@ def measured_by(session: Session, jobs: Sequence[Job]) -> Iterator[Measured]:
             .where(JobDataset.job_id.in_(ids))
         )
     }
+    evaluated = _artifacts(session, jobs)
     for job in jobs:
         outcome = job.outcome or {}
         source = _source(outcome)
         data = _data(source, datasets.get((job.id, source)) or datasets.get((job.id, ALL)), outcome)
-        yield from _original(job, outcome, data)
+        yield from _original(job, outcome, data, evaluated)
         for found in outcome.get("candidates") or []:
             artifact = kept.get((job.id, found["id"]))
             yield Measured(
@@ -60,11 +61,35 @@ def succeeded_jobs(session: Session, model_id: str, *, most: int) -> list[Job]:
     return list(session.scalars(query.order_by(Job.id.desc()).limit(most)))
 
 
-def _original(job: Job, outcome: dict[str, Any], data: Data) -> Iterator[Measured]:
-    """The model that a job started from, which is an artifact where the job says so."""
+def evaluations_of(session: Session, artifact_id: str, *, most: int) -> list[Job]:
+    """The newest succeeded jobs that measured an artifact again."""
+    query = select(Job).where(Job.spec["model"].as_string() == artifact_id, Job.state == JobState.SUCCEEDED)
+    return list(session.scalars(query.where(Job.kind == "evaluate").order_by(Job.id.desc()).limit(most)))
+
+
+def _artifacts(session: Session, jobs: Sequence[Job]) -> dict[str, tuple[str, dict[str, Any] | None]]:
+    """Candidate and recipe of the artifacts that jobs started from, as those that made them have it."""
+    started_from = {str(job.spec.get("model")) for job in jobs}
+    query = select(Artifact.id, Artifact.candidate_id, Job.outcome).join(Job, Artifact.job_id == Job.id)
+    found: dict[str, tuple[str, dict[str, Any] | None]] = {}
+    for row in session.execute(query.where(Artifact.id.in_(started_from))):
+        made = (row.outcome or {}).get("candidates") or []
+        recipe = next((each.get("recipe") for each in made if each["id"] == row.candidate_id), None)
+        found[row.id] = row.candidate_id, recipe
+    return found
+
+
+def _original(
+    job: Job,
+    outcome: dict[str, Any],
+    data: Data,
+    evaluated: Mapping[str, tuple[str, dict[str, Any] | None]],
+) -> Iterator[Measured]:
+    """The model that a job started from, which is an artifact where the job says so: then it is that candidate."""
     measurements = (outcome.get("baseline") or {}).get("measurements") or []
     started_from = str(job.spec.get("model") or job.model_id)
     is_artifact = started_from.startswith("art_")
+    candidate, recipe = evaluated.get(started_from, (None, None))
     if measurements:
         yield Measured(
             id=started_from,
@@ -74,7 +99,9 @@ def _original(job: Job, outcome: dict[str, Any], data: Data) -> Iterator[Measure
             target=job.target,
             data=data,
             measurements=measurements,
+            candidate=candidate,
             artifact=started_from if is_artifact else None,
+            recipe=recipe,
         )
 
 

@@ -40,24 +40,21 @@ class Comparison(BaseModel):
 def compare_latency(replicates: Sequence[LatencyReplicate]) -> Comparison:
     """Compare the p50 of children that timed the same two models under the same conditions."""
     ratios = [block_ratio(replicate.against) for replicate in replicates if replicate.against is not None]
-    first = replicates[0]
     return _compared(
         "latency_p50",
         ratios,
         same_ratio=same_ratio(replicates),
         flags=flags_of(replicates),
-        conditions={
-            "threads": first.threads,
-            "batch": first.batch,
-            "runtime": first.conditions["original"].get("runtime"),
-            **({"case": first.case} if first.case is not None else {}),
-        },
+        conditions=replicates[0].place(),
     )
 
 
-def compare_paired(name: str, original: Sequence[float], artifact: Sequence[float]) -> Comparison:
+def compare_paired(
+    name: str, original: Sequence[float], artifact: Sequence[float], *, conditions: dict[str, Any] | None = None
+) -> Comparison:
     """Compare two values of each child; both positive, in the same order of children."""
-    return _compared(name, [after / before for before, after in zip(original, artifact, strict=True)])
+    ratios = [after / before for before, after in zip(original, artifact, strict=True)]
+    return _compared(name, ratios, conditions=conditions)
 
 
 def compare_exact(name: str, original: float, artifact: float) -> Comparison:

@@ -152,9 +152,7 @@ def _conditions(replicates: Sequence[LatencyReplicate], subject: Subject, target
     first = replicates[0]
     return {
         **first.conditions[subject],
-        "threads": first.threads,
-        "batch": first.batch,
-        **({"case": first.case} if first.case is not None else {}),
+        **first.place(subject),
         "rows": first.rows,
         "children": len(replicates),
         **({"target": target} if target else {}),

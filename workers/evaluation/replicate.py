@@ -68,6 +68,8 @@ class LatencyReplicate(_Part):
     """Rows a call."""
     rows: int
     """Different rows that the calls cycled through."""
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Of the inputs whose shape the original leaves open, rows a call included."""
     load_ms: dict[Subject, float]
     """Loading each model in this process, its file in the page cache."""
     first_ms: dict[Subject, float] = Field(default_factory=dict)
@@ -85,6 +87,17 @@ class LatencyReplicate(_Part):
     """Rounds that were disturbed and timed again."""
     doubtful: int = 0
     """Rounds that were disturbed and are among the samples all the same."""
+
+    def place(self, subject: Subject = "original") -> dict[str, Any]:
+        """The conditions that one job varies, or that another may not share: what runs the model, and on what."""
+        said = self.conditions[subject]
+        return {
+            **{name: said[name] for name in ("runtime", "version", "providers", "device") if name in said},
+            "threads": self.threads,
+            "batch": self.batch,
+            **({"shapes": self.shapes} if self.shapes else {}),
+            **({"case": self.case} if self.case is not None else {}),
+        }
 
     def disturbances(self) -> list[str]:
         """What makes the samples doubtful, in words; what passed, and was timed again, does not."""
@@ -136,6 +149,8 @@ class LoadReplicate(_Part):
     """`original`, or a candidate's id."""
     threads: int
     batch: int
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Of the inputs whose shape the model leaves open, rows a call included."""
     points: list[LoadPoint]
     running_seconds: float = 0.0
     """All loads together."""

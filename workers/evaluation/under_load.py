@@ -35,6 +35,7 @@ def loads(replicates: Sequence[LoadReplicate], subject: str, *, target: str | No
             **mine[0].conditions,
             "threads": mine[0].threads,
             "batch": mine[0].batch,
+            **({"shapes": mine[0].shapes} if mine[0].shapes else {}),
             "callers": first.callers,
             **({} if first.rate is None else {"rate": first.rate}),
             "children": len(points),

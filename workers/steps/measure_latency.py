@@ -17,7 +17,7 @@ from workers.evaluation.memory import CALLS, one_node_model, one_operator_tflite
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
 from workers.runtimes.session import Array, Session, load, wake
-from workers.steps.feeds import first_feeds
+from workers.steps.feeds import first_feeds, free_shapes
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
 from workers.steps.rows import Rows, opened, rows_from, rows_of
 
@@ -126,6 +126,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         threads=threads,
         batch=batch,
         rows=min(len(feeds) * batch, rows.count),
+        shapes=free_shapes(sessions["original"].inputs, feeds[0]),
         load_ms={subject: round(session.load_ms, 6) for subject, session in sessions.items()},
         first_ms=loaded.first_ms,
         warm_up={subject: _warmth(warm[subject]) for subject in subjects},

@@ -8,7 +8,7 @@ from workers.evaluation.load import closed_loop, open_loop
 from workers.evaluation.replicate import ORIGINAL, LoadPoint, LoadReplicate
 from workers.evaluation.timing import no_garbage_collection, warm_up
 from workers.runtimes.session import load
-from workers.steps.feeds import first_feeds
+from workers.steps.feeds import first_feeds, free_shapes
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress
 from workers.steps.rows import rows_of
 
@@ -59,6 +59,7 @@ def run(request: MeasureLoadRequest, scratch: Path, folder: Path, progress: Prog
         subject=request.subject,
         threads=threads,
         batch=batch,
+        shapes=free_shapes(session.inputs, feeds[0]),
         points=points,
         running_seconds=round(sum(point.seconds for point in points), 3),
         context=context,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from app.domain.measurement import UNITS
 from tests.parts import models
@@ -26,6 +27,7 @@ from workers.steps.rows import DatasetRows, SyntheticRows
 from workers.tasks.plan import conditions, latency_step
 
 ROWS = 40
+A_MOMENT_OF_LOAD = {"load": {"callers": [1], "seconds": 0.05}}
 
 
 def images(rows: int, seed: int) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -77,6 +79,38 @@ def test_more_threads_rest_soon_and_say_so(job: Job) -> None:
     assert (found.threads, found.batch) == (2, 4)
     assert found.conditions["artifact"]["session_options"] == {"session.intra_op.spin_duration_us": "1000"}
     assert found.conditions["artifact"]["threads"] == 2
+
+
+def sequences(tmp_path: Path) -> Job:
+    """A job on one MatMul over sequences of any length."""
+    job = Job(tmp_path)
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", "length", 8]) for name in "xy")
+    weight = numpy_helper.from_array(np.eye(8, dtype=np.float32), "w")
+    graph = helper.make_graph([node], "sequences", [x], [y], [weight])
+    job.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9))
+    return job
+
+
+@pytest.mark.parametrize(
+    ("changes", "shape"),
+    [
+        ({"batch": 2}, (2, 16, 8)),  # nothing tells, so that a length is made up: it is told all the same
+        ({"case": "step", "shapes": {"x": (1, 3, 8)}}, (1, 3, 8)),
+    ],
+)
+def test_what_the_model_leaves_open_is_told(tmp_path: Path, changes: dict[str, Any], shape: tuple[int, ...]) -> None:
+    job = sequences(tmp_path)
+    found = time_it(job, "latency-1", **changes)
+    assert found.shapes == {"x": shape}
+    for measurement in latencies([found], "artifact"):
+        assert measurement.conditions["shapes"] == {"x": shape}, measurement.name
+    loaded = job.run("measure_load", "load-1", subject_model=original(job), measure=A_MOMENT_OF_LOAD)
+    assert loaded["shapes"] == {"x": [1, 16, 8]}
+
+
+def test_a_shape_that_is_the_model_s_own_is_not_told(job: Job) -> None:
+    assert time_it(job, "latency-1", batch=4).shapes == {}, "how many rows a call takes is `batch`"
 
 
 class InventedCounter(EnergyCounter):

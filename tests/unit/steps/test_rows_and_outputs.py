@@ -13,6 +13,7 @@ from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.steps.conftest import vectors
 from workers.runtimes.session import Port, available_threads, load
+from workers.steps.feeds import free_shapes
 from workers.steps.inputs import DatasetFile, RowSource
 from workers.steps.outputs import Kept, kept_so_far, run_over, worthwhile_threads
 from workers.steps.rows import DatasetRows, SyntheticRows, rows_from
@@ -447,3 +448,26 @@ def test_seeds_make_other_rows(tmp_path: Path) -> None:
     first, second = (next(rows_from(RowSource(seed=seed), tmp_path, session).feeds())["x"] for seed in (1, 2))
 
     assert not np.array_equal(first, second)
+
+
+def shaped(*inputs: tuple[str, tuple[int | str | None, ...], tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """`free_shapes` of inputs with a declared and a fed shape each."""
+    ports = [Port(name, "float32", declared) for name, declared, _ in inputs]
+    return free_shapes(ports, {name: np.zeros(fed, np.float32) for name, _, fed in inputs})
+
+
+def test_shapes_are_told_where_the_model_leaves_them_open() -> None:
+    assert shaped(
+        ("x", ("n", "length", 8), (2, 5, 8)),
+        ("y", ("n", None), (2, 3)),
+        ("fixed", ("n", 3, 4), (2, 3, 4)),
+        ("scalar", (), ()),
+    ) == {"x": (2, 5, 8), "y": (2, 3)}
+
+
+def test_caches_that_are_alike_are_told_once() -> None:
+    past = [(f"past.{layer}.{part}", ("n", 4, "past", 8), (1, 4, 7, 8)) for layer in range(12) for part in ("k", "v")]
+    assert shaped(*past) == {"past.*.k": (1, 4, 7, 8), "past.*.v": (1, 4, 7, 8)}
+    # One that differs is not hidden, and a single one keeps its name.
+    odd = [("x1", ("n", "a"), (1, 2)), ("x2", ("n", "a"), (1, 3)), ("z3", ("n", "b"), (1, 2))]
+    assert shaped(*odd) == {"x1": (1, 2), "x2": (1, 3), "z3": (1, 2)}
