@@ -17,7 +17,8 @@ from app.domain.suitability import Suitability, Timing, suitability
 from app.queue.names import INSPECTIONS, jobs_queue
 
 ALIVE_SECONDS = 90
-"""A worker none of whose tasks ran for this long counts as gone; the sweeper wakes idle ones in half of it."""
+"""A worker none of whose tasks began or ended for this long counts as gone, unless it keeps a lease; the sweeper wakes
+idle ones in half of it."""
 
 
 MOST_JOBS = 500
@@ -200,5 +201,5 @@ def known_targets(session: Session) -> list[Target]:
 
 
 def target_alive(session: Session, target: str) -> bool:
-    """Whether a worker of the target ran a task lately."""
+    """Whether a worker of the target is at work, or was lately."""
     return workers.alive(session, jobs_queue(target), within_ms=ALIVE_SECONDS * 1000)

@@ -11,8 +11,10 @@ from app.domain.profiles import PROFILES
 from app.domain.suitability import Suitability
 from app.domain.target import saturates_int8
 from app.errors import InvalidRequest
-from app.services.targets import MOST_JOBS, Target
+from app.queue.names import INSPECTIONS
+from app.services.targets import ALIVE_SECONDS, MOST_JOBS, Target
 from tests.parts.deployment import LONG_AGO, Deployment
+from workers.alive import works
 
 AVX2 = {"id": "a" * 16, "features": ["avx2", "fma"]}
 STRONG = {"strong": True}
@@ -216,6 +218,67 @@ def test_an_outcome_is_read_once(deployment: Deployment) -> None:
     assert statements
     assert not any("outcome" in statement for statement in statements)
     assert MOST_JOBS >= 100
+
+
+# Who is alive
+
+
+def let_time_pass(deployment: Deployment, seconds: float = ALIVE_SECONDS + 30) -> None:
+    """As if every worker's task had begun so long ago; a lease is renewed meanwhile."""
+    with deployment.database.write() as session:
+        session.execute(update(Worker).values(seen_at=Worker.seen_at - round(seconds * 1000)))
+
+
+def test_a_worker_at_a_long_job_is_alive(deployment: Deployment) -> None:
+    targets, model = deployment.services.targets, deployment.model()
+    register(deployment, "here")
+    register(deployment, "here", worker="idle")
+    deployment.submit(model, target="here")
+    job = deployment.claimed("w-here", target="here")
+    let_time_pass(deployment)
+    deployment.services.work.renew(job)
+    (target,) = targets.all()
+    assert (target.alive, target.workers) == (True, 1), "the one that idles and is not heard of is gone"
+    body = {"model": model.id, "recipe": {"technique": "dynamic_int8"}, "target": "here", "if_no_worker": "refuse"}
+    checked = deployment.services.jobs.validate(body)
+    assert not checked.errors
+    assert not any("alive" in doubt for doubt in checked.doubts)
+    view, _ = deployment.services.jobs.submit(body, idempotency_key=None)
+    assert view.waiting_for is not None
+    assert "none is alive" not in view.waiting_for
+    # A worker that is being told to cancel is there too, and the one whose lease lapsed is not.
+    deployment.services.jobs.cancel(job.id)
+    assert targets.all()[0].alive
+    deployment.lapse()
+    assert not targets.all()[0].alive
+    view, _ = deployment.services.jobs.submit({**body, "if_no_worker": "wait"}, idempotency_key=None)
+    assert view.waiting_for == "a worker of target 'here': none is alive"
+
+
+def test_a_lease_speaks_for_its_own_worker_alone(deployment: Deployment) -> None:
+    register(deployment, "here")
+    register(deployment, "there")
+    deployment.submit(deployment.model(), target="here")
+    deployment.claimed("w-here", target="here")
+    let_time_pass(deployment)
+    assert {target.id: target.alive for target in deployment.services.targets.all()} == {"here": True, "there": False}
+
+
+@pytest.mark.parametrize("uploads", ["models", "datasets"])
+def test_a_worker_at_a_long_inspection_is_alive(deployment: Deployment, uploads: str) -> None:
+    targets = deployment.services.targets
+    targets.register("w@host-1", INSPECTIONS, "local", AVX2, STRONG)
+    getattr(deployment.services, uploads).record(deployment.receive(b"content"), "file.onnx", None, {})
+    let_time_pass(deployment)
+    assert not targets.inspection_alive()
+    assert not works(deployment.database, "host")
+    upload = deployment.services.work.claim_upload("w@host-1")
+    assert upload is not None
+    assert targets.inspection_alive()
+    assert works(deployment.database, "host")
+    assert not works(deployment.database, "hos")
+    deployment.services.work.end_upload(upload, inspection={})
+    assert not targets.inspection_alive()
 
 
 # Jobs for profiles
