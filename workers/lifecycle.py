@@ -22,11 +22,13 @@ from app.queue.names import INSPECTIONS, jobs_queue
 from app.queue.wake_up import WakeUps
 from app.services import Services
 from app.settings import Settings
+from workers.hardware.state import read_state
 from workers.sandbox.identity import die_with
 from workers.sandbox.limits import SandboxLimits
 from workers.sandbox.scratch import remove_scratch
 from workers.tasks.listening import Listening
-from workers.tasks.station import TRIED_FILE, Station, measured, probe_machine, read_tried, worker_name
+from workers.tasks.machine_lock import MachineLock
+from workers.tasks.station import TRIED_FILE, Station, probe_machine, read_tried, worker_name
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +129,7 @@ def open_station(settings: Settings, queue: str) -> Station:
         memory_bytes=settings.sandbox_memory_bytes or default_memory(), disk_bytes=settings.sandbox_disk_bytes
     )
     file = wiring.scratch_dir(settings) / TRIED_FILE
+    state = read_state()
     fingerprint, confinement = probe_machine(root, limits, settings.sandbox_uid, known=read_tried(file))
     serves_jobs = queue == jobs_queue(settings.target)
     if serves_jobs:
@@ -143,7 +146,10 @@ def open_station(settings: Settings, queue: str) -> Station:
         limits=limits,
         uid=settings.sandbox_uid,
         allow_weak_sandbox=settings.allow_weak_sandbox,
+        state=state,
         fingerprint=fingerprint.model_dump(mode="json"),
+        machine_lock=MachineLock(wiring.machine_lock_dir(settings), fingerprint.boot_id),
+        tried_file=file,
         sandbox=confinement,
         stopping=_stopping.is_set,
         max_unpacked_bytes=settings.max_unpacked_bytes,
@@ -154,9 +160,8 @@ def open_station(settings: Settings, queue: str) -> Station:
     )
     made.register()
     log.info("serving %s on %s", queue, fingerprint.model_name)
-    if serves_jobs and (fingerprint.peaks is None or not fingerprint.peaks.steady):
-        made = measured(made, file)
-        made.register()
+    if serves_jobs:
+        made.measure_machine()
     return made
 
 

@@ -185,7 +185,9 @@ class Tried(_Described):
     """The fingerprint's."""
     boot_id: str
     kernel: str
+    governor: str | None = None
     versions: dict[str, str]
+    """Of all that is installed, further runtimes among it."""
     peaks: Peaks
     providers: tuple[Provider, ...]
     installed: tuple[Installed, ...]
@@ -197,8 +199,8 @@ class Tried(_Described):
 
     def holds_for(self, machine: Fingerprint) -> bool:
         """Whether the machine is the same still, and has not been started anew since."""
-        return (self.id, self.boot_id, self.kernel, self.versions) == (
-            machine.id, machine.boot_id, machine.kernel, machine.versions,
+        return (self.id, self.boot_id, self.kernel, self.governor, self.versions) == (
+            machine.id, machine.boot_id, machine.kernel, machine.governor, machine.versions,
         )  # fmt: skip
 
     def added_to(self, machine: Fingerprint) -> Fingerprint:
