@@ -30,7 +30,8 @@ _SLOWER: Verdict = "slower than fp32 (measured)"
 
 
 class LatencyEvidence(BaseModel):
-    """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
+    """What finished jobs measured of a technique on one machine, undisturbed, by the usual runtime, at the conditions
+    that their goals use."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -64,7 +65,8 @@ class Suitability(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One undisturbed comparison of a finished job: the artifact's latency as a multiple of the original's."""
+    """One undisturbed comparison of a finished job, by the usual runtime: the artifact's latency as a multiple of the
+    original's."""
 
     technique: str
     job: str

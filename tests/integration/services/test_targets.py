@@ -66,6 +66,28 @@ def finished(
     return job_id
 
 
+def whole(
+    ratio: float, flags: dict[str, tuple[str, ...]] | None = None, runtimes: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """An outcome with all that it says of latency, flagged or measured otherwise at some of its places."""
+
+    def found(of: str) -> dict[str, Any]:
+        conditions = {"target": AVX2["id"], "threads": 1, "runtime": (runtimes or {}).get(of, "onnxruntime")}
+        said = {"name": "latency_p50", "conditions": conditions, "flags": list((flags or {}).get(of, ()))}
+        return said | {"value": 1.0, "ratio": ratio, "ci95": [ratio - 0.01, ratio + 0.01]}
+
+    def both(of: str) -> list[dict[str, Any]]:
+        return [{"name": "artifact_bytes", "value": 8, "ratio": 0.3}, found(of), found("elsewhere")]
+
+    candidate = {
+        "id": "cnd_1",
+        "recipe": {"technique": "dynamic_int8"},
+        "measurements": both("the artifact"),
+        "comparisons": both("the comparison"),
+    }
+    return {"baseline": {"measurements": both("the original")}, "candidates": [candidate]}
+
+
 def timed(recipe: dict[str, Any] | None, conditions: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": "c",
@@ -164,11 +186,28 @@ def test_the_same_bytes_twice_are_one_model(deployment: Deployment) -> None:
     assert (measured.jobs, measured.models) == (2, 1)
 
 
-@pytest.mark.parametrize("flag", ["noisy", "contended"])
-def test_what_was_disturbed_is_no_evidence(deployment: Deployment, flag: str) -> None:
+@pytest.mark.parametrize("flag", ["noisy", "contended", "unsettled", "unstable"])
+@pytest.mark.parametrize("of", ["the comparison", "the artifact", "the original"])
+def test_what_was_disturbed_is_no_evidence(deployment: Deployment, flag: str, of: str) -> None:
     register(deployment, "here")
-    finished(deployment, 1.5, flags=(flag,))
+    finished(deployment, 1.5, outcome=whole(2.8, flags={of: (flag,)}))
     assert listed(deployment)["here"][1]["dynamic_int8"].measured is None
+    finished(deployment, 1.5, outcome=whole(2.8, flags={"elsewhere": (flag,)}))
+    assert listed(deployment)["here"][1]["dynamic_int8"].measured is not None, "flags at other conditions"
+
+
+@pytest.mark.parametrize("of", ["the comparison", "the artifact", "the original"])
+def test_what_another_runtime_measured_is_no_evidence(deployment: Deployment, of: str) -> None:
+    """What a technique is worth is said of onnxruntime's kernels."""
+    register(deployment, "here")
+    finished(deployment, 1.5, outcome=whole(2.8, runtimes={of: "openvino"}))
+    assert listed(deployment)["here"][1]["dynamic_int8"].verdict == "saturates"
+    finished(deployment, 1.5, outcome=whole(2.8, runtimes={"elsewhere": "openvino"}))
+    assert listed(deployment)["here"][1]["dynamic_int8"].verdict == SLOWER
+
+
+def test_a_flag_that_disturbs_nothing(deployment: Deployment) -> None:
+    register(deployment, "here")
     finished(deployment, 1.5, flags=("short_blocks",))
     assert listed(deployment)["here"][1]["dynamic_int8"].measured is not None
 
