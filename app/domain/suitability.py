@@ -130,7 +130,7 @@ Found = tuple[Verdict, str]
 
 
 def _by_features(features: Collection[str]) -> Mapping[str, Found]:
-    # Artifacts run on the processor wherever it is known: of a machine with both, that is what is measured.
+    # Where the features are of both, jobs run on the processor: see `app.services.targets.kernel_features`.
     plain = _on_cuda() if CUDA in features and FEATURES.isdisjoint(features) else _on_processor(features)
     return {**plain, "mixed": _of_parts(plain)}
 

@@ -15,6 +15,7 @@ from app.domain.job import JobState
 from app.domain.measure import USUAL_RUNTIME
 from app.domain.profiles import PROFILES
 from app.domain.suitability import Suitability, Timing, suitability
+from app.domain.target import CUDA, CUDA_PROVIDER
 from app.queue.names import INSPECTIONS, jobs_queue
 
 ALIVE_SECONDS = 90
@@ -139,9 +140,15 @@ class Targets:
             workers.give_back_measuring_lock(session, boot_id, holder)
 
 
+def kernel_features(target: Target) -> tuple[str, ...]:
+    """The features that decide which kernels run a target's jobs: the processor's say nothing where CUDA runs them."""
+    runs_on = target.fingerprint.get("runs_on", ())
+    return (CUDA,) if CUDA_PROVIDER in runs_on[:1] else target.features
+
+
 def _suits(target: Target, timings: Mapping[str, list[Timing]]) -> tuple[Suitability, ...]:
     """What each technique is worth on a target, by its features and by the timings of its machine."""
-    return suitability(target.features, timings.get(str(target.fingerprint.get("id", "")), ()))
+    return suitability(kernel_features(target), timings.get(str(target.fingerprint.get("id", "")), ()))
 
 
 def _timings_of(job_id: str, model: str, outcome: Mapping[str, Any]) -> Iterator[tuple[str, Timing]]:

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import onnxruntime
 import pytest
 from sqlalchemy import select
 
 from app.db.tables import Job, JobStep
-from app.domain.target import Fingerprint
+from app.domain.target import CUDA_PROVIDER, Fingerprint
 from app.embedded import worker_command
 from app.queue.names import jobs_queue
 from tests.conftest import QUICK
@@ -25,9 +26,9 @@ RECIPE = {"technique": "float16"}
 
 
 @contextmanager
-def another_worker(service: Service, target: str) -> Iterator[None]:
+def another_worker(service: Service, target: str, **settings: str) -> Iterator[None]:
     """A further job worker of the same deployment, with the settings that the supervisor gave the first."""
-    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": target}
+    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": target, **settings}
     with (service.data_dir / "logs" / f"{target}.log").open("ab") as output:
         process = subprocess.Popen(
             worker_command(jobs_queue(target)), cwd=ROOT, env=environment, stdout=output, stderr=output
@@ -58,6 +59,22 @@ def test_a_target_tells_its_machine_and_what_suits_it(service: Service) -> None:
     techniques = [entry["id"] for entry in service.api.get("/v1/techniques").json()["items"]]
     assert [found["technique"] for found in target["suits"]] == techniques
     assert (service.data_dir / "scratch" / TRIED_FILE).exists()
+
+
+@pytest.mark.skipif(
+    CUDA_PROVIDER in onnxruntime.get_available_providers(), reason="here such a worker would run its jobs"
+)
+def test_a_worker_that_should_use_a_gpu_never_measures_on_the_processor(service: Service) -> None:
+    model = service.example("fashion_mobilenet.onnx")
+    with another_worker(service, "gpu", BITPRESS_PROVIDERS=f'["{CUDA_PROVIDER}", "CPUExecutionProvider"]'):
+        body = service.ended(service.submit(model=model, recipe=RECIPE, target="gpu")["id"])
+        (fingerprint,) = (
+            found["fingerprint"] for found in service.api.get("/v1/targets").json()["items"] if found["id"] == "gpu"
+        )
+    assert body["state"] == "failed"
+    assert body["error"]["code"] == "provider_unavailable"
+    assert CUDA_PROVIDER in body["error"]["detail"]
+    assert fingerprint["runs_on"] == [CUDA_PROVIDER, "CPUExecutionProvider"]
 
 
 def test_two_workers_on_one_machine_never_disturb_what_is_timed(service: Service) -> None:

@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.domain.measure import USUAL_RUNTIME, Runtime
+from app.domain.target import PROCESSOR
 from app.errors import StepError
 from workers.formats.signatures import file_head, signature
 
 Array = NDArray[Any]
 Optimization = Literal["none", "basic", "extended", "all"]
 
-CPU = "CPUExecutionProvider"
+CPU = PROCESSOR
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
@@ -214,7 +215,8 @@ def only_on_processor(runtime: str, providers: Sequence[str]) -> None:
     """Refuse other providers for a runtime that has none. Raises StepError `provider_unavailable`."""
     if tuple(providers) != (CPU,):
         raise StepError(
-            f"{runtime} runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
+            f"{runtime} runs on the processor here, not on {', '.join(providers)}; leave the providers out, or "
+            "choose a target whose workers run on the processor.",
             code="provider_unavailable",
         )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from app.domain.measure import RUNTIMES_OF, Runtime
+from app.domain.measure import RUNTIMES_OF
 from app.errors import StepError
 from workers.evaluation.contention import WindowWatch, Witness
 from workers.evaluation.energy import EnergyCounter
@@ -67,7 +67,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
     progress(0.05, "loading")
     loaded = _Loaded(request, scratch, folder, threads)
     sessions = loaded.sessions
-    again = _open(request.baseline, scratch, threads, request.runtime)
+    again = _open(request.baseline, scratch, threads, request)
     rows = _rows(request, scratch, sessions["original"])
     batch = rows.size(_rows_a_call(request))
     feeds = first_feeds(rows, batch)
@@ -153,10 +153,10 @@ class _Loaded:
         self._request, self._scratch = request, scratch
         # What reading data and waking the runtime cost is not the model's.
         _read_first_row(request, scratch)
-        _run_the_smallest_model(scratch, folder, threads, request.runtime)
+        _run_the_smallest_model(scratch, folder, threads, request)
         before = _bytes_or_none()
         for subject, file in files if request.replicate % 2 else reversed(files):
-            session = self.sessions[subject] = _open(file, scratch, threads, request.runtime)
+            session = self.sessions[subject] = _open(file, scratch, threads, request)
             loaded = _bytes_or_none()
             rows = _rows(request, scratch, session)
             [feed] = first_feeds(rows, _rows_a_call(request), most=1)
@@ -189,14 +189,14 @@ def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
         pass
 
 
-def _run_the_smallest_model(scratch: Path, folder: Path, threads: int, runtime: Runtime) -> None:
+def _run_the_smallest_model(scratch: Path, folder: Path, threads: int, request: MeasureLatencyRequest) -> None:
     """Wake the runtime up; LiteRT, whose models are of another format, is only imported."""
-    if runtime not in RUNTIMES_OF["onnx"]:
-        available_runtimes([runtime])
+    if request.runtime not in RUNTIMES_OF["onnx"]:
+        available_runtimes([request.runtime])
         return
     zero = folder / "zero.onnx"
     zero.write_bytes(one_node_model())
-    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, runtime)
+    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, request)
     session.run({"x": np.zeros(1, np.float32)})
     zero.unlink()
 
@@ -209,10 +209,16 @@ def _bytes_or_none() -> int | None:
         return None
 
 
-def _open(model: ModelFile, scratch: Path, threads: int, runtime: Runtime) -> Session:
+def _open(model: ModelFile, scratch: Path, threads: int, request: MeasureLatencyRequest) -> Session:
     # One thread is the caller's own: there is no pool that could spin.
-    options = (_SPIN if threads > 1 and runtime == "onnxruntime" else {}) | model.session_options
-    return load(scratch / model.path, threads=threads, session_options=options, runtime=runtime)
+    options = (_SPIN if threads > 1 and request.runtime == "onnxruntime" else {}) | model.session_options
+    return load(
+        scratch / model.path,
+        threads=threads,
+        providers=request.providers,
+        session_options=options,
+        runtime=request.runtime,
+    )
 
 
 def _rows(request: MeasureLatencyRequest, scratch: Path, session: Session) -> Rows:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from app.domain.job import Stage
-from app.domain.target import Fingerprint, Resource
+from app.domain.target import PROCESSOR, Fingerprint, Resource
 from app.errors import BitpressError, StepError
 from app.services.blobs import Received
 from app.services.observations import Observed
@@ -238,7 +238,7 @@ class JobRun:
             batches=self._results["baseline"].get("batches"),
             cases=self._results["baseline"].get("cases", {}),
             runtimes=self._results["baseline"].get("runtimes") or ("onnxruntime",),
-            peaks=_peaks(self._station.fingerprint, self._job.spec.measure.threads[0]),
+            peaks=self._peaks(),
             replicates=self._station.replicates,
             most_replicates=self._station.most_replicates,
             seconds=self._station.measure_seconds,
@@ -248,6 +248,12 @@ class JobRun:
         )
         with self._machine_alone():
             return measuring.run()
+
+    def _peaks(self) -> dict[str, Any] | None:
+        """What the machine does at most; null where jobs run on something else than its processor."""
+        if self._station.providers != (PROCESSOR,):
+            return None
+        return _peaks(self._station.fingerprint, self._job.spec.measure.threads[0])
 
     def _in_fresh_child(self, step: Step) -> dict[str, Any]:
         with self._crew() as crew:
@@ -361,6 +367,7 @@ class JobRun:
                 for role, found in self._job.datasets.items()
             },
             "fingerprint": self._station.fingerprint,
+            "providers": self._station.providers,
             "unpacked_bytes": self._station.max_unpacked_bytes,
         }
 

@@ -44,7 +44,8 @@ class Station:
     """A worker process at work.
 
     `fingerprint` is this machine's as it was when `state` was read, which is done anew before each job; what was
-    measured of it is kept in `tried_file`.
+    measured of it is kept in `tried_file`. `providers` are
+    onnxruntime's execution providers that jobs run on.
 
     `stopping` tells whether the worker was asked to stop; `replicates` and `most_replicates` say in
     how many fresh children a latency is measured, and in how many more where they disagree; `measure_seconds`
@@ -64,6 +65,7 @@ class Station:
     fingerprint: dict[str, Any]
     machine_lock: MachineLock
     tried_file: Path
+    providers: tuple[str, ...]
     sandbox: dict[str, Any]
     stopping: Callable[[], bool]
     max_unpacked_bytes: int
@@ -96,7 +98,7 @@ class Station:
             log.warning("the machine could not be measured: %s", error.detail)
             return
         keep_tried(self.tried_file, found)
-        self.fingerprint = found.model_dump(mode="json")
+        self.fingerprint = found.running_on(self.providers).model_dump(mode="json")
         self.register()
 
     def look_again(self) -> bool:
@@ -109,7 +111,7 @@ class Station:
             return False
         found, self.sandbox = probe_machine(self.scratch_root, self.limits, self.uid, known=read_tried(self.tried_file))
         log.warning("this machine has changed: %s", self.state.told_apart(state))
-        self.fingerprint, self.state = found.model_dump(mode="json"), state
+        self.fingerprint, self.state = found.running_on(self.providers).model_dump(mode="json"), state
         self.register()
         self.measure_machine()
         return True

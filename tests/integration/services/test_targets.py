@@ -259,6 +259,18 @@ def test_an_outcome_is_read_once(deployment: Deployment) -> None:
     assert MOST_JOBS >= 100
 
 
+def test_what_suits_a_target_is_said_of_what_its_jobs_run_on(deployment: Deployment) -> None:
+    """A machine with a GPU whose jobs run on the processor, and one whose jobs run on the GPU."""
+    both = AVX2 | {"features": ["avx2", "cuda", "fma"]}
+    register(deployment, "here", both | {"runs_on": ["CPUExecutionProvider"]})
+    register(deployment, "cuda", both | {"id": "b" * 16, "runs_on": ["CUDAExecutionProvider", "CPUExecutionProvider"]})
+    found = listed(deployment)
+    assert found["here"][1]["dynamic_int8"].verdict == "saturates"
+    assert found["cuda"][1]["dynamic_int8"].verdict == "unsupported"
+    assert found["cuda"][1]["float16"].verdict == "native"
+    assert found["cuda"][0].features == ("avx2", "cuda", "fma")
+
+
 # Who is alive
 
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from app.db.session import Database
 from app.db.tables import MeasuringLock, Worker
 from app.domain.profiles import PROFILES
-from app.domain.target import Fingerprint, Tried
+from app.domain.target import CUDA_PROVIDER, PROCESSOR, Fingerprint, Tried
 from app.errors import BitpressError, SandboxError
 from app.queue.names import INSPECTIONS, jobs_queue
 from app.settings import Settings
@@ -212,6 +212,28 @@ def test_nothing_is_claimed_on_a_machine_that_changed_and_cannot_be_described(
                 look_for_jobs(station)
     assert look_for_jobs(station) == 0
     assert station.fingerprint["cores"] == 1
+
+
+def test_what_jobs_run_on_is_set_or_the_profile_s(
+    opened: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = opened()
+    assert plain.providers == (PROCESSOR,)
+    assert plain.fingerprint["runs_on"] == [PROCESSOR]
+    both = (CUDA_PROVIDER, PROCESSOR)
+    other = opened(providers=both)
+    assert other.providers == both
+    assert other.fingerprint["runs_on"] == [*both]
+    assert other.fingerprint["id"] != plain.fingerprint["id"], "what they measure must not be compared"
+    assert other.fingerprint["peaks"] is not None
+    if CUDA_PROVIDER not in {provider["name"] for provider in other.fingerprint["providers"]}:
+        assert f"{CUDA_PROVIDER}, which does not open" in caplog.text
+    left = Tried.model_validate_json(kept(settings).read_bytes())
+    assert left.id == plain.fingerprint["id"], "the machine that was measured is the same"
+    assert not other.look_again()
+    # As if this machine had a GPU.
+    monkeypatch.setattr("workers.lifecycle.refuse_false_name", lambda name, features: None)
+    assert opened(jobs_queue("cuda"), target="cuda").providers == (CUDA_PROVIDER,)
 
 
 def test_no_worker_goes_by_a_profile_that_its_machine_is_not(opened: Any, database: Database) -> None:
