@@ -33,7 +33,7 @@ def _run_jobs(station: Station) -> int:
         )
         if job is None:
             if station.fingerprint.get("peaks") is None:
-                station.measure_machine()  # there was no moment for it before
+                station.measure_machine(at_once=True)  # it was busy before
             break
         log.info("job %s, attempt %d", job.id, job.attempt)
         scratch = station.scratch_root / f"{job.id}-{job.attempt}"

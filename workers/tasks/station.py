@@ -78,16 +78,17 @@ class Station:
         """Write down who serves this queue, and on what machine."""
         self.services.targets.register(self.worker_id, self.queue, self.target, self.fingerprint, self.sandbox)
 
-    def measure_machine(self) -> None:
+    def measure_machine(self, *, at_once: bool = False) -> None:
         """Find out what the machine does at most, unless that is known, and write it down.
 
+        With `at_once` only if nobody else is at work there now, and otherwise if that is so within some seconds.
         A machine that stays busy, or fails to be measured, is left as it was described: jobs run all the same.
         """
         peaks = Fingerprint.model_validate(self.fingerprint).peaks
         if peaks is not None and peaks.steady:
             return
         try:
-            with self._alone_for_a_moment():
+            with self._alone_for_a_moment(0.0 if at_once else _LOCK_SECONDS):
                 found, _ = probe_machine(
                     self.scratch_root, self.limits, self.uid, known=read_tried(self.tried_file), measure=True
                 )
@@ -117,12 +118,12 @@ class Station:
         return True
 
     @contextmanager
-    def _alone_for_a_moment(self) -> Iterator[None]:
-        """Hold both locks of the machine. Raises `MachineBusy`."""
-        deadline = time.monotonic() + _LOCK_SECONDS
+    def _alone_for_a_moment(self, patience: float) -> Iterator[None]:
+        """Hold both locks of the machine. Raises `MachineBusy` when they are not to be had for so many seconds."""
+        deadline = time.monotonic() + patience
 
         def wait() -> None:
-            if time.monotonic() > deadline:
+            if time.monotonic() >= deadline:
                 raise MachineBusy
 
         targets, boot_id = self.services.targets, str(self.fingerprint["boot_id"])
