@@ -31,6 +31,17 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(default_factory=default_data_dir, title="Folder of the embedded service")
     scratch_dir: Path | None = Field(default=None, title="Folder for jobs at work; default: in the data folder")
+    providers: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        title="onnxruntime's execution providers that a worker's jobs run on, as a list in JSON; default: those of the "
+        "target's built-in profile, else the processor",
+    )
+    machine_lock_dir: Path | None = Field(
+        default=None,
+        title="Folder in which all workers of a machine, of whatever deployment, take turns; default: the system's for "
+        "temporary files",
+    )
 
     database_url: str | None = Field(default=None, title="SQLAlchemy URL; default: SQLite in the data folder")
     store_url: str | None = Field(default=None, title="s3://bucket/prefix, file:///folder or memory://")

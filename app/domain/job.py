@@ -86,7 +86,8 @@ class Limits(_Part):
     queue_seconds: float = Field(default=86_400, gt=0, le=30 * 86_400)
     """A job still queued after this fails with `queue_timeout`."""
     run_seconds: float = Field(default=3_600, gt=0, le=7 * 86_400)
-    """A job that runs longer than this fails with `time_limit_exceeded`."""
+    """A job that runs longer than this fails with `time_limit_exceeded`; waiting for others to measure on the machine,
+    or for the machine to be free to measure on, does not count."""
 
 
 _EXAMPLE, _OTHER = "dst_" + "0" * 25 + "1", "dst_" + "0" * 25 + "2"

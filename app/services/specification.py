@@ -25,7 +25,7 @@ from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
 from app.services.field_errors import field_error, places, pointer, schema_errors
 from app.services.splits import doubts_of_made, meant_split, split_doubts, split_errors
-from app.services.targets import Target, builtin_targets, known_targets, target_alive
+from app.services.targets import Target, builtin_targets, kernel_features, known_targets, target_alive
 from app.services.valid_parts import ValidParts, valid_parts
 
 
@@ -302,7 +302,7 @@ def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
         else:
             checked.doubts.append(f"No worker of target {spec.target!r} is alive: the job would wait for one.")
     if target is not None:
-        _doubt_technique(spec, target.features, checked)
+        _doubt_technique(spec, kernel_features(target), checked)
         _doubt_threads(spec, target, checked)
 
 

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from app.domain.measure import RUNTIMES_OF, USUAL_RUNTIME, Runtime
 from app.domain.model import UNKNOWN
+from app.domain.target import PROCESSOR
 from app.errors import StepError
 from workers.formats.signatures import model_format
 
 Array = NDArray[Any]
 Optimization = Literal["none", "basic", "extended", "all"]
 
-CPU = "CPUExecutionProvider"
+CPU = PROCESSOR
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
@@ -222,7 +223,8 @@ def only_on_processor(runtime: str, providers: Sequence[str]) -> None:
     """Refuse other providers for a runtime that has none. Raises StepError `provider_unavailable`."""
     if tuple(providers) != (CPU,):
         raise StepError(
-            f"{runtime} runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
+            f"{runtime} runs on the processor here, not on {', '.join(providers)}; leave the providers out, or "
+            "choose a target whose workers run on the processor.",
             code="provider_unavailable",
         )
 

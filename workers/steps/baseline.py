@@ -80,7 +80,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     model = scratch / request.model
     options = request.session_options
     runtimes, left_out = _runtimes(request, model)
-    session = load(model, session_options=options, runtime=runtimes[0])
+    session = load(model, providers=request.providers, session_options=options, runtime=runtimes[0])
     rows = rows_of(request, scratch, session)
     metrics = _metrics(request, rows)
     of_file = artifact_bytes(describe_model(model))
@@ -90,7 +90,9 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     (folder / BEGUN).write_text(begun.model_dump_json(), encoding="utf-8")
     batch = request.spec.measure.batch[0]
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
-        session = load(model, threads=threads, session_options=options, runtime=runtimes[0])
+        session = load(
+            model, threads=threads, providers=request.providers, session_options=options, runtime=runtimes[0]
+        )
     labels = labels_of(metrics, rows, rows.count)
     scored = RowScores(metrics, labels, compared_output(session.outputs))
     kept = run_over(
@@ -147,7 +149,7 @@ def _runtimes(request: BaselineRequest, model: Path) -> tuple[tuple[Runtime, ...
         if runtime == usual:
             continue
         try:
-            load(model, session_options=request.session_options, runtime=runtime).close()
+            load(model, providers=request.providers, session_options=request.session_options, runtime=runtime).close()
         except StepError as error:
             notes.append(f"{runtime} was not timed: {error.detail.rstrip('. ')}.")
         else:

@@ -184,14 +184,16 @@ def _run(
 ) -> Kept:
     """Load the artifact as anyone would, then with the options that it requires, and run it."""
     batch = request.spec.measure.batch[0]
-    options, runtime = produced.session_options, baseline.runtimes[0]
+    options, runtime, providers = produced.session_options, baseline.runtimes[0], request.providers
     try:
-        session = load(produced.file, runtime=runtime)
+        session = load(produced.file, providers=providers, runtime=runtime)
         if options:
-            session = load(produced.file, session_options=options, runtime=runtime)
+            session = load(produced.file, providers=providers, session_options=options, runtime=runtime)
         rows = rows_of(request, scratch, session)
         if (threads := worthwhile_threads(session, rows, batch)) > 1:
-            session = load(produced.file, threads=threads, session_options=options, runtime=runtime)
+            session = load(
+                produced.file, threads=threads, providers=providers, session_options=options, runtime=runtime
+            )
         return run_over(
             session,
             rows,

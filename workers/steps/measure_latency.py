@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from app.domain.measure import RUNTIMES_OF, Runtime
+from app.domain.measure import RUNTIMES_OF
 from app.errors import StepError
 from workers.evaluation.contention import WindowWatch, Witness
 from workers.evaluation.energy import EnergyCounter
@@ -69,7 +69,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
     progress(0.05, "loading")
     loaded = _Loaded(request, scratch, folder, threads)
     sessions = loaded.sessions
-    again = _open(request.baseline, scratch, threads, request.runtime)
+    again = _open(request.baseline, scratch, threads, request)
     rows = _rows(request, scratch, sessions["original"])
     batch = rows.size(_rows_a_call(request))
     feeds = first_feeds(rows, batch)
@@ -162,7 +162,7 @@ class _Loaded:
         _run_the_smallest_model(request, scratch, folder, threads)
         before = _bytes_or_none()
         for subject, file in files if request.replicate % 2 else reversed(files):
-            session = self.sessions[subject] = _open(file, scratch, threads, request.runtime)
+            session = self.sessions[subject] = _open(file, scratch, threads, request)
             loaded = _bytes_or_none()
             rows = _rows(request, scratch, session)
             [feed] = first_feeds(rows, _rows_a_call(request), most=1)
@@ -205,7 +205,7 @@ def _run_the_smallest_model(request: MeasureLatencyRequest, scratch: Path, folde
         return
     zero = folder / "zero"
     zero.write_bytes(one_operator_tflite() if runtime in RUNTIMES_OF["tflite"] else one_node_model())
-    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, runtime)
+    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, request)
     session.run({"x": np.zeros(1, np.float32)})
     zero.unlink()
 
@@ -218,10 +218,16 @@ def _bytes_or_none() -> int | None:
         return None
 
 
-def _open(model: ModelFile, scratch: Path, threads: int, runtime: Runtime) -> Session:
+def _open(model: ModelFile, scratch: Path, threads: int, request: MeasureLatencyRequest) -> Session:
     # One thread is the caller's own: there is no pool that could spin.
-    options = (_SPIN if threads > 1 and runtime == "onnxruntime" else {}) | model.session_options
-    return load(scratch / model.path, threads=threads, session_options=options, runtime=runtime)
+    options = (_SPIN if threads > 1 and request.runtime == "onnxruntime" else {}) | model.session_options
+    return load(
+        scratch / model.path,
+        threads=threads,
+        providers=request.providers,
+        session_options=options,
+        runtime=request.runtime,
+    )
 
 
 def _rows(request: MeasureLatencyRequest, scratch: Path, session: Session) -> Rows:

@@ -33,7 +33,13 @@ def run(request: MeasureLoadRequest, scratch: Path, folder: Path, progress: Prog
     asked = measure.load or Load()
     threads = measure.threads[0]
     file = request.subject_model
-    session = load(scratch / file.path, threads=threads, session_options=file.session_options, runtime=request.runtime)
+    session = load(
+        scratch / file.path,
+        threads=threads,
+        providers=request.providers,
+        session_options=file.session_options,
+        runtime=request.runtime,
+    )
     rows = rows_of(request, scratch, session)
     batch = rows.size(measure.batch[0])
     feeds = first_feeds(rows, batch)

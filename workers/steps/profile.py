@@ -51,6 +51,7 @@ def run(request: ProfileRequest, scratch: Path, folder: Path, progress: Progress
     session = load(
         scratch / request.model.path,
         threads=request.threads or measure.threads[0],
+        providers=request.providers,
         session_options=request.model.session_options,
         runtime=request.runtime,
     )

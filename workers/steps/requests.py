@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 from app.domain.dataset import Role
 from app.domain.job import JobSpec
 from app.domain.measure import Measure
-from workers.steps.inputs import DatasetFile, ScratchPath, StepRequest
+from app.domain.target import PROCESSOR
+from workers.steps.inputs import DatasetFile, Providers, ScratchPath, StepRequest
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -25,6 +26,9 @@ class JobRequest(StepRequest):
     datasets: dict[Role, DatasetFile] = Field(default_factory=dict)
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """The hardware fingerprint of the worker."""
+    providers: Providers = (PROCESSOR,)
+    """Of the steps that compare and time models; what is observed and emulated on the way to an artifact is always
+    computed on the processor."""
     unpacked_bytes: int | None = Field(default=None, ge=1)
     """What an archive or a dataset may unpack to."""
 

@@ -108,7 +108,8 @@ def load_steps(
 
 def _measured(common: dict[str, Any]) -> dict[str, Any]:
     """What a measuring child needs to know of a job: reading more takes longer than the model's loading."""
-    return {"measure": common["spec"]["measure"], "datasets": common.get("datasets", {})}
+    told = {"measure": common["spec"]["measure"], "datasets": common.get("datasets", {})}
+    return told | ({"providers": common["providers"]} if "providers" in common else {})
 
 
 def conditions(

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from app.domain.dataset import ALL
+from app.domain.job import Stage
 from app.domain.partial import UNFINISHED, partial_outcome
-from app.domain.target import Fingerprint, Resource
+from app.domain.target import PROCESSOR, Fingerprint, Resource
 from app.errors import BitpressError, SandboxError, StepError
 from app.services.blobs import Received
 from app.services.observations import Observed
@@ -29,6 +30,9 @@ _OBSERVED_BEFORE = "Activations were observed by an earlier job, with the same m
 
 _UNFINISHED_SECONDS = 30.0
 """For looking at what a failed step left, beyond the job's own time."""
+
+_OTHERS_MEASURE = "waiting until another job has been measured on this machine, which nothing may disturb"
+_OTHERS_WORK = "waiting until the machine is free to measure: another worker of it is at work"
 
 LOG_BYTES = 1 << 20
 """The end of a longer log is what is kept."""
@@ -141,6 +145,12 @@ class JobRun:
         """Run a step unless an earlier attempt finished it, and record it with its files."""
         if (known := self._results.get(step.folder)) is not None:
             return known
+        if self._measuring:
+            return self._run_step(crew, step)
+        with self._machine(alone=False, stage=step.stage, text=_OTHERS_MEASURE):
+            return self._run_step(crew, step)
+
+    def _run_step(self, crew: Crew, step: Step) -> dict[str, Any]:
         begun = time.monotonic()
         seconds = self._deadline - begun
         if seconds <= 0:
@@ -232,7 +242,7 @@ class JobRun:
         ]
 
     def _measure(self, crew: Crew) -> Measured:
-        """Measure in fresh children while no other worker of this machine does.
+        """Measure in fresh children while no other worker of this machine measures or computes.
 
         The child that waits meanwhile takes no processor.
         """
@@ -253,7 +263,7 @@ class JobRun:
             batches=self._results["baseline"].get("batches"),
             cases=self._results["baseline"].get("cases", {}),
             runtimes=self._results["baseline"].get("runtimes") or ("onnxruntime",),
-            peaks=_peaks(self._station.fingerprint, self._job.spec.measure.threads[0]),
+            peaks=self._peaks(),
             replicates=self._station.replicates,
             most_replicates=self._station.most_replicates,
             seconds=self._station.measure_seconds,
@@ -263,6 +273,12 @@ class JobRun:
         )
         with self._machine_alone():
             return measuring.run()
+
+    def _peaks(self) -> dict[str, Any] | None:
+        """What the machine does at most; null where jobs run on something else than its processor."""
+        if self._station.providers != (PROCESSOR,):
+            return None
+        return _peaks(self._station.fingerprint, self._job.spec.measure.threads[0])
 
     def _in_fresh_child(self, step: Step) -> dict[str, Any]:
         with self._crew() as crew:
@@ -275,19 +291,36 @@ class JobRun:
 
     @contextmanager
     def _machine_alone(self) -> Iterator[None]:
-        """Hold the machine's measuring lock; the heartbeat extends it."""
+        """Hold the machine, and its measuring lock in the database, which the heartbeat extends."""
         targets, holder = self._station.services.targets, f"{self._job.id}-{self._job.attempt}"
         seconds = self._work.lease_seconds
-        while not targets.take_measuring_lock(self._boot_id, holder, lease_seconds=seconds):
-            self._show("candidates", 0.0, "waiting until the machine is free to measure")
+        # The database's lock comes second: nobody who has it waits for the other.
+        with self._machine(alone=True, stage="candidates", text=_OTHERS_WORK):
+            begun = time.monotonic()
+            while not targets.take_measuring_lock(self._boot_id, holder, lease_seconds=seconds):
+                self._show("candidates", 0.0, _OTHERS_WORK)
+                self._tick()
+                time.sleep(0.2)
+            self._deadline += time.monotonic() - begun
+            self._measuring = True
+            try:
+                yield
+            finally:
+                self._measuring = False
+                targets.give_back_measuring_lock(self._boot_id, holder)
+
+    @contextmanager
+    def _machine(self, *, alone: bool, stage: Stage, text: str) -> Iterator[None]:
+        """Hold the machine of all its workers; waiting for it takes nothing of the job's time."""
+        begun = time.monotonic()
+
+        def wait() -> None:
+            self._show(stage, 0.0, text)
             self._tick()
-            time.sleep(0.2)
-        self._measuring = True
-        try:
+
+        with self._station.machine_lock.held(alone=alone, wait=wait):
+            self._deadline += time.monotonic() - begun
             yield
-        finally:
-            self._measuring = False
-            targets.give_back_measuring_lock(self._boot_id, holder)
 
     def _crew(self) -> Crew:
         return Crew(self._station, self._scratch, self._log_file, self._tick)
@@ -304,7 +337,7 @@ class JobRun:
                 self._boot_id, f"{self._job.id}-{self._job.attempt}", lease_seconds=self._work.lease_seconds
             )
 
-    def _show(self, stage: Any, share: float, text: str | None) -> None:
+    def _show(self, stage: Stage, share: float, text: str | None) -> None:
         # Within an attempt progress only grows: a measuring child's own begins anew with each.
         self._progress = max(self._progress, progress_at(stage, share, measuring=self._measuring))
         self._heartbeat.show(stage=stage, progress=self._progress, message=text[:300] if text else None)
@@ -357,6 +390,7 @@ class JobRun:
             "datasets": self._datasets(),
             "whole": _dataset(ALL, whole) if (whole := self._job.datasets.get(ALL)) is not None else None,
             "fingerprint": self._station.fingerprint,
+            "providers": self._station.providers,
             "unpacked_bytes": self._station.max_unpacked_bytes,
         }
 

@@ -131,7 +131,10 @@ class Health(TypedDict):
 
 
 class LatencyEvidence(TypedDict):
-    """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
+    """
+    What finished jobs measured of a technique on one machine, undisturbed, by the usual runtime, at the conditions
+    that their goals use.
+    """
 
     faster: int
     """Models of which every interval lies below 1."""
@@ -149,7 +152,10 @@ class Limits(TypedDict):
     queue_seconds: NotRequired[float]
     """A job still queued after this fails with `queue_timeout`."""
     run_seconds: NotRequired[float]
-    """A job that runs longer than this fails with `time_limit_exceeded`."""
+    """
+    A job that runs longer than this fails with `time_limit_exceeded`; waiting for others to measure on the machine,
+    or for the machine to be free to measure on, does not count.
+    """
 
 
 class Load(TypedDict):
@@ -803,11 +809,17 @@ class Comparison(TypedDict):
 
 
 class FrontierGroup(TypedDict):
-    """Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none."""
+    """
+    Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none.
+
+    `conditions` are those under which all of them were timed: runtime, version, threads, rows a call, and the shapes of
+    inputs that the model leaves open.
+    """
 
     axes: list[str]
     batch: int | None
     best: FrontierChoice
+    conditions: dict[str, Any]
     data: MeasuredData
     fingerprint: str | None
     target: str

@@ -117,7 +117,7 @@ class Job:
                 break
         return result
 
-    def measure(self) -> list[str]:
+    def measure(self, **extra: Any) -> list[str]:
         """Measure every candidate briefly; the folders of the measurements."""
         made = json.loads((self.scratch / "candidates/result.json").read_text())["candidates"]
         original = {"path": self.model, "session_options": {}}
@@ -134,6 +134,7 @@ class Job:
                     baseline=original,
                     candidate=candidate,
                     seconds=0.05,
+                    **extra,
                 )
         return folders
 
