@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import onnxruntime
+import psutil
 import pytest
 from sqlalchemy import select
 
@@ -26,7 +27,7 @@ RECIPE = {"technique": "float16"}
 
 
 @contextmanager
-def another_worker(service: Service, target: str, **settings: str) -> Iterator[None]:
+def another_worker(service: Service, target: str, **settings: str) -> Iterator[psutil.Process]:
     """A further job worker of the same deployment, with the settings that the supervisor gave the first."""
     environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": target, **settings}
     with (service.data_dir / "logs" / f"{target}.log").open("ab") as output:
@@ -35,7 +36,7 @@ def another_worker(service: Service, target: str, **settings: str) -> Iterator[N
         )
     try:
         wait_until(lambda: alive(service, target), what=f"a worker of {target}")
-        yield
+        yield psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait(30)
@@ -59,6 +60,39 @@ def test_a_target_tells_its_machine_and_what_suits_it(service: Service) -> None:
     techniques = [entry["id"] for entry in service.api.get("/v1/techniques").json()["items"]]
     assert [found["technique"] for found in target["suits"]] == techniques
     assert (service.data_dir / "scratch" / TRIED_FILE).exists()
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one processor")
+def test_a_machine_that_changes_under_a_worker(service: Service) -> None:
+    """During a job it is noted, and the next job's numbers go by the name of the machine as it is."""
+    model = service.example("fashion_mobilenet.onnx")
+
+    def fingerprint() -> dict[str, Any]:
+        found: dict[str, dict[str, Any]] = {
+            each["id"]: each["fingerprint"] for each in service.api.get("/v1/targets").json()["items"]
+        }
+        return found["shrinking"]
+
+    with another_worker(service, "shrinking") as worker:
+        before = fingerprint()
+        elsewhere = MachineLock(service.data_dir, before["boot_id"])
+        with elsewhere.held(alone=True, wait=lambda: None):
+            jobs = [service.submit(model=model, recipe=RECIPE, target="shrinking")["id"] for _ in range(2)]
+            wait_until(lambda: "been measured" in (service.job(jobs[0])["message"] or ""), what="a job that waits")
+            for process in worker.children(recursive=True):
+                process.cpu_affinity([min(os.sched_getaffinity(0))])
+        first, second = (service.ended(job_id) for job_id in jobs)
+        after = fingerprint()
+    assert (before["cores"], after["cores"]) == (len(os.sched_getaffinity(0)), 1)
+    changed = f"cores was {before['cores']} and is 1"
+    assert any(changed in note for note in first["notes"])
+    assert not any("changed" in note for note in second["notes"])
+    targets = [
+        {found["conditions"]["target"] for found in body["baseline"]["measurements"] if found["name"] == "latency_p50"}
+        for body in (first, second)
+    ]
+    assert targets == [{before["id"]}, {after["id"]}]
+    assert before["id"] != after["id"]
 
 
 @pytest.mark.skipif(

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,6 +16,7 @@ from app.errors import BitpressError, SandboxError, StepError
 from app.services.blobs import Received
 from app.services.observations import Observed
 from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, LeaseLost, MadeArtifact
+from workers.hardware.state import read_state
 from workers.sandbox.errors import StepFailed
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
@@ -272,7 +274,12 @@ class JobRun:
             show=lambda share, text: self._show("candidates", share, text),
         )
         with self._machine_alone():
-            return measuring.run()
+            measured = measuring.run()
+        if (state := read_state()) != self._station.state:
+            change = self._station.state.told_apart(state)
+            note = f"The machine changed while the job ran ({change}): what was measured may be of before or after."
+            return replace(measured, notes=(*measured.notes, note))
+        return measured
 
     def _peaks(self) -> dict[str, Any] | None:
         """What the machine does at most; null where jobs run on something else than its processor."""
