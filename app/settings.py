@@ -31,6 +31,17 @@ class Settings(BaseSettings):
 
     data_dir: Path = Field(default_factory=default_data_dir, title="Folder of the embedded service")
     scratch_dir: Path | None = Field(default=None, title="Folder for jobs at work; default: in the data folder")
+    providers: tuple[str, ...] | None = Field(
+        default=None,
+        min_length=1,
+        title="onnxruntime's execution providers that a worker's jobs run on, as a list in JSON; default: those of the "
+        "target's built-in profile, else the processor",
+    )
+    machine_lock_dir: Path | None = Field(
+        default=None,
+        title="Folder in which all workers of a machine, of whatever deployment, take turns; default: the system's for "
+        "temporary files",
+    )
 
     database_url: str | None = Field(default=None, title="SQLAlchemy URL; default: SQLite in the data folder")
     store_url: str | None = Field(default=None, title="s3://bucket/prefix, file:///folder or memory://")
@@ -54,6 +65,9 @@ class Settings(BaseSettings):
 
     target: str = Field(default="local", pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$", title="Target of this worker")
     allow_weak_sandbox: bool = Field(default=False, title="Run jobs where Landlock or seccomp is missing")
+    trust_torch_files: bool = Field(
+        default=False, title="Take files of torch (.pt2, TorchScript), which run code of their own as they are loaded"
+    )
     sandbox_memory_bytes: int | None = Field(
         default=None, ge=64 << 20, title="Memory of a child; default: 3/4 of the machine's"
     )

@@ -3,6 +3,7 @@
 import os
 import secrets
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from app.db.session import Database
@@ -69,6 +70,11 @@ def scratch_dir(settings: Settings) -> Path:
     folder = settings.scratch_dir or make_private(settings.data_dir) / "scratch"
     folder.mkdir(parents=True, exist_ok=True, mode=0o711)
     return folder
+
+
+def machine_lock_dir(settings: Settings) -> Path:
+    """Where the workers of a machine leave the files that they lock."""
+    return settings.machine_lock_dir or Path(gettempdir())
 
 
 def api_key(settings: Settings) -> str:

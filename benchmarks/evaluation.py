@@ -8,7 +8,7 @@
 - overhead: what of an evaluation of half a minute is not the model's own runs
 
 Needs a machine with nothing else at work but what a part starts itself. `--model` names an ONNX file; the shipped
-example's otherwise.
+example's otherwise. `--threads` are those to time with.
 """
 
 import argparse
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,9 @@ def line(found: dict[str, Any]) -> str:
     return f"{found['value']:9.4f} ms [{low:.4f}, {high:.4f}] {children:>3} children  {', '.join(found['flags'])}"
 
 
-def repeat(service: Service, model: str, path: Path) -> None:
+def repeat(service: Service, model: str, path: Path, threads_of: Sequence[int]) -> None:
     """Ten evaluations after one another."""
-    for threads in (1, 2):
+    for threads in threads_of:
         print(f"\n{EVALUATIONS} evaluations, {threads} thread{'s' * (threads > 1)}")
         found = [p50(evaluate(service, model, threads=[threads])) for _ in range(EVALUATIONS)]
         for each in found:
@@ -123,9 +123,9 @@ def busy(processes: int) -> Iterator[None]:
             process.join()
 
 
-def neighbour(service: Service, model: str, path: Path) -> None:
+def neighbour(service: Service, model: str, path: Path, threads_of: Sequence[int]) -> None:
     """Quiet, then beside one and two busy processes."""
-    for threads in (1, 2):
+    for threads in threads_of:
         quiet = p50(evaluate(service, model, threads=[threads]))
         print(f"\n{threads} thread{'s' * (threads > 1)}, quiet:     {line(quiet)}", flush=True)
         for processes in (1, 2):
@@ -147,9 +147,9 @@ def _loop(path: Path, threads: int, way: str) -> float:
     return float(json.loads(done.stdout))
 
 
-def loop(service: Service, model: str, path: Path) -> None:
+def loop(service: Service, model: str, path: Path, threads_of: Sequence[int]) -> None:
     """Evaluations and bare loops in turn, each loop in five fresh processes."""
-    for threads in (1, 2):
+    for threads in threads_of:
         ours: list[float] = []
         others: dict[str, list[float]] = {"bare loop": [], "perf_test": []}
         for _ in range(ROUNDS):
@@ -166,11 +166,12 @@ def _spread(values: list[float]) -> str:
     return f"{statistics.median(values):.4f} ms ({min(values):.4f} to {max(values):.4f})"
 
 
-def overhead(service: Service, model: str, path: Path) -> None:
-    """The job's wall time less the seconds that the model ran."""
+def overhead(service: Service, model: str, path: Path, threads_of: Sequence[int]) -> None:
+    """The job's wall time less the seconds that the model ran, with the first thread count."""
     data = {"evaluation": service.example("evaluation.npz")} if path.parent == EXAMPLES else {}
     for seconds in (None, 30.0):
-        measure = {} if seconds is None else {"seconds": seconds, "width": 0.001}
+        measure: dict[str, Any] = {"threads": [threads_of[0]]}
+        measure |= {} if seconds is None else {"seconds": seconds, "width": 0.001}
         begun = time.monotonic()
         job = service.submit(kind="evaluate", model=model, datasets=data, measure=measure)
         job = service.ended(job["id"], seconds=600)
@@ -183,7 +184,7 @@ def overhead(service: Service, model: str, path: Path) -> None:
             print(f"  {step['step']:<28}{step['seconds']:>8.2f} s, running {step.get('running_seconds') or 0:.2f} s")
 
 
-PARTS: dict[str, Callable[[Service, str, Path], None]] = {
+PARTS: dict[str, Callable[[Service, str, Path, Sequence[int]], None]] = {
     "repeat": repeat,
     "neighbour": neighbour,
     "loop": loop,
@@ -196,6 +197,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=", ".join(PARTS))
     parser.add_argument("--model", type=Path, default=EXAMPLES / "fashion_mobilenet.onnx")
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     if unknown := set(given.parts) - set(PARTS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
@@ -205,7 +207,7 @@ def main() -> None:
             model = service.upload("models", given.model)["id"]
             for name in given.parts or PARTS:
                 print(f"\n== {name}: {given.model.name}")
-                PARTS[name](service, model, given.model)
+                PARTS[name](service, model, given.model, given.threads)
 
 
 if __name__ == "__main__":

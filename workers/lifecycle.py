@@ -16,17 +16,20 @@ from celery import signals
 from sqlalchemy.exc import ProgrammingError
 
 from app import wiring
-from app.domain.profiles import refuse_false_name
+from app.domain.profiles import providers_of, refuse_false_name
+from app.domain.target import Fingerprint
 from app.errors import BitpressError, Unavailable
 from app.queue.names import INSPECTIONS, jobs_queue
 from app.queue.wake_up import WakeUps
 from app.services import Services
 from app.settings import Settings
+from workers.hardware.state import read_state
 from workers.sandbox.identity import die_with
 from workers.sandbox.limits import SandboxLimits
 from workers.sandbox.scratch import remove_scratch
 from workers.tasks.listening import Listening
-from workers.tasks.station import TRIED_FILE, Station, measured, probe_machine, read_tried, worker_name
+from workers.tasks.machine_lock import MachineLock
+from workers.tasks.station import TRIED_FILE, Station, probe_machine, read_tried, worker_name
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +130,7 @@ def open_station(settings: Settings, queue: str) -> Station:
         memory_bytes=settings.sandbox_memory_bytes or default_memory(), disk_bytes=settings.sandbox_disk_bytes
     )
     file = wiring.scratch_dir(settings) / TRIED_FILE
+    state, providers = read_state(), settings.providers or providers_of(settings.target)
     fingerprint, confinement = probe_machine(root, limits, settings.sandbox_uid, known=read_tried(file))
     serves_jobs = queue == jobs_queue(settings.target)
     if serves_jobs:
@@ -143,7 +147,12 @@ def open_station(settings: Settings, queue: str) -> Station:
         limits=limits,
         uid=settings.sandbox_uid,
         allow_weak_sandbox=settings.allow_weak_sandbox,
-        fingerprint=fingerprint.model_dump(mode="json"),
+        trust_torch_files=settings.trust_torch_files,
+        state=state,
+        fingerprint=fingerprint.running_on(providers).model_dump(mode="json"),
+        machine_lock=MachineLock(wiring.machine_lock_dir(settings), fingerprint.boot_id),
+        tried_file=file,
+        providers=providers,
         sandbox=confinement,
         stopping=_stopping.is_set,
         max_unpacked_bytes=settings.max_unpacked_bytes,
@@ -154,10 +163,22 @@ def open_station(settings: Settings, queue: str) -> Station:
     )
     made.register()
     log.info("serving %s on %s", queue, fingerprint.model_name)
-    if serves_jobs and (fingerprint.peaks is None or not fingerprint.peaks.steady):
-        made = measured(made, file)
-        made.register()
+    if serves_jobs:
+        made.measure_machine()
+        warn_of_providers(made)
     return made
+
+
+def warn_of_providers(made: Station) -> None:
+    """Tell the log where jobs will fail, because what they are to run on does not open."""
+    found = Fingerprint.model_validate(made.fingerprint).providers
+    if found is None:
+        return
+    reasons = {provider.name: provider.reason for provider in found if not provider.loads}
+    missing = dict.fromkeys(set(made.providers) - {provider.name for provider in found}, "onnxruntime does not have it")
+    for name, reason in {**reasons, **missing}.items():
+        if name in made.providers:
+            log.warning("jobs here run on %s, which does not open: %s", name, reason)
 
 
 def end_worker() -> None:

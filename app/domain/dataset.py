@@ -1,5 +1,6 @@
 """A dataset as inspection finds it, and how images become arrays."""
 
+from fractions import Fraction
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -7,6 +8,10 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from app.domain.model import TensorSpec
 
 Role = Literal["calibration", "tuning", "evaluation", "training"]
+
+ALL = "all"
+"""Where a job names one dataset whose rows the service gives to the roles; no role itself."""
+
 LABELS = "labels"
 """The field that holds what is right; every other field is an input of a model, but for the next two."""
 
@@ -15,6 +20,10 @@ GROUPS = "groups"
 
 SLICES = "slices"
 """The field that says which subpopulation a row is of: one number or text a row."""
+
+LEAST_ROWS: dict[Role, int] = {"calibration": 8, "tuning": 8, "evaluation": 20}
+"""A role that is given fewer rows by a split is refused: one row of four, or half of few, is kept aside of calibration
+to judge recovery steps by, and an interval from fewer than 20 rows spans tens of points."""
 
 _Side = Annotated[int, Field(ge=1, le=8192)]
 
@@ -80,6 +89,56 @@ class Preprocess(BaseModel):
         """Shape of one row, without the sample axis."""
         height, width = self.size
         return (self.channels, height, width) if self.layout == "NCHW" else (height, width, self.channels)
+
+
+_Share = Annotated[float, Field(ge=0, le=1)]
+_FINEST = 1_000_000
+
+
+class Split(BaseModel):
+    """Which share of one dataset's rows each role gets; a role that is left out gets none.
+
+    Where a row belongs follows from a hash of what the model is fed with it, or of its group where the dataset has
+    `groups`. So it is the same in every job, equal rows and those of one group stay together, rows that are added later
+    move none, and shares are met only about.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    calibration: _Share = 0.0
+    """Of rows from which activation ranges are found."""
+    tuning: _Share = 0.0
+    """Of rows that guide a search."""
+    evaluation: _Share = 0.0
+    """Of rows held out of everything else."""
+
+    @model_validator(mode="after")
+    def _all_of_them(self) -> Self:
+        total = self.calibration + self.tuning + self.evaluation
+        if abs(total - 1) > 1 / _FINEST:
+            raise ValueError(f"the shares are {total:g} together, and must be 1: a role that is left out gets no rows")
+        return self
+
+    @property
+    def shares(self) -> dict[Role, float]:
+        """Of the roles that get rows, in the order of `ends`."""
+        shares: dict[Role, float] = {
+            "calibration": self.calibration,
+            "tuning": self.tuning,
+            "evaluation": self.evaluation,
+        }
+        return {role: share for role, share in shares.items() if share}
+
+    @property
+    def ends(self) -> tuple[Fraction, Fraction]:
+        """Where calibration ends and where evaluation begins, of places from 0 to 1.
+
+        Each depends on its own share alone: who changes one of them leaves the rows at the other end where they are.
+        """
+        low, rest = (Fraction(share).limit_denominator(_FINEST) for share in (self.calibration, 1 - self.evaluation))
+        if not self.tuning:
+            return (low, low) if self.evaluation else (Fraction(1), Fraction(1))
+        return low, max(low, rest)
 
 
 class DatasetInspection(BaseModel):

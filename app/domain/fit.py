@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from app.domain.dataset import GROUPS, LABELS, SLICES
 from app.domain.metric import METRICS, MetricChoice, looked_at
-from app.domain.model import Dimension, TensorSpec, is_cache, shape_text
+from app.domain.model import UNKNOWN, Dimension, TensorSpec, is_cache, shape_text
 from app.errors import FieldError
 
 
@@ -44,7 +44,7 @@ def fit(
                 continue
             found.append(("dataset_input_missing", _missing(wanted, inputs, fields)))
             continue
-        if have.dtype != wanted.dtype:
+        if wanted.dtype not in (have.dtype, UNKNOWN):
             found.append(("dataset_dtype_mismatch", _other_dtype(wanted, have)))
         if (why := _shape_problem(wanted, have)) is not None:
             found.append(("dataset_shape_mismatch", why))

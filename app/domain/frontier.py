@@ -10,13 +10,15 @@ from typing import Literal
 from app.domain.goal import CEILINGS, Minimizable
 from app.domain.measurement import UNITS
 from app.domain.metric import ALWAYS, METRICS
-from app.domain.variants import Ends, Measured, better_of, difference, ratio_bounds
+from app.domain.variants import EXACT, Ends, Measured, better_of, comparable, difference, ratio_bounds
 
 CONSTRAINT_SYNTAX = r"(?:(max_drop):)?([a-z0-9_]{1,64})(<=|>=)([0-9.eE+-]{1,32})"
 """`top1>=0.9`, `latency_p50<=5`, `max_drop:top1<=0.01`."""
 
 _CONSTRAINT = re.compile(CONSTRAINT_SYNTAX)
 _TRADED = ("latency_p50", "artifact_bytes")
+_BEYOND_ONE = ("cer", "wer")
+"""Shares of the labels' length, which edits may exceed."""
 _BOUNDED = sorted({*METRICS, *UNITS, *CEILINGS})
 
 Standing = Literal["met", "missed", "undecided", "unknown"]
@@ -126,6 +128,13 @@ def read_bound(text: str) -> Bound:
         raise BadConstraint("unknown_metric", f"Nothing called {name} is measured. {hint}")
     if found[1] and found[3] == ">=":
         raise BadConstraint("invalid_constraint", f"A drop can only be bounded from above: write {found[1]}:{name}<=….")
+    if name in METRICS and METRICS[name].unit == "fraction" and name not in _BEYOND_ONE and not -1 <= limit <= 1:
+        drop = f"{found[1]}:" if found[1] else ""
+        raise BadConstraint(
+            "invalid_constraint",
+            f"{name} is a fraction from 0 to 1, and {limit:g} bounds nothing: for {limit:g} % write "
+            f"{drop}{name}{found[3]}{limit / 100:g}.",
+        )
     return Bound(text, name, bool(found[1]), found[3] == "<=", limit)
 
 
@@ -136,24 +145,21 @@ def place(variants: Sequence[Measured], bounds: Sequence[Bound]) -> tuple[list[P
     axis. Costs within noise of the original's count as equal to it. Returns the variants and the names of the axes.
     """
     original = next((variant for variant in variants if variant.is_original), None)
-    costs = {variant.id: _costs(variant, original) for variant in variants}
-    axes = [name for name in _TRADED if all(name in found for found in costs.values())]
+    costs = [_costs(variant, original) for variant in variants]
+    axes = [name for name in _TRADED if all(name in found for found in costs)]
     accuracy = _accuracy(variants)
-    points = {
-        variant.id: (
-            *(_level(costs[variant.id][name]) for name in axes),
-            *((_loss(variant, accuracy),) if accuracy else ()),
-        )
-        for variant in variants
-    }
+    points = [
+        (*(_level(cost[name]) for name in axes), *((_loss(variant, accuracy),) if accuracy else ()))
+        for variant, cost in zip(variants, costs, strict=True)
+    ]
     placed = [
         Placed(
             variant,
-            costs[variant.id],
-            pareto=not any(_beats(other, points[variant.id]) for other in points.values()),
+            cost,
+            pareto=not any(_beats(other, point) for other in points),
             standings=tuple(bound.standing(variant, original) for bound in bounds),
         )
-        for variant in variants
+        for variant, cost, point in zip(variants, costs, points, strict=True)
     ]
     return placed, [*axes, *([accuracy] if accuracy else [])]
 
@@ -167,9 +173,9 @@ def choose(placed: Sequence[Placed], bounds: Sequence[Bound], minimize: Minimiza
         return Choice(None, reason=_why_none(placed, bounds))
     if not costed:
         return Choice(None, reason=f"{name} was measured of none that meets the constraints.")
-    best = min(costed, key=lambda each: (_ends(each.costs[name])[1], each.costs[name][0]))
-    reach = _ends(best.costs[name])[1]
-    near = tuple(each.variant for each in costed if each is not best and _ends(each.costs[name])[0] <= reach)
+    best = min(costed, key=lambda each: (_reach(each, name)[1], each.costs[name][0]))
+    reach = _reach(best, name)[1]
+    near = tuple(each.variant for each in costed if each is not best and _reach(each, name)[0] <= reach)
     return Choice(best.variant, near)
 
 
@@ -177,14 +183,21 @@ def _costs(variant: Measured, original: Measured | None) -> dict[str, tuple[floa
     """Latency, size and memory as multiples of the original's: paired in one job where they are, else by value."""
     found: dict[str, tuple[float, Ends | None]] = {}
     for name in CEILINGS.values():
-        compared, measured = variant.compared(name), variant.measured(name)
+        measured = variant.measured(name)
+        compared = variant.compared(name, (measured or {}).get("conditions"))
         before = original.measured(name) if original else None
         if variant.is_original and measured is not None:
             found[name] = 1.0, None
         elif compared is not None:
             ends = compared.get("ci95")
             found[name] = float(compared["ratio"]), (float(ends[0]), float(ends[1])) if ends else None
-        elif measured is not None and before is not None and before["value"]:
+        elif (
+            original is not None
+            and measured is not None
+            and before is not None
+            and before["value"]
+            and comparable(original, before, variant, measured)
+        ):
             value, known = float(measured["value"]), float(before["value"])
             both = measured.get("ci95"), before.get("ci95")
             ends = ratio_bounds(value, tuple(both[0]), known, tuple(both[1])) if both[0] and both[1] else None
@@ -218,18 +231,25 @@ def _beats(first: tuple[float, ...], second: tuple[float, ...]) -> bool:
     return first != second and all(mine <= theirs for mine, theirs in zip(first, second, strict=True))
 
 
-def _ends(cost: tuple[float, Ends | None]) -> Ends:
-    return cost[1] or (cost[0], cost[0])
+def _reach(placed: Placed, name: str) -> Ends:
+    """Where a cost may be: anywhere, where it scatters and has no interval."""
+    ratio, ends = placed.costs[name]
+    if ends is not None:
+        return ends
+    return (ratio, ratio) if placed.variant.is_original or name in EXACT else (0.0, math.inf)
 
 
 def _interval(variant: Measured, name: str) -> Ends | None:
+    """Where a value may be; null where nothing tells, since it scatters and has no interval."""
     found = variant.measured(name)
     if found is None:
         return None
     if ends := found.get("ci95"):
         return float(ends[0]), float(ends[1])
     value = float(found["value"])
-    return value, math.inf if name in METRICS and METRICS[name].extreme else value
+    if name in METRICS and METRICS[name].extreme:
+        return value, math.inf
+    return (value, value) if name in EXACT else None
 
 
 def _why_none(placed: Sequence[Placed], bounds: Sequence[Bound]) -> str:
@@ -244,6 +264,11 @@ def _why_none(placed: Sequence[Placed], bounds: Sequence[Bound]) -> str:
                 return f"No variant is sure to satisfy {bound.text}; more rows or more processes may decide it."
             if standings == {"unknown"}:
                 return f"{bound.name} was not measured here, or has no interval."
+            if "unknown" in standings:
+                return (
+                    f"No variant is known to satisfy {bound.text}: of some, {bound.name} was not measured here, or has "
+                    "no interval."
+                )
             return f"No variant satisfies {bound.text}."
     return "Each constraint is satisfied by some variant, but no variant satisfies all."
 

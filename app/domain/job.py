@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.domain.dataset import Split
 from app.domain.goal import Goal
 from app.domain.measure import Measure
 from app.domain.metric import Asked, MetricChoice, as_choices
@@ -52,8 +53,16 @@ class _Part(BaseModel):
 DatasetId = Annotated[str, Field(pattern=r"^dst_[0-9a-z]{26}$")]
 
 
+USUAL_SPLITS: dict[Kind, Split] = {
+    "optimize": Split(calibration=0.2, tuning=0.2, evaluation=0.6),
+    "evaluate": Split(evaluation=1.0),
+}
+"""What `split` is where a job names `datasets.all` and leaves it out. The same for every recipe, also for those that
+need no calibration, so that all of them are judged on the same rows."""
+
+
 class DatasetRoles(_Part):
-    """Which dataset plays which part. No row may be in two of them."""
+    """Which dataset plays which part: one for each role, of which no row may be in another too, or one for `all`."""
 
     calibration: DatasetId | None = None
     """Rows from which activation ranges are found."""
@@ -63,9 +72,11 @@ class DatasetRoles(_Part):
     """Rows held out of everything else, on which the verdict is given."""
     training: DatasetId | None = None
     """Rows for techniques that train."""
+    all: DatasetId | None = None
+    """One dataset instead of one for each role: the service gives each of its rows one role, as `split` says."""
 
     def by_role(self) -> dict[str, str]:
-        """The roles that are filled."""
+        """What is filled: roles, or `all` alone."""
         return {role: value for role, value in self.model_dump().items() if value is not None}
 
 
@@ -75,7 +86,11 @@ class Limits(_Part):
     queue_seconds: float = Field(default=86_400, gt=0, le=30 * 86_400)
     """A job still queued after this fails with `queue_timeout`."""
     run_seconds: float = Field(default=3_600, gt=0, le=7 * 86_400)
-    """A job that runs longer than this fails with `time_limit_exceeded`."""
+    """A job that runs longer than this fails with `time_limit_exceeded`; waiting for others to measure on the machine,
+    or for the machine to be free to measure on, does not count."""
+
+
+_EXAMPLE, _OTHER = "dst_" + "0" * 25 + "1", "dst_" + "0" * 25 + "2"
 
 
 class JobSpec(_Part):
@@ -86,7 +101,13 @@ class JobSpec(_Part):
     name: str | None = Field(default=None, max_length=200)
     model: Annotated[str, Field(pattern=r"^(mdl|art)_[0-9a-z]{26}$")]
     """The model to work on; `evaluate` takes an artifact as well."""
-    datasets: DatasetRoles = Field(default_factory=DatasetRoles)
+    datasets: DatasetRoles = Field(
+        default_factory=DatasetRoles, examples=[{"calibration": _EXAMPLE, "evaluation": _OTHER}, {"all": _EXAMPLE}]
+    )
+    split: Split | None = Field(default=None, examples=[USUAL_SPLITS["optimize"].model_dump()])
+    """Shares of the rows of `datasets.all` by role. Left out, `optimize` gives 0.2 to calibration, 0.2 to tuning and
+    0.6 to evaluation, and `evaluate` all rows to evaluation; of an artifact that was made from the same dataset by a
+    split, only the rows that were held out then."""
     target: str = Field(default="local", min_length=1, max_length=100)
     """Where the artifact will run; `local` is the one machine of an embedded service."""
     if_no_worker: Literal["wait", "refuse"] = "wait"
@@ -129,6 +150,10 @@ class JobOutcome(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    rows: dict[str, int] = Field(default_factory=dict)
+    """How many rows each role has."""
+    chosen_rows: dict[str, str] = Field(default_factory=dict)
+    """Of roles that were given some rows of `datasets.all`: the SHA-256 of their numbers."""
     baseline: dict[str, Any] | None = None
     candidates: tuple[dict[str, Any], ...] = ()
     chosen: str | None = None

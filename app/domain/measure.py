@@ -3,7 +3,7 @@
 from itertools import product
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 MOST_CONDITIONS = 16
@@ -24,13 +24,29 @@ class Load(_Part):
     seconds: float = Field(default=2.0, gt=0, le=60)
 
 
-Runtime = Literal["onnxruntime", "openvino", "litert"]
+Runtime = Literal["onnxruntime", "openvino", "litert", "torch"]
 
-USUAL_RUNTIME: dict[str, Runtime] = {"onnx": "onnxruntime", "tflite": "litert"}
+RUNTIMES_OF: dict[str, tuple[Runtime, ...]] = {
+    "onnx": ("onnxruntime", "openvino"),
+    "tflite": ("litert",),
+    "pt2": ("torch",),
+    "torchscript": ("torch",),
+}
+"""By a model's format, the usual one first."""
+
+USUAL_RUNTIME: dict[str, Runtime] = {format_: runtimes[0] for format_, runtimes in RUNTIMES_OF.items()}
 """By a model's format."""
 
-RUNTIMES_OF: dict[str, tuple[Runtime, ...]] = {"onnx": ("onnxruntime", "openvino"), "tflite": ("litert",)}
-"""By a model's format, the usual one first."""
+
+def _has_rows(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if shape and shape[0] == 0:
+        raise PydanticCustomError(
+            "case_without_rows", "the first axis is the rows of one call: it must be 1 at least, others may be 0"
+        )
+    return shape
+
+
+CaseShape = Annotated[tuple[Annotated[int, Field(ge=0)], ...], AfterValidator(_has_rows)]
 
 CaseName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,39}$")]
 
@@ -44,9 +60,7 @@ class Measure(_Part):
     """Rows a call; each is measured with each number of `threads`, and goals use the first."""
     shapes: dict[str, tuple[Annotated[int, Field(ge=1)], ...]] = Field(default_factory=dict)
     """Shape of an input whose axes are dynamic, the batch axis included, when no dataset tells."""
-    cases: dict[CaseName, dict[str, tuple[Annotated[int, Field(ge=0)], ...]]] = Field(
-        default_factory=dict, max_length=8
-    )
+    cases: dict[CaseName, dict[str, CaseShape]] = Field(default_factory=dict, max_length=8)
     """Further shapes of inputs by a name of yours, such as `prefill` and `step` of a decoder: latency is measured at
     each of them too, on made-up values, with the first of `threads`."""
     width: float = Field(default=0.02, ge=0.001, le=1)
@@ -56,8 +70,8 @@ class Measure(_Part):
     load: Load | None = None
     """Left out, only single calls are measured."""
     runtime: Runtime | Literal["auto"] | None = None
-    """What runs the model; left out, onnxruntime, and LiteRT for TFLite models. `auto` times it on every runtime that
-    the worker has, and says which wins; metrics, and goals, are those of the usual one."""
+    """What runs the model; left out, onnxruntime, LiteRT for TFLite models and torch for its own. `auto` times it on
+    every runtime that the worker has, and says which wins; metrics, and goals, are those of the usual one."""
 
     @model_validator(mode="after")
     def _few_conditions(self) -> Self:

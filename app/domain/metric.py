@@ -21,7 +21,7 @@ from app.domain.metric_options import (
     SequenceOptions,
     WordOptions,
 )
-from app.domain.model import TensorSpec
+from app.domain.model import UNKNOWN, TensorSpec
 from app.errors import FieldError
 
 LabelKind = Literal["classes", "numbers", "sequences", "objects", "masks", "keys"]
@@ -280,8 +280,11 @@ def looked_at(outputs: Sequence[TensorSpec], choice: MetricChoice | None = None)
 
 
 def is_float(dtype: str) -> bool:
-    """Whether an output of this type can be compared: integers have no distance, and no class axis."""
-    return dtype in ("float16", "float32", "float64", "bfloat16")
+    """Whether an output of this type can be compared: integers have no distance, and no class axis.
+
+    Of what a file does not tell, it is assumed.
+    """
+    return dtype in ("float16", "float32", "float64", "bfloat16", UNKNOWN)
 
 
 def choice_problems(choice: MetricChoice, outputs: Sequence[TensorSpec], pointer: str) -> list[FieldError]:

@@ -7,9 +7,17 @@ from pydantic import BaseModel, ConfigDict, Field
 Dimension = int | str | None
 """A size, the name of a symbolic size, or null where nothing is known."""
 
+Format = Literal["onnx", "tflite", "pt2", "torchscript"]
+
+UNKNOWN = "unknown"
+"""The `dtype` of what a model file does not tell of: TorchScript's inputs and outputs."""
+
+TORCH_TO_ONNX = 'torch.onnx.export(model, (example,), "model.onnx", dynamo=True)'
+"""The line that makes ONNX of the module that a file of torch was made from."""
+
 
 class TensorSpec(BaseModel):
-    """A named array: `dtype` as NumPy names it ("float32", "int64", "bool", "string" …).
+    """A named array: `dtype` as NumPy names it ("float32", "int64", "bool", "string" …), or "unknown".
 
     `shape` is null where not even the number of axes is known. A model's shape has the batch axis, a
     dataset's has no sample axis.
@@ -30,14 +38,14 @@ class ModelInspection(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal["onnx", "tflite"] = "onnx"
+    format: Format = "onnx"
     files: tuple[str, ...]
     """The main file first, then those beside it that belong to the model."""
     inputs: tuple[TensorSpec, ...]
     """What a caller must feed; initializers, which older files list as inputs too, are left out."""
     outputs: tuple[TensorSpec, ...]
     opset: int | None
-    """Version of the default operator set; null where no operator of it is used, and for TFLite."""
+    """Version of the default operator set; null where no operator of it is used, and for other formats than ONNX."""
     opsets: dict[str, int]
     """Every operator set by its domain; the default one is "ai.onnx"."""
     parameters: int = Field(ge=0)

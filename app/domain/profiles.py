@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from pydantic import BaseModel, ConfigDict
 
-from app.domain.target import CUDA
+from app.domain.target import CUDA, CUDA_PROVIDER, PROCESSOR
 from app.errors import BitpressError
 
 
@@ -18,6 +18,8 @@ class Profile(BaseModel):
     features: tuple[str, ...]
     without: tuple[str, ...] = ()
     """Features that would have the runtime take other kernels, of another class."""
+    providers: tuple[str, ...] = (PROCESSOR,)
+    """onnxruntime's execution providers that its workers run jobs on, unless they are set otherwise."""
 
 
 _AVX2 = ("avx", "avx2", "f16c", "fma", "sse4_1")
@@ -64,12 +66,19 @@ PROFILES: dict[str, Profile] = {
         ),
         Profile(
             id="cuda",
-            summary="An NVIDIA GPU, with an onnxruntime that has CUDA.",
+            summary="An NVIDIA GPU, with an onnxruntime that has CUDA: jobs run on it alone, and not on the processor.",
             features=(CUDA,),
+            providers=(CUDA_PROVIDER,),
         ),
     )
 }
 """Built-in profiles by their names."""
+
+
+def providers_of(name: str) -> tuple[str, ...]:
+    """The execution providers that jobs of a target are run on where its worker is not set otherwise."""
+    profile = PROFILES.get(name)
+    return profile.providers if profile is not None else (PROCESSOR,)
 
 
 def refuse_false_name(name: str, features: Collection[str]) -> None:

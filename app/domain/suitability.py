@@ -30,7 +30,8 @@ _SLOWER: Verdict = "slower than fp32 (measured)"
 
 
 class LatencyEvidence(BaseModel):
-    """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
+    """What finished jobs measured of a technique on one machine, undisturbed, by the usual runtime, at the conditions
+    that their goals use."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -64,7 +65,8 @@ class Suitability(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One undisturbed comparison of a finished job: the artifact's latency as a multiple of the original's."""
+    """One undisturbed comparison of a finished job, by the usual runtime: the artifact's latency as a multiple of the
+    original's."""
 
     technique: str
     job: str
@@ -128,7 +130,7 @@ Found = tuple[Verdict, str]
 
 
 def _by_features(features: Collection[str]) -> Mapping[str, Found]:
-    # Artifacts run on the processor wherever it is known: of a machine with both, that is what is measured.
+    # Where the features are of both, jobs run on the processor: see `app.services.targets.kernel_features`.
     plain = _on_cuda() if CUDA in features and FEATURES.isdisjoint(features) else _on_processor(features)
     return {**plain, "mixed": _of_parts(plain)}
 

@@ -31,6 +31,10 @@ FEATURES = frozenset(
 )  # fmt: skip
 """Instruction-set features that matter to inference, by the names that Linux gives them."""
 
+PROCESSOR = "CPUExecutionProvider"
+"""onnxruntime's name for running on the processor."""
+CUDA_PROVIDER = "CUDAExecutionProvider"
+
 CUDA = "cuda"
 """The feature of a machine whose onnxruntime has CUDA and that has a device for it."""
 
@@ -145,7 +149,8 @@ class Fingerprint(BaseModel):
     `memory_bytes` is the machine's, or its control group's limit where that is less. `virtualization` is
     "none", a hypervisor's name, "vm" where it gives none, or "unknown". Two machines with the same `id` may
     be compared. What was measured or tried (`peaks`, `providers`, `installed`) is null where that has not been done,
-    and no part of the `id`.
+    and no part of the `id`. `runs_on` are onnxruntime's execution providers that jobs are run on here; others than the
+    processor are part of the `id`.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -170,6 +175,14 @@ class Fingerprint(BaseModel):
     peaks: Peaks | None = None
     providers: tuple[Provider, ...] | None = None
     installed: tuple[Installed, ...] | None = None
+    runs_on: tuple[str, ...] = (PROCESSOR,)
+
+    def running_on(self, providers: tuple[str, ...]) -> "Fingerprint":
+        """This machine as one whose jobs run on these execution providers: they are compared with no others."""
+        if providers == (PROCESSOR,):
+            return self
+        named = hashlib.sha256(json.dumps([self.id, *providers]).encode()).hexdigest()[:16]
+        return self.model_copy(update={"id": named, "runs_on": providers})
 
     @property
     def last_caches(self) -> tuple[Cache, ...]:
@@ -185,7 +198,9 @@ class Tried(_Described):
     """The fingerprint's."""
     boot_id: str
     kernel: str
+    governor: str | None = None
     versions: dict[str, str]
+    """Of all that is installed, further runtimes among it."""
     peaks: Peaks
     providers: tuple[Provider, ...]
     installed: tuple[Installed, ...]
@@ -197,8 +212,8 @@ class Tried(_Described):
 
     def holds_for(self, machine: Fingerprint) -> bool:
         """Whether the machine is the same still, and has not been started anew since."""
-        return (self.id, self.boot_id, self.kernel, self.versions) == (
-            machine.id, machine.boot_id, machine.kernel, machine.versions,
+        return (self.id, self.boot_id, self.kernel, self.governor, self.versions) == (
+            machine.id, machine.boot_id, machine.kernel, machine.governor, machine.versions,
         )  # fmt: skip
 
     def added_to(self, machine: Fingerprint) -> Fingerprint:

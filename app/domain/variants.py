@@ -6,9 +6,11 @@ approach", Statistics in Medicine 27, 2008, equations 9 and 10). It takes the va
 rows are not, and then a little more is called noise than is.
 """
 
+import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from app.domain.measurement import UNITS
@@ -21,11 +23,24 @@ Found = Mapping[str, Any]
 Basis = Literal["paired", "through_original", "independent", "exact", "none"]
 Side = Literal["better", "worse", "within_noise", "unknown", "not_comparable"]
 
-_EXACT = frozenset({"artifact_bytes"})
-_OF_TIME = ("target", "runtime", "version", "threads", "batch")
-_OF_OUTPUTS = ("source", "dataset", "output", "labels", "rows")
-_PLACE = ("threads", "batch", "output", "labels")
-"""What tells measurements of one name in one job apart."""
+EXACT = frozenset({"artifact_bytes"})
+"""What has no scatter, so that a value without an interval is the whole truth."""
+
+OF_RUNNING = (
+    "runtime", "version", "providers", "device", "threads", "batch", "shapes", "case", "callers", "rate",
+)  # fmt: skip
+"""The conditions under which a model was run for its times and its memory: what ran it, on what, how loaded."""
+
+_OF_TIME = ("target", *OF_RUNNING)
+_OF_OUTPUTS = ("source", "output", "labels", "rows")
+_PLACE = (*OF_RUNNING, "output", "labels")
+"""What tells measurements of one name apart."""
+
+_OF_RUNTIME = frozenset({"version", "providers", "device"})
+"""What differs of itself where the runtime does."""
+
+_OF_LOAD = frozenset({"shapes", "case", "callers", "rate"})
+"""Conditions that only some measurements have: to have none is another condition than to have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +78,27 @@ class Measured:
     drops: Sequence[Found] = ()
 
     @property
+    def runtimes(self) -> tuple[str | None, ...]:
+        """What ran it while its latency was measured; the first is the one that goals and metrics use."""
+        timed = [found for found in self.measurements if found["name"] == "latency_p50"]
+        return tuple(dict.fromkeys(_condition(found, "runtime") for found in timed if found.get("value") is not None))
+
+    def on(self, runtime: str | None) -> "Measured":
+        """What is known of it on one of its runtimes: of metrics nothing but on the first, which computed them."""
+        first = runtime == self.runtimes[0]
+
+        def is_of_it(found: Found) -> bool:
+            ran = _condition(found, "runtime")
+            return ran == runtime or found["name"] in EXACT or (first and ran is None)
+
+        return replace(
+            self,
+            measurements=[found for found in self.measurements if is_of_it(found)],
+            comparisons=[found for found in self.comparisons if is_of_it(found)],
+            drops=self.drops if first else (),
+        )
+
+    @property
     def fingerprint(self) -> str | None:
         """The machine, as the first measurement that names it does."""
         return next((found["conditions"]["target"] for found in self.measurements if _condition(found, "target")), None)
@@ -72,11 +108,12 @@ class Measured:
         return next((one for one in self.measurements if one["name"] == name and one.get("value") is not None), None)
 
     def compared(self, name: str, conditions: Mapping[str, Any] | None = None) -> Found | None:
-        """The paired comparison with the original, under these conditions, or under those that goals use."""
+        """The paired comparison with the original, under these conditions, or under those that goals use.
+
+        What jobs of earlier versions did not write down is no other condition.
+        """
         for found in self.comparisons:
-            given = found.get("conditions") or {}
-            same = all((conditions or given).get(key) in (None, given[key]) for key in given)
-            if found["name"] == name and found.get("ratio") and same:
+            if found["name"] == name and found.get("ratio") and _holds_under(found, conditions):
                 return found
         return None
 
@@ -124,15 +161,36 @@ def ratio_bounds(value: float, ends: Ends, reference: float, reference_ends: End
     return math.exp(low), math.exp(high)
 
 
+def running_conditions(found: Found | None) -> dict[str, Any]:
+    """What ran a model for this measurement, on what and how loaded: those that are stated."""
+    return {key: value for key in OF_RUNNING if (value := _condition(found or {}, key)) is not None}
+
+
+def running_key(found: Found | None) -> tuple[Any, ...]:
+    """The same to group by."""
+    return tuple(_frozen(_condition(found or {}, key)) for key in OF_RUNNING)
+
+
 def place_of(found: Found) -> tuple[Any, ...]:
-    """What a measurement is matched by: its name, and the conditions that one job varies."""
-    return (found["name"], *(_condition(found, key) for key in _PLACE))
+    """What a measurement is matched by: its name, and the conditions that a job may vary."""
+    return (found["name"], *(_frozen(_condition(found, key)) for key in _PLACE))
 
 
 def same_place(variant: Measured, found: Found) -> Found | None:
-    """The measurement of a variant that stands for `found`: under the same conditions, else the first of that name."""
+    """The measurement of a variant that stands for `found`: that of the name which shares most of its conditions.
+
+    Of several the first.
+    """
     named = [one for one in variant.measurements if one["name"] == found["name"]]
-    return next((one for one in named if place_of(one) == place_of(found)), named[0] if named else None)
+    if len(named) < 2:
+        return named[0] if named else None
+    place = place_of(found)
+    return max(named, key=lambda one: sum(map(operator.eq, place_of(one), place)))
+
+
+def comparable(reference: Measured, before: Found, variant: Measured, after: Found) -> bool:
+    """Whether two measurements of one name were made under the same conditions."""
+    return not _differences_in_conditions(reference, before, variant, after)
 
 
 def difference(reference: Measured, before: Found, variant: Measured, after: Found) -> Difference:
@@ -213,7 +271,7 @@ def _independent(before: Found, after: Found) -> Difference:
     """Two values that know nothing of each other, by their own intervals."""
     name, value, known = str(after["name"]), float(after["value"]), float(before["value"])
     change, ratio = value - known, value / known if known else None
-    if name in _EXACT:
+    if name in EXACT:
         return Difference(_side(name, change, (change, change)), "exact", change, None, ratio)
     if after.get("ci95") is None or before.get("ci95") is None:
         reason = "One of the two has no interval, so nothing tells their difference from noise."
@@ -240,21 +298,39 @@ def _differences_in_conditions(
     reference: Measured, before: Found, variant: Measured, after: Found
 ) -> dict[str, tuple[Any, Any]]:
     name = str(after["name"])
-    if name in _EXACT:
+    if name in EXACT:
         return {}
-    keys = _OF_OUTPUTS if name in METRICS else ("target",) if name == "peak_memory" else _OF_TIME
+    keys = _OF_OUTPUTS if name in METRICS else _OF_TIME
     found: dict[str, tuple[Any, Any]] = {}
+    if name in METRICS and _condition(before, "source") == _condition(after, "source") == "synthetic":
+        # Made-up rows have the shapes that the model was timed on.
+        found |= _differing(reference.measured("latency_p50") or {}, variant.measured("latency_p50") or {}, ["shapes"])
     if name in METRICS and METRICS[name].relative_to_original and reference.model != variant.model:
         found["original"] = reference.model, variant.model
-    for key in keys:
-        if key == "dataset":
-            pair: tuple[Any, Any] = (reference.data.digest, variant.data.digest)
-        else:
-            pair = _condition(before, key), _condition(after, key)
-        if pair[0] != pair[1]:
-            found[key] = (reference.data.dataset, variant.data.dataset) if key == "dataset" else pair
-    return found
+    if name in METRICS and reference.data.digest != variant.data.digest:
+        found["dataset"] = reference.data.dataset, variant.data.dataset
+    found |= _differing(before, after, keys)
+    return {key: pair for key, pair in found.items() if "runtime" not in found or key not in _OF_RUNTIME}
+
+
+def _differing(before: Found, after: Found, keys: Iterable[str]) -> dict[str, tuple[Any, Any]]:
+    pairs = {key: (_condition(before, key), _condition(after, key)) for key in keys}
+    return {key: pair for key, pair in pairs.items() if _frozen(pair[0]) != _frozen(pair[1])}
+
+
+def _holds_under(compared: Found, conditions: Mapping[str, Any] | None) -> bool:
+    """Whether a comparison was made under conditions, as far as both name them."""
+    given = compared.get("conditions") or {}
+    if not conditions or not given:
+        return True
+    told = {key for key in OF_RUNNING if None not in (given.get(key), conditions.get(key))}
+    return all(_frozen(given.get(key)) == _frozen(conditions.get(key)) for key in told | _OF_LOAD)
 
 
 def _condition(found: Found, key: str) -> Any:
     return (found.get("conditions") or {}).get(key)
+
+
+def _frozen(value: Any) -> Any:
+    """A condition as something that can be matched by: shapes are objects of lists."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value

@@ -2,18 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from sqlalchemy.orm import Session
 
 from app.db.session import Database
 from app.db.tables import Artifact, Job, Model
 from app.domain.ids import is_id
+from app.domain.metric import METRICS
 from app.domain.variants import Difference, Found, Measured, difference, place_of, same_place
 from app.errors import Conflict, FieldError, InvalidRequest, NotFound
-from app.services.variants import measured_by, succeeded_jobs
+from app.services.variants import evaluations_of, measured_by, succeeded_jobs
 
 LEAST, MOST = 2, 20
 _JOBS_OF_A_MODEL = 20
+_EVALUATIONS_OF_AN_ARTIFACT = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +58,31 @@ class Comparisons:
         _check(ids)
         with self._database.read() as session:
             found = {each: self._artifact(session, each) for each in ids if is_id(each, "art")}
-            beside = [variant.job for variant in found.values()]
+            beside = [variant.job for variants in found.values() for variant in variants]
             for each in ids:
                 if each not in found:
                     found[each] = self._model(session, each, beside)
-        variants = tuple(found[each] for each in ids)
+        variants = _best_comparable([found[each] for each in ids])
         return SideBySide(variants, tuple(_rows(variants)))
 
-    def _artifact(self, session: Session, artifact_id: str) -> Measured:
+    def _artifact(self, session: Session, artifact_id: str) -> list[Measured]:
+        """An artifact as jobs measured it: those that evaluated it, the newest first, and the one that made it."""
         row = session.get(Artifact, artifact_id)
         if row is None:
             raise NotFound(f"There is no artifact {artifact_id}.", code="artifact_not_found")
-        job = session.get_one(Job, row.job_id)
-        return next(each for each in measured_by(session, [job]) if each.candidate == row.candidate_id)
+        jobs = evaluations_of(session, artifact_id, most=_EVALUATIONS_OF_AN_ARTIFACT)
+        found = measured_by(session, [*jobs, session.get_one(Job, row.job_id)])
+        return [each for each in found if each.id == artifact_id]
 
-    def _model(self, session: Session, model_id: str, beside: Sequence[str]) -> Measured:
-        """A model as a job measured it: one that made an artifact which is asked for too, else the newest."""
+    def _model(self, session: Session, model_id: str, beside: Sequence[str]) -> list[Measured]:
+        """A model as jobs measured it: those that made an artifact which is asked for too, then the newest."""
         if session.get(Model, model_id) is None:
             raise NotFound(f"There is no model {model_id}.", code="model_not_found")
-        jobs = succeeded_jobs(session, model_id, most=_JOBS_OF_A_MODEL)
         together = [job for job_id in beside if (job := session.get_one(Job, job_id)).model_id == model_id]
-        found = next((each for each in measured_by(session, [*together, *jobs]) if each.is_original), None)
-        if found is None:
+        newest = succeeded_jobs(session, model_id, most=_JOBS_OF_A_MODEL)
+        jobs = {job.id: job for job in [*together, *newest]}
+        found = [each for each in measured_by(session, list(jobs.values())) if each.is_original]
+        if not found:
             raise Conflict(
                 f"No job that succeeded has measured {model_id}. Submit one, and compare when it has ended.",
                 code="not_measured",
@@ -97,26 +103,70 @@ def _check(ids: Sequence[str]) -> None:
         raise InvalidRequest(detail, code="duplicate_id", errors=[FieldError("", "duplicate_id", detail)])
 
 
+def _best_comparable(options: Sequence[Sequence[Measured]]) -> tuple[Measured, ...]:
+    """Of several results of each, those of which most can be compared with the reference's; of equal ones the first."""
+    if all(len(results) == 1 for results in options):
+        return tuple(results[0] for results in options)
+    best: tuple[tuple[int, int], tuple[Measured, ...]] | None = None
+    for reference in options[0]:
+        worth = [[(_worth(reference, other), other) for other in others] for others in options[1:]]
+        chosen = [max(scored, key=itemgetter(0)) for scored in worth]
+        total = sum(score[0] for score, _ in chosen), sum(score[1] for score, _ in chosen)
+        if best is None or total > best[0]:
+            best = total, (reference, *(variant for _, variant in chosen))
+    assert best is not None
+    return best[1]
+
+
+def _worth(reference: Measured, variant: Measured) -> tuple[int, int]:
+    """Of the latency and the metrics that goals use, how many have the same conditions, and how many are paired."""
+    told = []
+    for name in ("latency_p50", *METRICS):
+        before = reference.measured(name)
+        after = same_place(variant, before) if before is not None else None
+        if before is not None and after is not None and after.get("value") is not None:
+            told.append(difference(reference, before, variant, after))
+    return (
+        sum(each.side != "not_comparable" for each in told),
+        sum(each.basis in ("paired", "through_original") for each in told),
+    )
+
+
 def _rows(variants: Sequence[Measured]) -> list[Row]:
-    """A row for each measurement of the reference, then for those that only others have."""
+    """A row for each measurement of the reference, then for those that only others have.
+
+    What a variant has of the reference's measurements under no such conditions stands beside it all the same, since
+    then the conditions that differ are told.
+    """
     reference = variants[0]
-    rows: dict[tuple[object, ...], Found] = {}
-    names: set[str] = set()
-    for variant in variants:
-        for found in variant.measurements:
-            # One that others have of the reference's names stands in the reference's row, whatever its conditions.
-            if variant is reference or found["name"] not in names:
-                rows.setdefault(place_of(found), found)
-        names |= {found["name"] for found in variant.measurements}
-    made = []
-    for found in rows.values():
-        before = same_place(reference, found)
-        values = []
-        for variant in variants:
-            after = same_place(variant, found)
-            told = before is not None and after is not None and variant is not reference
-            values.append(
-                Beside(variant, after, difference(reference, before, variant, after) if told else None)  # type: ignore[arg-type]
-            )
-        made.append(Row(found, tuple(values)))
-    return made
+    rows = [_row(variants, found) for found in _in_places(reference)]
+    shown = {id(beside.found) for row in rows for beside in row.values}
+    names = {row.found["name"] for row in rows}
+    for variant in variants[1:]:
+        for found in _in_places(variant):
+            if id(found) not in shown and (found.get("value") is not None or found["name"] not in names):
+                rows.append(Row(found, tuple(_exactly(each, found) for each in variants)))
+                shown |= {id(beside.found) for beside in rows[-1].values}
+    return rows
+
+
+def _in_places(variant: Measured) -> list[Found]:
+    """Its measurements, the first of each name under each conditions."""
+    found: dict[tuple[object, ...], Found] = {}
+    for measurement in variant.measurements:
+        found.setdefault(place_of(measurement), measurement)
+    return list(found.values())
+
+
+def _row(variants: Sequence[Measured], before: Found) -> Row:
+    reference = variants[0]
+    values = [Beside(reference, before, None)]
+    for variant in variants[1:]:
+        after = same_place(variant, before)
+        values.append(Beside(variant, after, difference(reference, before, variant, after) if after else None))
+    return Row(before, tuple(values))
+
+
+def _exactly(variant: Measured, found: Found) -> Beside:
+    same = same_place(variant, found)
+    return Beside(variant, same if same is not None and place_of(same) == place_of(found) else None, None)

@@ -1,7 +1,10 @@
 """Every measured variant of a model, in groups that can be compared, and the best of each."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy.orm import Session
 
 from app.db.repositories.paging import refuse_unstorable
 from app.db.session import Database
@@ -9,8 +12,10 @@ from app.db.tables import Model
 from app.domain.frontier import BadConstraint, Bound, Choice, Placed, choose, place, read_bound
 from app.domain.goal import Minimizable
 from app.domain.ids import is_id
-from app.domain.variants import Data, Found, Measured
+from app.domain.metric import METRICS
+from app.domain.variants import Data, Measured, running_conditions, running_key
 from app.errors import FieldError, InvalidRequest, NotFound
+from app.services.targets import builtin_targets, known_targets
 from app.services.variants import measured_by, succeeded_jobs
 
 MOST_JOBS = 200
@@ -21,16 +26,16 @@ MOST_CONSTRAINTS = 16
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Variants that were measured on one machine, on the same rows, with as many threads and rows a call.
+    """Variants that were measured on one machine, on the same rows, under the same conditions.
 
-    `jobs` are those that measured a variant, by its id, the newest, whose numbers these are, first.
+    `conditions` are those of the latency that goals use: runtime and version, threads, rows a call, shapes. `jobs` are
+    those that measured a variant, by its id, the newest, whose numbers these are, first.
     """
 
     target: str
     fingerprint: str | None
     data: Data
-    threads: int | None
-    batch: int | None
+    conditions: dict[str, Any]
     axes: Sequence[str]
     placed: Sequence[Placed]
     jobs: dict[str, list[str]]
@@ -59,7 +64,8 @@ class Frontiers:
     ) -> Frontier:
         """Group and rank every measured variant; `target` is a target's name or a machine's fingerprint.
 
-        Raises `NotFound`, and `InvalidRequest` with every constraint that cannot be read.
+        Of a model that one job timed on several runtimes there is a group for each. Raises `NotFound`, and
+        `InvalidRequest` with every constraint that cannot be read, or for a target that there is not.
         """
         refuse_unstorable(target=target)
         bounds = _bounds(constraints)
@@ -68,11 +74,15 @@ class Frontiers:
                 raise NotFound(f"There is no model {model_id}.", code="model_not_found")
             jobs = succeeded_jobs(session, model_id, most=MOST_JOBS + 1)
             variants = list(measured_by(session, jobs[:MOST_JOBS]))
-        if target is not None:
-            variants = [variant for variant in variants if target in (variant.target, variant.fingerprint)]
+            if target is not None:
+                variants = [variant for variant in variants if target in (variant.target, variant.fingerprint)]
+                if not variants:
+                    _check_target(session, target)
         groups: dict[tuple[object, ...], list[Measured]] = {}
         for variant in variants:
-            groups.setdefault(_kinship(variant), []).append(variant)
+            for runtime in variant.runtimes or (None,):
+                found = variant.on(runtime) if len(variant.runtimes) > 1 else variant
+                groups.setdefault(_kinship(found), []).append(found)
         return Frontier(
             model_id,
             minimize,
@@ -97,37 +107,58 @@ def _bounds(constraints: Sequence[str]) -> list[Bound]:
     return bounds
 
 
+def _check_target(session: Session, target: str) -> None:
+    """Raise `InvalidRequest` unless there is such a target or machine, on which this model was not measured."""
+    known = known_targets(session)
+    machines = {str(found.fingerprint.get("id")) for found in known}
+    names = {"local"} | {found.id for found in known} | builtin_targets().keys()
+    if target not in names | machines:
+        detail = (
+            f"There is no target {target[:100]!r}, nor a machine of that fingerprint, and nothing was measured there. "
+            f"There are {', '.join(sorted(names))}."
+        )
+        raise InvalidRequest(detail, code="target_unknown", errors=[FieldError("", "target_unknown", detail)])
+
+
 def _kinship(variant: Measured) -> tuple[object, ...]:
     """What variants must share to be comparable."""
-    threads, batch = _conditions(variant)
-    return variant.fingerprint or variant.target, variant.data.source, variant.data.digest, threads, batch
-
-
-def _conditions(variant: Measured) -> tuple[int | None, int | None]:
-    """Threads and rows a call of the first latency, which is the one that goals use."""
-    found: Found = variant.measured("latency_p50") or {}
-    conditions = found.get("conditions") or {}
-    return conditions.get("threads"), conditions.get("batch")
+    running = running_key(variant.measured("latency_p50"))
+    return variant.fingerprint or variant.target, variant.data.source, variant.data.digest, running
 
 
 def _group(variants: Sequence[Measured], bounds: Sequence[Bound], minimize: Minimizable) -> Group:
     """One group; of a variant that several jobs measured, the newest numbers count, so that none is picked for luck."""
-    newest: dict[object, Measured] = {}
-    jobs: dict[str, list[str]] = {}
+    results: dict[str, list[Measured]] = {}
     for variant in variants:
-        known = newest.setdefault(variant.candidate or variant.id, variant)
-        jobs.setdefault(known.id, []).append(variant.job)
-    placed, axes = place(list(newest.values()), bounds)
+        results.setdefault(variant.candidate or variant.id, []).append(variant)
+    newest = [_with_metrics_of(found[0], found[1:]) for found in results.values()]
+    placed, axes = place(newest, bounds)
     first = variants[0]
-    threads, batch = _conditions(first)
     return Group(
         target=first.target,
         fingerprint=first.fingerprint,
         data=first.data,
-        threads=threads,
-        batch=batch,
+        conditions=running_conditions(first.measured("latency_p50")),
         axes=axes,
         placed=placed,
-        jobs=jobs,
+        jobs={found[0].id: [each.job for each in found] for found in results.values()},
         best=choose(placed, bounds, minimize),
     )
+
+
+def _with_metrics_of(variant: Measured, earlier: Sequence[Measured]) -> Measured:
+    """A variant with those metrics that only earlier jobs computed of the same file, on the same rows.
+
+    A file's outputs are the same on any day. An artifact that is evaluated has no original beside it, and what it loses
+    row by row is what the job that made it says.
+    """
+    measurements, drops = list(variant.measurements), list(variant.drops)
+    for other in earlier:
+        if other.id == variant.id:
+            known = {found["name"] for found in measurements if found.get("value") is not None}
+            measurements += [
+                found for found in other.measurements if found["name"] in METRICS and found["name"] not in known
+            ]
+            lost = {drop["metric"] for drop in drops}
+            drops += [drop for drop in other.drops if drop["metric"] not in lost]
+    return replace(variant, measurements=measurements, drops=drops)

@@ -23,6 +23,7 @@ from app.queue.wake_up import WakeUps
 from app.services.artifacts import refuse_evaluated
 from app.services.specification import Checked, check
 from app.services.targets import Targets, known_targets, target_alive
+from app.services.unfinished import keep_measured
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,7 +246,7 @@ class Jobs:
             if state is None and (state := self._found(session, job_id).state) != JobState.CANCELLING:
                 raise Conflict(f"The job has ended already: {state}.", code="job_ended")
             if state == JobState.CANCELLED:
-                jobs.forget_steps(session, job_id)
+                keep_measured(session, job_id)
         return self.get(job_id)
 
     def delete(self, job_id: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from sqlalchemy.orm import Session
 
 from app.db.tables import Artifact, Dataset, Job, Model
-from app.domain.dataset import LABELS
+from app.domain.dataset import ALL, LABELS, Split
 from app.domain.fit import fit
 from app.domain.goal import CEILINGS, Constraint
 from app.domain.ids import is_id
@@ -17,14 +17,15 @@ from app.domain.measure import RUNTIMES_OF, USUAL_RUNTIME
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS, MetricChoice, choice_problems, lacks_classes, options_of
 from app.domain.metric_options import MetricOptions
-from app.domain.model import Dimension, TensorSpec, shape_text
+from app.domain.model import TORCH_TO_ONNX, Dimension, TensorSpec, shape_text
 from app.domain.recipe import WeightOnly, fitted_algorithms, needs_calibration, placed_recipes, recipes_of
 from app.domain.sample_size import USUAL_DISCORDANCE, rows_to_show
 from app.domain.target import fp16_is_native, saturates_int8
 from app.domain.uploads import UploadState
 from app.errors import FieldError, InvalidRequest
 from app.services.field_errors import field_error, places, pointer, schema_errors
-from app.services.targets import Target, builtin_targets, known_targets, target_alive
+from app.services.splits import doubts_of_made, meant_split, split_doubts, split_errors
+from app.services.targets import Target, builtin_targets, kernel_features, known_targets, target_alive
 from app.services.valid_parts import ValidParts, valid_parts
 
 
@@ -32,13 +33,15 @@ from app.services.valid_parts import ValidParts, valid_parts
 class Checked:
     """A specification with every default filled in, what is wrong with it, and what is doubtful.
 
-    `model` is the one that the job is about: of an artifact, the one that it was made from.
+    `model` is the one that the job is about: of an artifact, the one that it was made from. `split` is how the rows of
+    a dataset for all roles are given to them.
     """
 
     spec: JobSpec | None
     model: Model | None = None
     artifact: Artifact | None = None
     datasets: dict[str, Dataset] = field(default_factory=dict)
+    split: Split | None = None
     errors: list[FieldError] = field(default_factory=list)
     doubts: list[str] = field(default_factory=list)
 
@@ -74,10 +77,13 @@ def check(session: Session, body: Any) -> Checked:
         parts = valid_parts(body, checked.errors)
     _find_inputs(session, body, checked)
     if checked.spec is not None:
-        checked.spec = _with_runtime(checked.spec, checked.model)
+        checked.spec = _with_split(session, _with_runtime(checked.spec, checked.model), checked)
     if (spec := parts.spec) is not None:
+        spec = _with_split(session, spec, checked)
+        checked.split = spec.split
         before = list(checked.errors)
         _check_kind(spec, checked)
+        _check_split(session, spec, checked)
         _check_runtime(spec, checked)
         _check_recipe(spec, checked)
         _check_target(session, spec, checked)
@@ -95,6 +101,20 @@ def _with_runtime(spec: JobSpec, model: Model | None) -> JobSpec:
         return spec
     measure = spec.measure.model_copy(update={"runtime": USUAL_RUNTIME[_format(model)]})
     return spec.model_copy(update={"measure": measure})
+
+
+def _with_split(session: Session, spec: JobSpec, checked: Checked) -> JobSpec:
+    """The specification with the split that is meant where a dataset is for all roles and none is said."""
+    if spec.split is not None or spec.datasets.all is None:
+        return spec
+    return spec.model_copy(update={"split": meant_split(spec, _made_by(session, checked))})
+
+
+def _made_by(session: Session, checked: Checked) -> JobSpec | None:
+    """The specification of the job that made the artifact; None for a model."""
+    if checked.artifact is None:
+        return None
+    return JobSpec.model_validate(session.get_one(Job, checked.artifact.job_id).spec)
 
 
 def _format(model: Model | None) -> str:
@@ -133,7 +153,7 @@ def _find_inputs(session: Session, body: dict[str, Any], checked: Checked) -> No
         place = pointer(["datasets", role])
         if not isinstance(dataset_id, str) or place in bad:
             continue
-        if dataset_id in seen:
+        if dataset_id in seen and ALL not in (role, seen[dataset_id]):
             checked.errors.append(
                 FieldError(
                     place,
@@ -192,7 +212,7 @@ def _check_kind(spec: JobSpec, checked: Checked) -> None:
         detail = "kind: evaluate changes nothing, so it has no recipe: leave the recipe out, or say kind: optimize."
         checked.errors.append(FieldError("/recipe", "recipe_not_used", detail))
     for role in spec.datasets.by_role():
-        if role != "evaluation":
+        if role not in ("evaluation", ALL):
             detail = f"kind: evaluate makes nothing and uses no {role} rows: give its rows as datasets.evaluation."
             checked.errors.append(FieldError(f"/datasets/{role}", "dataset_not_used", detail))
     alone = "kind: evaluate measures one model alone, so there is no original to compare with"
@@ -210,12 +230,23 @@ def _check_kind(spec: JobSpec, checked: Checked) -> None:
             checked.errors.append(FieldError(f"{place}/metric", "nothing_to_compare", detail))
 
 
+def _check_split(session: Session, spec: JobSpec, checked: Checked) -> None:
+    dataset = checked.datasets.get(ALL)
+    rows = (dataset.inspection or {}).get("rows") if dataset is not None else None
+    checked.errors.extend(split_errors(spec, rows))
+    checked.doubts.extend(split_doubts(spec, rows))
+    if (made := _made_by(session, checked)) is not None:
+        checked.doubts.extend(doubts_of_made(spec, made))
+
+
 def _check_runtime(spec: JobSpec, checked: Checked) -> None:
     """Whether the runtime that is named can run the format of the model, and the job can do anything with that."""
     known = _format(checked.model)
     if known != "onnx" and spec.kind == "optimize":
+        how = f": {TORCH_TO_ONNX}" if "torch" in RUNTIMES_OF[known] else ""
         detail = (
-            f"A {known} model can be measured (kind: evaluate) and not be optimized here: upload it as ONNX for that."
+            f"A {known} model can be measured (kind: evaluate) and not be optimized here: upload it as ONNX for that"
+            f"{how}."
         )
         checked.errors.append(FieldError("/model", "format_not_optimizable", detail))
     runtime = spec.measure.runtime
@@ -271,7 +302,17 @@ def _check_target(session: Session, spec: JobSpec, checked: Checked) -> None:
         else:
             checked.doubts.append(f"No worker of target {spec.target!r} is alive: the job would wait for one.")
     if target is not None:
-        _doubt_technique(spec, target.features, checked)
+        _doubt_technique(spec, kernel_features(target), checked)
+        _doubt_threads(spec, target, checked)
+
+
+def _doubt_threads(spec: JobSpec, target: Target, checked: Checked) -> None:
+    cores = target.fingerprint.get("cores")
+    if cores and max(spec.measure.threads) > cores:
+        checked.doubts.append(
+            f"measure.threads asks for {max(spec.measure.threads)} threads, and this target has {cores} cores: they "
+            "would wait for each other, and the times say little."
+        )
 
 
 def _doubt_technique(spec: JobSpec, features: tuple[str, ...], checked: Checked) -> None:
@@ -325,8 +366,7 @@ def _check_goal(spec: JobSpec, checked: Checked) -> None:
 
 def _doubt_rows(constraint: Constraint, confidence: float, checked: Checked) -> None:
     """Say so where an evaluation set is too small to show the drop that is asked about."""
-    dataset, described = checked.datasets.get("evaluation"), METRICS[constraint.metric]
-    rows = (dataset.inspection or {}).get("rows") if dataset is not None else None
+    rows, described = _evaluation_rows(checked), METRICS[constraint.metric]
     if rows is None or not constraint.max_drop or constraint.relative or not described.share:
         return
     if described.relative_to_original:
@@ -340,6 +380,21 @@ def _doubt_rows(constraint: Constraint, confidence: float, checked: Checked) -> 
             f"{rows:,} rows cannot show {100 * constraint.max_drop:g} points of {constraint.metric}: {enough} would, "
             f"{condition}."
         )
+
+
+def _evaluation(checked: Checked) -> Dataset | None:
+    """The dataset that has the evaluation rows."""
+    if checked.split is not None and checked.split.evaluation and (whole := checked.datasets.get(ALL)) is not None:
+        return whole
+    return checked.datasets.get("evaluation")
+
+
+def _evaluation_rows(checked: Checked) -> int | None:
+    """How many rows will judge, about, where that is known."""
+    if (dataset := _evaluation(checked)) is None or (rows := (dataset.inspection or {}).get("rows")) is None:
+        return None
+    split = checked.split if dataset is checked.datasets.get(ALL) else None
+    return int(rows) if split is None else round(rows * split.evaluation)
 
 
 def _metric_errors(asked: str | MetricChoice, place: str, checked: Checked) -> list[FieldError]:
@@ -358,7 +413,7 @@ def _metric_errors(asked: str | MetricChoice, place: str, checked: Checked) -> l
     found = choice_problems(choice, outputs, place) if (outputs := _outputs(checked)) is not None else []
     if not found and METRICS[choice.name].needs_labels and _lacks_labels(checked, choice.labels):
         at = place if isinstance(asked, str) else f"{place}/labels"
-        found.append(_labels_missing(at, choice))
+        found.append(_labels_missing(at, choice, checked))
     return found
 
 
@@ -377,7 +432,7 @@ def _unmeasurable(choice: MetricChoice, place: str, checked: Checked) -> list[Fi
     except ValidationError:
         return [FieldError(place, "metric_options_missing", _needs_options(choice))]
     if METRICS[choice.name].needs_labels and _lacks_labels(checked, choice.labels):
-        return [_labels_missing(place, choice)]
+        return [_labels_missing(place, choice, checked)]
     if not lacks_classes(choice, outputs := _outputs(checked) or []):
         return []
     whose = f"output {choice.output!r}" if choice.output is not None else "model"
@@ -405,21 +460,20 @@ def _lacks_labels(checked: Checked, array: str) -> bool:
 
     What the model takes in is no label.
     """
-    if any(found.pointer in ("/datasets", "/datasets/evaluation") for found in checked.errors):
+    if any(found.pointer in ("/datasets", "/datasets/evaluation", "/datasets/all") for found in checked.errors):
         return False
-    dataset = checked.datasets.get("evaluation")
+    dataset = _evaluation(checked)
     fields = (dataset.inspection or {}).get("fields", []) if dataset is not None else []
     inputs = (checked.model.inspection or {}).get("inputs", []) if checked.model is not None else []
     given = {found["name"] for found in fields} - {found["name"] for found in inputs}
     return array not in given
 
 
-def _labels_missing(place: str, choice: MetricChoice) -> FieldError:
-    return FieldError(
-        place,
-        "dataset_labels_missing",
-        f"{choice.name} compares with labels: give datasets.evaluation a dataset that has an array `{choice.labels}`.",
-    )
+def _labels_missing(place: str, choice: MetricChoice, checked: Checked) -> FieldError:
+    todo = f"give datasets.evaluation a dataset that has an array `{choice.labels}`"
+    if ALL in checked.datasets:
+        todo = f"give datasets.all a dataset that has an array `{choice.labels}`, and evaluation a share of it"
+    return FieldError(place, "dataset_labels_missing", f"{choice.name} compares with labels: {todo}.")
 
 
 def _no_metric(name: str, known: list[str]) -> str:
@@ -429,9 +483,12 @@ def _no_metric(name: str, known: list[str]) -> str:
 
 
 def _check_data(spec: JobSpec, checked: Checked) -> None:
-    if spec.datasets.calibration is None and (why := _why_calibrated(spec)):
-        checked.errors.append(FieldError("/datasets/calibration", "calibration_missing", why))
-    if spec.datasets.evaluation is None:
+    whole = spec.datasets.all is not None
+    shares = spec.split.shares if whole and spec.split is not None else {}
+    if spec.datasets.calibration is None and "calibration" not in shares and (why := _why_calibrated(spec)):
+        place = "/split/calibration" if whole else "/datasets/calibration"
+        checked.errors.append(FieldError(place, "calibration_missing", why))
+    if spec.datasets.evaluation is None and "evaluation" not in shares:
         checked.doubts.append("No evaluation dataset: nothing is held out, so no accuracy constraint can be met.")
     model = checked.model
     if model is None or model.state != UploadState.READY:
@@ -447,7 +504,7 @@ def _check_data(spec: JobSpec, checked: Checked) -> None:
             {LABELS: tuple(seen["label_range"])} if seen.get("label_range") else {},
             _tensors(found.get("outputs")),
             metrics=wanted,
-            needs_labels=needs_labels and role == "evaluation",
+            needs_labels=needs_labels and role in ("evaluation", ALL),
             pointer=f"/datasets/{role}",
         )
         # Missing labels are said of already, at the metric that compares with them.
@@ -476,9 +533,26 @@ def _check_shapes(spec: JobSpec, checked: Checked) -> None:
     inputs = {port.name: port for port in _tensors((checked.model.inspection or {}).get("inputs"))}
     for name, sizes in spec.measure.shapes.items():
         checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "shapes", name])))
+        if sizes and sizes[0] not in spec.measure.batch:
+            checked.doubts.append(
+                f"measure.shapes gives {name} {sizes[0]} rows, and measure.batch says "
+                f"{' and '.join(map(str, spec.measure.batch))}, which is what is measured: name the rows a call there."
+            )
     for case, shapes in spec.measure.cases.items():
         for name, sizes in shapes.items():
             checked.errors.extend(_shape_errors(name, sizes, inputs, pointer(["measure", "cases", case, name])))
+    if _format(checked.model) != "torchscript" or spec.kind == "optimize":
+        return
+    places = [(["measure", "cases", case], shapes) for case, shapes in spec.measure.cases.items()]
+    if not spec.datasets.by_role():
+        places.append((["measure", "shapes"], spec.measure.shapes))
+    for place, shapes in places:
+        if missing := [name for name in inputs if name not in shapes]:
+            detail = (
+                f"TorchScript does not say which shapes it takes: give one for {', '.join(map(repr, missing))}, the "
+                "batch axis included, or a dataset."
+            )
+            checked.errors.append(FieldError(pointer(place), "shapes_missing", detail))
 
 
 def _shape_errors(name: str, sizes: tuple[int, ...], inputs: dict[str, TensorSpec], place: str) -> list[FieldError]:

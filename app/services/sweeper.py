@@ -4,12 +4,13 @@ import logging
 import math
 import time
 
-from app.db.repositories import jobs, leases, workers
+from app.db.repositories import leases, workers
 from app.db.session import Database
 from app.queue.wake_up import WakeUps
 from app.services.blobs import Blobs
 from app.services.observations import Observations
 from app.services.targets import ALIVE_SECONDS
+from app.services.unfinished import keep_measured
 from app.services.work import waiting_queues
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,10 @@ class Sweeper:
             for job_id, state in leases.take_back_jobs(session):
                 log.warning("lease of job %s lapsed: %s", job_id, state)
                 if state != "queued":
-                    jobs.forget_steps(session, job_id)
+                    keep_measured(session, job_id)
             for job_id in leases.expire_queued(session):
                 log.warning("job %s waited too long", job_id)
-                jobs.forget_steps(session, job_id)
+                keep_measured(session, job_id)
         for queue in self._to_wake():
             self._wake_ups.send(queue)
         if time.monotonic() - self._collected >= self._collect_seconds:

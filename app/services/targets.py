@@ -1,7 +1,7 @@
 """Targets: machine classes that live workers registered, and who is there to serve them."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,18 +12,24 @@ from app.db.repositories import workers
 from app.db.session import Database
 from app.db.tables import Job, Model
 from app.domain.job import JobState
+from app.domain.measure import USUAL_RUNTIME
 from app.domain.profiles import PROFILES
 from app.domain.suitability import Suitability, Timing, suitability
+from app.domain.target import CUDA, CUDA_PROVIDER
 from app.queue.names import INSPECTIONS, jobs_queue
 
 ALIVE_SECONDS = 90
-"""A worker none of whose tasks ran for this long counts as gone; the sweeper wakes idle ones in half of it."""
+"""A worker none of whose tasks began or ended for this long counts as gone, unless it keeps a lease; the sweeper wakes
+idle ones in half of it."""
 
 
 MOST_JOBS = 500
 """Of the latest finished jobs, what techniques are worth is told by at most so many."""
 
-_DISTURBED = frozenset({"noisy", "contended"})
+_DISTURBED = frozenset({"noisy", "contended", "clock_jumped", "unsettled", "unstable"})
+
+_USUAL = USUAL_RUNTIME["onnx"]
+"""What is said of techniques is said of its kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,38 +140,50 @@ class Targets:
             workers.give_back_measuring_lock(session, boot_id, holder)
 
 
+def kernel_features(target: Target) -> tuple[str, ...]:
+    """The features that decide which kernels run a target's jobs: the processor's say nothing where CUDA runs them."""
+    runs_on = target.fingerprint.get("runs_on", ())
+    return (CUDA,) if CUDA_PROVIDER in runs_on[:1] else target.features
+
+
 def _suits(target: Target, timings: Mapping[str, list[Timing]]) -> tuple[Suitability, ...]:
     """What each technique is worth on a target, by its features and by the timings of its machine."""
-    return suitability(target.features, timings.get(str(target.fingerprint.get("id", "")), ()))
+    return suitability(kernel_features(target), timings.get(str(target.fingerprint.get("id", "")), ()))
 
 
 def _timings_of(job_id: str, model: str, outcome: Mapping[str, Any]) -> Iterator[tuple[str, Timing]]:
-    """What a job measured of each candidate beside the original, at the conditions that goals use, and on which
-    machine; what was disturbed is left out."""
+    """What a job measured of each candidate beside the original by the usual runtime, at the conditions that goals use,
+    and on which machine; what was disturbed, or did not settle, is left out."""
+    original = _first_latency((outcome.get("baseline") or {}).get("measurements", ()))
     for candidate in outcome.get("candidates", ()):
-        latencies = [found for found in candidate.get("measurements", ()) if found["name"] == "latency_p50"]
-        compared = [found for found in candidate.get("comparisons", ()) if found["name"] == "latency_p50"]
+        latency = _first_latency(candidate.get("measurements", ()))
+        compared = _first_latency(candidate.get("comparisons", ()))
         # A job that only measures has made nothing by a technique.
         technique = (candidate.get("recipe") or {}).get("technique")
-        machine = latencies[0].get("conditions", {}).get("target") if latencies else None
-        if (
-            technique is None
-            or machine is None
-            or not compared
-            or not _DISTURBED.isdisjoint(compared[0].get("flags", ()))
-        ):
+        machine = latency.get("conditions", {}).get("target") if latency else None
+        if technique is None or machine is None or latency is None or compared is None:
             continue
-        interval = compared[0].get("ci95")
+        found = [each for each in (latency, compared, original) if each is not None]
+        if any(each.get("conditions", {}).get("runtime", _USUAL) != _USUAL for each in found):
+            continue
+        if any(not _DISTURBED.isdisjoint(each.get("flags", ())) for each in found):
+            continue
+        interval = compared.get("ci95")
         yield (
             machine,
             Timing(
                 technique=technique,
                 job=job_id,
                 model=model,
-                ratio=compared[0]["ratio"],
+                ratio=compared["ratio"],
                 ci95=None if interval is None else (interval[0], interval[1]),
             ),
         )
+
+
+def _first_latency(measured: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Of measurements or comparisons the one that goals use: the first."""
+    return next((found for found in measured if found["name"] == "latency_p50"), None)
 
 
 def builtin_targets() -> dict[str, Target]:
@@ -200,5 +218,5 @@ def known_targets(session: Session) -> list[Target]:
 
 
 def target_alive(session: Session, target: str) -> bool:
-    """Whether a worker of the target ran a task lately."""
+    """Whether a worker of the target is at work, or was lately."""
     return workers.alive(session, jobs_queue(target), within_ms=ALIVE_SECONDS * 1000)

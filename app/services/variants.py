@@ -2,13 +2,14 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Artifact, Dataset, Job, JobDataset
+from app.domain.dataset import ALL
 from app.domain.job import JobState
 from app.domain.variants import Data, Measured
 
@@ -22,19 +23,20 @@ def measured_by(session: Session, jobs: Sequence[Job]) -> Iterator[Measured]:
             select(Artifact.job_id, Artifact.candidate_id, Artifact.id).where(Artifact.job_id.in_(ids))
         )
     }
-    roles = {
-        (row.job_id, row.role): Data(row.role, row.id, _digest(row.sha256, row.preprocess))
+    datasets = {
+        (row.job_id, row.role): row
         for row in session.execute(
             select(JobDataset.job_id, JobDataset.role, Dataset.id, Dataset.sha256, Dataset.preprocess)
             .join(Dataset, JobDataset.dataset_id == Dataset.id)
             .where(JobDataset.job_id.in_(ids))
         )
     }
+    evaluated = _artifacts(session, jobs)
     for job in jobs:
         outcome = job.outcome or {}
         source = _source(outcome)
-        data = roles.get((job.id, source)) or Data(source)
-        yield from _original(job, outcome, data)
+        data = _data(source, datasets.get((job.id, source)) or datasets.get((job.id, ALL)), outcome)
+        yield from _original(job, outcome, data, evaluated)
         for found in outcome.get("candidates") or []:
             artifact = kept.get((job.id, found["id"]))
             yield Measured(
@@ -59,11 +61,35 @@ def succeeded_jobs(session: Session, model_id: str, *, most: int) -> list[Job]:
     return list(session.scalars(query.order_by(Job.id.desc()).limit(most)))
 
 
-def _original(job: Job, outcome: dict[str, Any], data: Data) -> Iterator[Measured]:
-    """The model that a job started from, which is an artifact where the job says so."""
+def evaluations_of(session: Session, artifact_id: str, *, most: int) -> list[Job]:
+    """The newest succeeded jobs that measured an artifact again."""
+    query = select(Job).where(Job.spec["model"].as_string() == artifact_id, Job.state == JobState.SUCCEEDED)
+    return list(session.scalars(query.where(Job.kind == "evaluate").order_by(Job.id.desc()).limit(most)))
+
+
+def _artifacts(session: Session, jobs: Sequence[Job]) -> dict[str, tuple[str, dict[str, Any] | None]]:
+    """Candidate and recipe of the artifacts that jobs started from, as those that made them have it."""
+    started_from = {str(job.spec.get("model")) for job in jobs}
+    query = select(Artifact.id, Artifact.candidate_id, Job.outcome).join(Job, Artifact.job_id == Job.id)
+    found: dict[str, tuple[str, dict[str, Any] | None]] = {}
+    for row in session.execute(query.where(Artifact.id.in_(started_from))):
+        made = (row.outcome or {}).get("candidates") or []
+        recipe = next((each.get("recipe") for each in made if each["id"] == row.candidate_id), None)
+        found[row.id] = row.candidate_id, recipe
+    return found
+
+
+def _original(
+    job: Job,
+    outcome: dict[str, Any],
+    data: Data,
+    evaluated: Mapping[str, tuple[str, dict[str, Any] | None]],
+) -> Iterator[Measured]:
+    """The model that a job started from, which is an artifact where the job says so: then it is that candidate."""
     measurements = (outcome.get("baseline") or {}).get("measurements") or []
     started_from = str(job.spec.get("model") or job.model_id)
     is_artifact = started_from.startswith("art_")
+    candidate, recipe = evaluated.get(started_from, (None, None))
     if measurements:
         yield Measured(
             id=started_from,
@@ -73,13 +99,19 @@ def _original(job: Job, outcome: dict[str, Any], data: Data) -> Iterator[Measure
             target=job.target,
             data=data,
             measurements=measurements,
+            candidate=candidate,
             artifact=started_from if is_artifact else None,
+            recipe=recipe,
         )
 
 
-def _digest(sha256: str, preprocess: Any) -> str:
-    """Tells datasets apart: equal bytes that become other inputs are other data."""
-    return hashlib.sha256(json.dumps([sha256, preprocess], sort_keys=True).encode()).hexdigest()
+def _data(source: str, dataset: Any, outcome: dict[str, Any]) -> Data:
+    """What metrics were computed on: equal bytes that become other inputs are other data, and so are other rows."""
+    if source == "synthetic" or dataset is None:
+        return Data(source)
+    chosen = (outcome.get("chosen_rows") or {}).get(source)
+    known_by = [dataset.sha256, dataset.preprocess, *([chosen] if chosen is not None else [])]
+    return Data(source, dataset.id, hashlib.sha256(json.dumps(known_by, sort_keys=True).encode()).hexdigest())
 
 
 def _source(outcome: dict[str, Any]) -> str:

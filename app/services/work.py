@@ -22,6 +22,7 @@ from app.domain.uploads import UploadState
 from app.errors import BitpressError, NotFound
 from app.queue.names import INSPECTIONS, jobs_queue
 from app.services.blobs import Blobs, Received
+from app.services.unfinished import keep_measured
 
 
 class LeaseLost(Exception):
@@ -237,7 +238,7 @@ class Work:
         self._end(job, JobState.FAILED, log, error=error.as_dict(), outcome=outcome)
 
     def cancelled(self, job: ClaimedJob, *, log: Received | None) -> None:
-        """End a job that was asked to stop, once its child is dead. Raises `LeaseLost`."""
+        """End a job that was asked to stop, once its child is dead; it keeps what it found. Raises `LeaseLost`."""
         self._end(job, JobState.CANCELLED, log)
 
     def _end(self, job: ClaimedJob, state: JobState, log: Received | None, **values: Any) -> None:
@@ -247,7 +248,10 @@ class Work:
                     values["log_blob_id"] = self._blobs.settle(session, log).id
                 if not leases.end_job(session, job.id, job.attempt, state, **values):
                     raise LeaseLost(job.id)
-                jobs.forget_steps(session, job.id)
+                if values.get("outcome") is None:
+                    keep_measured(session, job.id)
+                else:
+                    jobs.forget_steps(session, job.id)
         except LeaseLost:
             raise self._why_lost(job) from None
 

@@ -60,7 +60,8 @@ def kill(processes: list[psutil.Process]) -> int:
 def submit(service: Service) -> str:
     job_id: str = service.submit(
         model=service.example("fashion_mobilenet.onnx"),
-        datasets={role: service.some_rows(f"{role}.npz") for role in ("calibration", "evaluation")},
+        # Of one dataset that is split, a takeover also needs what inspection found of its rows.
+        datasets={"all": service.some_rows("evaluation.npz")},
         recipe=RECIPE,
     )["id"]
     return job_id

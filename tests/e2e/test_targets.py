@@ -2,20 +2,23 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from typing import Any
 
+import onnxruntime
 import pytest
 from sqlalchemy import select
 
 from app.db.tables import Job, JobStep
-from app.domain.target import Fingerprint
+from app.domain.target import CUDA_PROVIDER, Fingerprint
 from app.embedded import worker_command
 from app.queue.names import jobs_queue
+from tests.conftest import QUICK
 from tests.parts.service import ROOT, Service, wait_until
 from workers.lifecycle import refuse_several
+from workers.tasks.machine_lock import MachineLock
 from workers.tasks.station import TRIED_FILE
 
 SECOND = "second"
@@ -23,9 +26,9 @@ RECIPE = {"technique": "float16"}
 
 
 @contextmanager
-def another_worker(service: Service, target: str) -> Iterator[None]:
+def another_worker(service: Service, target: str, **settings: str) -> Iterator[None]:
     """A further job worker of the same deployment, with the settings that the supervisor gave the first."""
-    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": target}
+    environment = service.job_worker()[0].environ() | {"BITPRESS_TARGET": target, **settings}
     with (service.data_dir / "logs" / f"{target}.log").open("ab") as output:
         process = subprocess.Popen(
             worker_command(jobs_queue(target)), cwd=ROOT, env=environment, stdout=output, stderr=output
@@ -58,7 +61,23 @@ def test_a_target_tells_its_machine_and_what_suits_it(service: Service) -> None:
     assert (service.data_dir / "scratch" / TRIED_FILE).exists()
 
 
-def test_two_workers_on_one_machine_never_time_at_once(service: Service) -> None:
+@pytest.mark.skipif(
+    CUDA_PROVIDER in onnxruntime.get_available_providers(), reason="here such a worker would run its jobs"
+)
+def test_a_worker_that_should_use_a_gpu_never_measures_on_the_processor(service: Service) -> None:
+    model = service.example("fashion_mobilenet.onnx")
+    with another_worker(service, "gpu", BITPRESS_PROVIDERS=f'["{CUDA_PROVIDER}", "CPUExecutionProvider"]'):
+        body = service.ended(service.submit(model=model, recipe=RECIPE, target="gpu")["id"])
+        (fingerprint,) = (
+            found["fingerprint"] for found in service.api.get("/v1/targets").json()["items"] if found["id"] == "gpu"
+        )
+    assert body["state"] == "failed"
+    assert body["error"]["code"] == "provider_unavailable"
+    assert CUDA_PROVIDER in body["error"]["detail"]
+    assert fingerprint["runs_on"] == [CUDA_PROVIDER, "CPUExecutionProvider"]
+
+
+def test_two_workers_on_one_machine_never_disturb_what_is_timed(service: Service) -> None:
     model = service.example("fashion_mobilenet.onnx")
     with another_worker(service, SECOND):
         machines = {
@@ -68,9 +87,10 @@ def test_two_workers_on_one_machine_never_time_at_once(service: Service) -> None
         }
         assert machines["local"] == machines[SECOND]
         jobs = [
-            service.submit(model=model, recipe=RECIPE, target=target)["id"] for target in ("local", SECOND, "local")
+            service.submit(model=model, recipe=RECIPE, target=target)["id"]
+            for target in ("local", SECOND, "local", SECOND)
         ]
-        measured, running, waited = watched(service, jobs)
+        worked, running, waited = watched(service, jobs)
         bodies = [service.job(job_id) for job_id in jobs]
     for body in bodies:
         assert body["state"] == "succeeded", body["error"] or service.log_tails()
@@ -78,35 +98,58 @@ def test_two_workers_on_one_machine_never_time_at_once(service: Service) -> None
     for together in running:
         assert len({targets for _, targets in together}) == len(together), together
     # Of each step the time that it certainly took, by the database's clock.
-    spans = sorted(measured.values())
-    assert {job_id for job_id, _ in measured} == set(jobs)
-    for (_, end), (begin, _) in pairwise(spans):
-        assert begin >= end, "two children measured at once"
-    assert waited, "the jobs were never ready to measure at the same time, so that nothing was tested"
+    timed = {place: span for place, span in worked.items() if place[1].startswith("latency-")}
+    assert {job_id for job_id, _ in timed} == set(jobs)
+    assert {"baseline", "candidates"} <= {folder for _, folder in worked}
+    for (job_id, folder), (begin, end) in timed.items():
+        for (other, beside), (other_begin, other_end) in worked.items():
+            together = min(end, other_end) - max(begin, other_begin)
+            assert other == job_id or together <= 0, f"{folder} was timed while {beside} worked"
+    assert any("to measure" in text for text in waited), "none waited to measure, so that nothing was tested"
+    assert any("been measured" in text for text in waited), "none waited to compute, so that nothing was tested"
 
 
 def watched(
     service: Service, jobs: list[str]
-) -> tuple[dict[tuple[str, str], tuple[int, int]], set[frozenset[tuple[str, str]]], bool]:
-    """Follow jobs to their end: when each measuring step worked, which jobs ran together, and whether one waited."""
-    measured: dict[tuple[str, str], tuple[int, int]] = {}
+) -> tuple[dict[tuple[str, str], tuple[int, int]], set[frozenset[tuple[str, str]]], set[str]]:
+    """Follow jobs to their end: when each step worked, which jobs ran together, and what they said they waited for."""
+    worked: dict[tuple[str, str], tuple[int, int]] = {}
     running: set[frozenset[tuple[str, str]]] = set()
-    waited = False
+    waited: set[str] = set()
 
     def ended() -> bool:
-        nonlocal waited
         with service.database.read() as session:
             for step in session.scalars(select(JobStep).where(JobStep.job_id.in_(jobs))):
-                if step.folder.startswith(("memory-", "latency-")):
-                    begun = step.created_at - int(step.seconds * 1000)
-                    measured[step.job_id, step.folder] = (begun, step.created_at)
+                begun = step.created_at - int(step.seconds * 1000)
+                worked[step.job_id, step.folder] = (begun, step.created_at)
             rows: list[Any] = list(session.scalars(select(Job).where(Job.id.in_(jobs))))
         running.add(frozenset((row.id, row.target) for row in rows if row.state == "running"))
-        waited |= any("the machine is free" in (row.message or "") for row in rows)
+        waited.update(row.message for row in rows if "waiting until" in (row.message or ""))
         return all(row.state in ("succeeded", "failed", "cancelled") for row in rows)
 
     wait_until(ended, seconds=240, what="the end of all jobs")
-    return measured, running, waited
+    return worked, running, waited
+
+
+def test_a_job_waits_while_a_worker_of_another_deployment_times(service: Service) -> None:
+    """It keeps its job and its target meanwhile, and can be cancelled."""
+    model = service.example("fashion_mobilenet.onnx")
+    boot_id = service.api.get("/v1/targets").json()["items"][0]["fingerprint"]["boot_id"]
+    elsewhere = MachineLock(service.data_dir, boot_id)
+    with elsewhere.held(alone=True, wait=lambda: None):
+        jobs = [service.submit(model=model, recipe=RECIPE, target="local")["id"] for _ in range(2)]
+        wait_until(lambda: "been measured" in (service.job(jobs[0])["message"] or ""), what="a job that waits")
+        time.sleep(1.5 * float(QUICK["BITPRESS_LEASE_SECONDS"]))
+        body = service.job(jobs[0])
+        assert (body["state"], body["attempt"]) == ("running", 1)
+        assert not service.sandbox_children(), "nothing runs"
+        service.api.post(f"/v1/jobs/{jobs[0]}/cancel")
+        assert service.ended(jobs[0], seconds=10)["state"] == "cancelled"
+        wait_until(lambda: "been measured" in (service.job(jobs[1])["message"] or ""), what="the next job")
+    # Computing goes on beside whoever computes elsewhere, timing does not.
+    with elsewhere.held(alone=False, wait=lambda: None):
+        wait_until(lambda: "to measure" in (service.job(jobs[1])["message"] or ""), what="a job that is to be timed")
+    assert service.ended(jobs[1])["state"] == "succeeded", service.log_tails()
 
 
 @pytest.mark.parametrize(("queue", "concurrency", "refused"), [("jobs.a", 2, True), ("jobs.a", 1, False)])

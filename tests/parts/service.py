@@ -147,6 +147,8 @@ def running_service(data_dir: Path, **environment: str) -> Iterator[Service]:
     full = {
         **{name: value for name, value in os.environ.items() if not name.startswith("BITPRESS_")},
         "BITPRESS_DATA_DIR": str(data_dir),
+        # Other tests on this machine are nothing to wait for.
+        "BITPRESS_MACHINE_LOCK_DIR": str(data_dir),
         **environment,
     }
     with (data_dir / "supervisor.log").open("ab") as output:

@@ -51,6 +51,14 @@ def quantized_relu() -> bytes:
     return made.finish([x], [y])
 
 
+def one_operator() -> bytes:
+    """The absolute value of one number: `x` (1,) → `y` (1,)."""
+    made = _Model()
+    x, y = made.tensor("x", (1,)), made.tensor("y", (1,))
+    made.operator(schema.BuiltinOperator.ABS, [x], [y])
+    return made.finish([x], [y])
+
+
 def custom(name: str = "MyOwnOperator") -> bytes:
     """A model whose one operator nobody implements."""
     made = _Model()

@@ -12,12 +12,13 @@ from app.domain.dataset import GROUPS, LABELS, SLICES
 from app.domain.measurement import Measurement, absent
 from app.domain.metric import ALWAYS, LABELLED, METRICS, MetricChoice, is_float, named_outputs, options_of
 from app.errors import StepError
-from workers.evaluation.bounds import TWO_SIDED_95, metric_bounds
+from workers.evaluation.bounds import HEAVY_TAIL, TWO_SIDED_95, metric_bounds
 from workers.evaluation.metrics import arithmetic
-from workers.evaluation.metrics.definition import AnyMetric, Rows
+from workers.evaluation.metrics.definition import AnyMetric, Floats, Rows
 from workers.evaluation.scores import Scores
 from workers.evaluation.slices import named_slices, slices_of_labels
 from workers.evaluation.statistics.clusters import codes_of
+from workers.evaluation.streaming import RowScores
 from workers.runtimes.session import Port
 
 Array = NDArray[Any]
@@ -77,14 +78,16 @@ def judge_all(
     labels: Mapping[str, Array] | None = None,
     conditions: Mapping[str, Any] | None = None,
     flags: Sequence[str] = (),
+    scored: RowScores | None = None,
 ) -> Accuracy:
     """Compute metrics, each of the output that it names.
 
     `output` is the one that is looked at where a choice names none. `labels` are the arrays of labels by name, and
     beside them `groups` and `slices`, where there are any. Without `original` the original itself is judged, and
     metrics that compare with it are left out. Outputs and labels are cut to the rows that each has. `flags` and
-    `conditions` are added to every measurement. What cannot be computed is absent with a reason. Scores are those of
-    the first of each name, which is the one that goals use.
+    `conditions` are added to every measurement. `scored` has the scores of metrics whose rows were scored before, which
+    may be more than there are outputs of. What cannot be computed is absent with a reason. Scores are those of the
+    first of each name, which is the one that goals use.
     """
     measurements: list[Measurement] = []
     scores: dict[str, Scores] = {}
@@ -97,7 +100,7 @@ def judge_all(
         if looked in seen:
             continue
         seen.append(looked)
-        measurement, found = _judge(looked, artifact, original, labels or {}, conditions or {}, tuple(flags))
+        measurement, found = _judge(looked, artifact, original, labels or {}, conditions or {}, tuple(flags), scored)
         measurements.append(measurement)
         if found is not None and choice.name not in named:
             scores[choice.name] = found
@@ -112,6 +115,7 @@ def _judge(
     arrays: Mapping[str, Array],
     conditions: Mapping[str, Any],
     flags: tuple[str, ...],
+    scored: RowScores | None,
 ) -> tuple[Measurement, Scores | None]:
     """One metric of one output, with its scores; absent, and none, where it cannot be computed."""
     described, metric = METRICS[choice.name], arithmetic(choice.name, choice.options)
@@ -120,6 +124,9 @@ def _judge(
         stated["labels"] = choice.labels
     if choice.options:
         stated["options"] = choice.options
+    if scored is not None and (before := scored.of(choice)) is not None:
+        rows, values = before
+        return _measure(choice, metric, rows, values, arrays, {**stated, "rows": len(values)}, flags)
     if (reason := _no_output(artifact, original, choice.output)) is not None:
         return _absent(choice.name, reason, stated), None
     assert choice.output is not None
@@ -142,19 +149,20 @@ def _judge(
     reason = "there are no rows" if count == 0 else metric.unfit(rows)
     if reason is not None:
         return _absent(choice.name, reason, stated), None
-    return _measure(choice, metric, rows, arrays, stated, flags)
+    values = np.concatenate([metric.score(part) for part in _parts(rows, whole=metric.whole)])
+    return _measure(choice, metric, rows, values, arrays, stated, flags)
 
 
 def _measure(
     choice: MetricChoice,
     metric: AnyMetric,
     rows: Rows,
+    values: Floats,
     arrays: Mapping[str, Array],
     conditions: dict[str, Any],
     flags: tuple[str, ...],
 ) -> tuple[Measurement, Scores | None]:
     described, count = METRICS[choice.name], len(rows.artifact)
-    values = np.concatenate([metric.score(part) for part in _parts(rows, whole=metric.whole)])
     undefined = int(np.isnan(values).any(axis=1).sum())
     if undefined:
         missing = _absent(choice.name, f"the output is not finite in {undefined} of {count} rows", conditions)
@@ -174,7 +182,7 @@ def _measure(
         ci95=ends if np.isfinite(ends).all() else None,
         count=len(values),
         conditions=conditions if scores.groups is None else {**conditions, "groups": int(scores.groups.max()) + 1},
-        flags=flags,
+        flags=(*flags, HEAVY_TAIL) if found.heavy_tail else flags,
     )
     return measurement, scores
 

@@ -5,15 +5,13 @@ Each kind of number has its own interval (`statistics`); here they get one shape
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from app.domain.metric import METRICS
 from workers.evaluation.metrics import arithmetic
 from workers.evaluation.metrics.definition import AnyMetric, Floats, RowMetric, SetMetric
 from workers.evaluation.scores import Scores
-from workers.evaluation.statistics import clustered_shares, proportions
+from workers.evaluation.statistics import clustered_shares, proportions, tails
 from workers.evaluation.statistics.clusters import Codes
 from workers.evaluation.statistics.linear import (
     Ends,
@@ -21,14 +19,18 @@ from workers.evaluation.statistics.linear import (
     Scatter,
     bounded_bounds,
     difference_bounds,
+    draw_influence,
     fisher_bounds,
     p_value,
     scatter_of,
 )
-from workers.evaluation.statistics.means import Statistic, bootstrap_bounds, by_group, linearise
+from workers.evaluation.statistics.means import growing_bounds, influence_bounds, jackknife, linearise, ratio_bounds
 from workers.evaluation.statistics.replicates import LEAST, median, replicate_bounds
 
-_FORMS = {"bounded": bounded_bounds, "fisher": fisher_bounds, "linear": difference_bounds}
+_FORMS = {"bounded": bounded_bounds, "fisher": fisher_bounds, "studentised": difference_bounds}
+
+HEAVY_TAIL = "heavy_tail"
+"""The flag of a number whose bounds may not hold, for so few rows carry it (`Bounded.heavy_tail`)."""
 
 TWO_SIDED_95 = 0.975
 """One-sided bounds at this confidence are the ends of a two-sided 95 % interval."""
@@ -40,7 +42,8 @@ class Bounded:
 
     `rows` is the number of rows behind it, None where more rows are not what narrows it; `error` its standard error.
     `at_scale` gives the bounds that so many times the rows would have at the same rates, where that can
-    be computed; it matters where events are few. `p_value` of a drop is two-sided, of there being none.
+    be computed; it matters where events are few. `p_value` of a drop is two-sided, of there being none. `heavy_tail`:
+    so few rows carry it that what is not among them could be more than they are, so that bounds may not hold.
     """
 
     value: float
@@ -50,6 +53,7 @@ class Bounded:
     error: float = 0.0
     at_scale: Callable[[float], Ends] | None = None
     p_value: float | None = None
+    heavy_tail: bool = False
 
 
 def metric_bounds(name: str, scores: Scores, confidence: float) -> Bounded:
@@ -59,21 +63,23 @@ def metric_bounds(name: str, scores: Scores, confidence: float) -> Bounded:
         return _share(values[:, 0], groups, confidence)
     found = _linearised(metric, values, groups)
     scatter = scatter_of(found, groups)
-    at_scale: Callable[[float], Ends] | None = None
+    heavy = _is_heavy(metric, found, groups)
     if isinstance(metric, SetMetric) and metric.own is not None:
-        ends = metric.own.value(values, groups, confidence)
-    elif isinstance(metric, RowMetric) and metric.interval == "studentised":
-        ends = _wider(
-            _studentised(values, metric.value, groups, confidence), difference_bounds(found.value, scatter, confidence)
-        )
-    else:
-        form = _FORMS[metric.interval]
+        return _bounded(found.value, metric.own.value(values, groups, confidence), metric.range, scatter)
+    if isinstance(metric, RowMetric) and metric.interval == "studentised":
+        ends = _studentised(metric, values, found, groups, confidence)
+        return _bounded(found.value, _seen(ends, found, scatter, confidence), metric.range, scatter, heavy=heavy)
+    form = _FORMS[metric.interval]
 
-        def at_scale(factor: float) -> Ends:
-            return form(found.value, scatter.scaled(factor), confidence)
+    def at_scale(factor: float) -> Ends:
+        scaled = scatter.scaled(factor)
+        lower, upper = form(found.value, scaled, confidence)
+        if found.bias > 0:
+            lower = min(lower, form(found.value - found.bias / factor ** (2 / 3), scaled, confidence)[0])
+        return lower, upper
 
-        ends = at_scale(1)
-    return _bounded(found.value, ends, metric.range, scatter, at_scale)
+    ends = _fisher(found, groups, confidence) if metric.interval == "fisher" else at_scale(1)
+    return _bounded(found.value, ends, metric.range, scatter, at_scale, heavy=heavy)
 
 
 def drop_bounds(
@@ -109,12 +115,12 @@ def drop_bounds(
         ends = ends if sign > 0 else (-ends[1], -ends[0])
         return _bounded(found.value, ends, everything, scatter)
     p = p_value(found.value, scatter)
-    if isinstance(metric, RowMetric) and metric.interval == "studentised":
-        ends = _wider(
-            _studentised_drop(metric.value, before, after, groups, confidence, sign, relative=relative),
-            difference_bounds(found.value, scatter, confidence),
-        )
-        return _bounded(found.value, ends, everything, scatter, p=p)
+    if isinstance(metric, RowMetric) and metric.interval != "bounded":
+        ends = _seen(influence_bounds(found, groups, confidence), found, scatter, confidence)
+        if metric.form is not None and metric.form.grows and not relative:
+            ends = growing_bounds(found.value, ends)
+        heavy = _is_heavy(metric, found, groups)
+        return _bounded(found.value, ends, everything, scatter, p=p, heavy=heavy)
 
     def at_scale(factor: float) -> Ends:
         return difference_bounds(found.value, scatter.scaled(factor), confidence)
@@ -148,12 +154,15 @@ def _drop_from_ideal(ideal: float, found: Bounded, sign: float, *, relative: boo
         rows=found.rows,
         error=found.error / unit,
         at_scale=None if scaled is None else lambda factor: drops(scaled(factor)),
+        heavy_tail=found.heavy_tail,
     )
 
 
 def _linearised(metric: AnyMetric, values: Floats, groups: Codes | None) -> Linearised:
     if isinstance(metric, SetMetric):
         return metric.linearise(values, groups)
+    if metric.interval == "bounded":
+        return jackknife(values, metric.value, groups)
     return linearise(values, metric.value)
 
 
@@ -164,10 +173,12 @@ def _bounded(
     scatter: Scatter,
     at_scale: Callable[[float], Ends] | None = None,
     p: float | None = None,
+    *,
+    heavy: bool = False,
 ) -> Bounded:
     """Bounds that hold the value and stay in the range."""
     lower, upper = min(max(ends[0], limits[0]), value), max(min(ends[1], limits[1]), value)
-    return Bounded(value, lower, upper, scatter.rows, scatter.error, at_scale, p)
+    return Bounded(value, lower, upper, scatter.rows, scatter.error, at_scale, p, heavy)
 
 
 def _share(right: Floats, groups: Codes | None, confidence: float) -> Bounded:
@@ -206,35 +217,33 @@ def _share_drop(
     return Bounded(value, *ends(1), rows, error, ends, proportions.mcnemar(pairs))
 
 
-def _wider(one: Ends, other: Ends) -> Ends:
-    """The outer bounds of two: the bootstrap knows which way rows are skewed, the other how little few of them tell."""
-    return min(one[0], other[0]), max(one[1], other[1])
+def _studentised(metric: RowMetric, values: Floats, found: Linearised, groups: Codes | None, confidence: float) -> Ends:
+    parts = None if metric.form is None else metric.form.parts(values)
+    if metric.form is None or parts is None:
+        return influence_bounds(found, groups, confidence)
+    first, second = (metric.form.value(end) for end in ratio_bounds(*parts, groups, confidence))
+    return min(first, second), max(first, second)
 
 
-def _studentised(values: Floats, statistic: Statistic, groups: Codes | None, confidence: float) -> Ends:
-    if groups is not None:
-        values, statistic = by_group(values, groups, statistic)
-    return bootstrap_bounds(values, statistic, confidence)
+def _fisher(found: Linearised, groups: Codes | None, confidence: float) -> Ends:
+    """On Fisher's scale, where a correlation scatters evenly."""
+    if abs(found.value) >= 1:
+        return -1.0, 1.0
+    stretched = replace(found, value=math.atanh(found.value), influence=found.influence / (1 - found.value**2))
+    lower, upper = influence_bounds(stretched, groups, confidence)
+    return math.tanh(lower), math.tanh(upper)
 
 
-def _studentised_drop(
-    value: Statistic,
-    original: Floats,
-    artifact: Floats,
-    groups: Codes | None,
-    confidence: float,
-    sign: float,
-    *,
-    relative: bool,
-) -> Ends:
-    width = original.shape[1]
+def _seen(ends: Ends, found: Linearised, scatter: Scatter, confidence: float) -> Ends:
+    """Bounds of what rows that do not differ at all leave open."""
+    return ends if scatter.error > 0 else difference_bounds(found.value, scatter, confidence)
 
-    def drop(means: Floats) -> Floats:
-        before, after = value(means[..., :width]), value(means[..., width:])
-        worse: Floats = sign * (before - after)
-        return worse / np.abs(before) if relative else worse
 
-    return _studentised(np.concatenate([original, artifact], axis=1), drop, groups, confidence)
+def _is_heavy(metric: AnyMetric, found: Linearised, groups: Codes | None) -> bool:
+    """Of a metric whose rows have bounds, none is heavy."""
+    return (
+        metric.interval != "bounded" and isinstance(metric, RowMetric) and tails.is_heavy(draw_influence(found, groups))
+    )
 
 
 def _all_or_nothing(scores: Floats) -> bool:

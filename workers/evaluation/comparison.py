@@ -40,24 +40,21 @@ class Comparison(BaseModel):
 def compare_latency(replicates: Sequence[LatencyReplicate]) -> Comparison:
     """Compare the p50 of children that timed the same two models under the same conditions."""
     ratios = [block_ratio(replicate.against) for replicate in replicates if replicate.against is not None]
-    first = replicates[0]
     return _compared(
         "latency_p50",
         ratios,
         same_ratio=same_ratio(replicates),
         flags=flags_of(replicates),
-        conditions={
-            "threads": first.threads,
-            "batch": first.batch,
-            "runtime": first.conditions["original"].get("runtime"),
-            **({"case": first.case} if first.case is not None else {}),
-        },
+        conditions=replicates[0].place(),
     )
 
 
-def compare_paired(name: str, original: Sequence[float], artifact: Sequence[float]) -> Comparison:
+def compare_paired(
+    name: str, original: Sequence[float], artifact: Sequence[float], *, conditions: dict[str, Any] | None = None
+) -> Comparison:
     """Compare two values of each child; both positive, in the same order of children."""
-    return _compared(name, [after / before for before, after in zip(original, artifact, strict=True)])
+    ratios = [after / before for before, after in zip(original, artifact, strict=True)]
+    return _compared(name, ratios, conditions=conditions)
 
 
 def compare_exact(name: str, original: float, artifact: float) -> Comparison:
@@ -85,15 +82,17 @@ def flags_of(replicates: Sequence[LatencyReplicate]) -> tuple[str, ...]:
     """What speaks against these timings.
 
     `noisy`: the original differs from itself. `contended`: other work was seen in more than a quarter of the
-    children. `unsettled`: most warm-ups ended before the drift did. `short_blocks`: the model is too
-    slow for blocks of 20 calls.
+    children; `clock_jumped`: a clock was set, or ran fast, or the machine slept in so many. `unsettled`: most warm-ups
+    ended before the drift did. `short_blocks`: the model is too slow for blocks of 20 calls.
     """
     many = len(replicates) * DISTURBED_SHARE
     found = []
     if not SAME[0] <= same_ratio(replicates) <= SAME[1]:
         found.append("noisy")
-    if sum(bool(replicate.disturbances()) for replicate in replicates) > many:
+    if sum(bool(replicate.contention()) for replicate in replicates) > many:
         found.append("contended")
+    if sum(bool(replicate.context.clock_jumps()) for replicate in replicates) > many:
+        found.append("clock_jumped")
     warm_ups = [warmth for replicate in replicates for warmth in replicate.warm_up.values()]
     if 2 * sum(not warmth.settled for warmth in warm_ups) > len(warm_ups):
         found.append("unsettled")

@@ -19,6 +19,7 @@ _VNNI = frozenset({"avx512_vnni", "avx_vnni", "amx_int8"})
 _DOUBTS = {
     "noisy": "the original differed from a second session of itself",
     "contended": "other work ran on the machine",
+    "clock_jumped": "a clock was set or the machine slept meanwhile",
     "unstable": "fresh processes disagreed by more than 6 %",
     "unsettled": "the warm-up did not settle",
 }

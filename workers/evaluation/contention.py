@@ -64,6 +64,10 @@ class Context(BaseModel):
 
     def disturbances(self) -> list[str]:
         """What of this makes the timings doubtful, in words; empty when nothing does."""
+        return [*self.other_work(), *self.clock_jumps()]
+
+    def other_work(self) -> list[str]:
+        """That the machine did something else, or did the work at another speed."""
         found = []
         if self.steal_share is not None and self.steal_share > STEAL_SHARE:
             found.append(f"the hypervisor took {self.steal_share:.0%} of the processors' time")
@@ -78,6 +82,11 @@ class Context(BaseModel):
             found.append(f"the process was preempted {switches} times in {self.seconds:.3g} s")
         if self.clock_drift is not None and self.clock_drift > CLOCK_DRIFT:
             found.append(f"the processor's speed changed by {self.clock_drift:.0%}")
+        return found
+
+    def clock_jumps(self) -> list[str]:
+        """That the clocks told other times than went by."""
+        found = []
         if self.slept_seconds is not None and self.slept_seconds > CLOCK_JUMP_SECONDS:
             found.append(f"the machine was suspended for {self.slept_seconds:.3g} s")
         if self.wall_jump_seconds is not None and abs(self.wall_jump_seconds) > CLOCK_JUMP_SECONDS:
@@ -87,8 +96,9 @@ class Context(BaseModel):
         return found
 
     def lasting(self) -> list[str]:
-        """Of these, what does not end with one block: a thread that had to wait is seen block by block, and better."""
-        return self.model_copy(update={"run_queue_share": None, "involuntary_switches": None}).disturbances()
+        """Of other work, what does not end with one block: a thread that had to wait is seen block by block, and
+        better."""
+        return self.model_copy(update={"run_queue_share": None, "involuntary_switches": None}).other_work()
 
 
 class WindowWatch:

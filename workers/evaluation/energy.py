@@ -4,6 +4,8 @@ RAPL as Linux's powercap shows it: one folder a package with a count of microjou
 machines have none, and since 2020 only root may read them.
 """
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 _POWERCAP = Path("/sys/class/powercap")
@@ -43,6 +45,13 @@ class EnergyCounter:
             for end, begin, whole in zip(now, before, ranges, strict=True)
         ]
         return sum(used) / 1e6
+
+    def watts(self, seconds: float, *, wait: Callable[[float], object] = time.sleep) -> float:
+        """The power of the machine while this process rests for so long."""
+        self.since_last()
+        begun = time.monotonic()
+        wait(seconds)
+        return self.since_last() / (time.monotonic() - begun)
 
     def _read(self) -> list[int]:
         return [int(path.read_text(encoding="ascii")) for path, _ in self._packages]

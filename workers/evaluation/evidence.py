@@ -82,14 +82,16 @@ def gather(
         comparisons = [compare_latency(group) for group in groups]
         for name in _TIMED:
             children[name] = (per_child(name, groups[0], "original"), per_child(name, groups[0], "artifact"))
-        comparisons.append(compare_paired("load_time", *children["load_time"]))
+        place = groups[0][0].place()
+        comparisons.append(compare_paired("load_time", *children["load_time"], conditions=place))
         children["peak_memory"] = (_peaks(groups[0], "original"), _peaks(groups[0], "artifact"))
     first, second = _value(before, "artifact_bytes"), _value(after, "artifact_bytes")
     if first and second:
         comparisons.append(compare_exact("artifact_bytes", first, second))
     pairs = list(zip(*children.get("peak_memory", ((), ())), strict=False))
     if pairs and all(min(pair) > 0 for pair in pairs):
-        comparisons.append(compare_paired("peak_memory", *zip(*pairs, strict=True)))
+        place = groups[0][0].place()
+        comparisons.append(compare_paired("peak_memory", *zip(*pairs, strict=True), conditions=place))
     evidence = Evidence(
         source=source,
         original=before,

@@ -286,6 +286,8 @@ def _reason(constraint: Constraint, limit: _Limit, found: Bounded, measured: Mea
         reason += f" (one-sided {confidence * 100:g} % bounds: {say(found.lower)} and {say(found.upper)})"
     elif measured.count == 1 and found.rows is None and measured.name not in _EXACT:
         reason += " (one process measured it, so its scatter is unknown)"
+    if found.heavy_tail:
+        reason += " (a few rows carry most of it: bounds may be too narrow)"
     return f"{reason}; the limit is {say(limit.value)}."
 
 

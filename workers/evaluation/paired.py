@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pydantic import BaseModel, ConfigDict
 
 from app.domain.metric import METRICS
-from workers.evaluation.bounds import TWO_SIDED_95, drop_bounds
+from workers.evaluation.bounds import HEAVY_TAIL, TWO_SIDED_95, drop_bounds
 from workers.evaluation.scores import Scores
 
 
@@ -13,7 +13,7 @@ class Drop(BaseModel):
     """By how much the artifact is worse in a metric than the original, paired by rows; negative is better.
 
     `value` and the two-sided `ci95` are in the metric's unit. `p_value` is two-sided, of there being no drop; null
-    where no test of it is at hand.
+    where no test of it is at hand. `flags` say what speaks against it, as in a measurement.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -22,6 +22,7 @@ class Drop(BaseModel):
     value: float
     ci95: tuple[float, float]
     p_value: float | None = None
+    flags: tuple[str, ...] = ()
 
 
 def paired_drops(original: Mapping[str, Scores], artifact: Mapping[str, Scores]) -> list[Drop]:
@@ -38,5 +39,13 @@ def paired_drops(original: Mapping[str, Scores], artifact: Mapping[str, Scores])
             bounds = drop_bounds(name, before, scores, TWO_SIDED_95)
         except ValueError:
             continue
-        found.append(Drop(metric=name, value=bounds.value, ci95=(bounds.lower, bounds.upper), p_value=bounds.p_value))
+        found.append(
+            Drop(
+                metric=name,
+                value=bounds.value,
+                ci95=(bounds.lower, bounds.upper),
+                p_value=bounds.p_value,
+                flags=(HEAVY_TAIL,) if bounds.heavy_tail else (),
+            )
+        )
     return found

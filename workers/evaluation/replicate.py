@@ -68,6 +68,8 @@ class LatencyReplicate(_Part):
     """Rows a call."""
     rows: int
     """Different rows that the calls cycled through."""
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Of the inputs whose shape the original leaves open, rows a call included."""
     load_ms: dict[Subject, float]
     """Loading each model in this process, its file in the page cache."""
     first_ms: dict[Subject, float] = Field(default_factory=dict)
@@ -86,16 +88,33 @@ class LatencyReplicate(_Part):
     doubtful: int = 0
     """Rounds that were disturbed and are among the samples all the same."""
 
+    def place(self, subject: Subject = "original") -> dict[str, Any]:
+        """The conditions that one job varies, or that another may not share: what runs the model, and on what."""
+        said = self.conditions[subject]
+        return {
+            **{name: said[name] for name in ("runtime", "version", "providers", "device") if name in said},
+            "threads": self.threads,
+            "batch": self.batch,
+            **({"shapes": self.shapes} if self.shapes else {}),
+            **({"case": self.case} if self.case is not None else {}),
+        }
+
     def disturbances(self) -> list[str]:
         """What makes the samples doubtful, in words; what passed, and was timed again, does not."""
+        return [*self.contention(), *self.context.clock_jumps()]
+
+    def contention(self) -> list[str]:
+        """What of that is other work on the machine."""
         rounds = len(self.same.first) + (len(self.against.first) if self.against is not None else 0) + self.repeated
         disturbed = self.repeated + self.doubtful
         if disturbed <= MOST_DISTURBED * rounds:
             return self.context.lasting()
-        return [*self.context.disturbances(), f"{disturbed} of {rounds} rounds were disturbed"]
+        return [*self.context.other_work(), f"{disturbed} of {rounds} rounds were disturbed"]
 
     energy_joules: dict[Subject, float] | None = None
-    """Joules a call of all packages, idle parts included; null where no counter can be read."""
+    """Joules a call of all packages, above what they take at rest; null where no counter can be read."""
+    idle_watts: float | None = None
+    """What they take at rest, which was subtracted."""
     context: Context
     conditions: dict[Subject, dict[str, Any]]
     """What the runtime says of each session: version, providers, threads, options."""
@@ -130,6 +149,8 @@ class LoadReplicate(_Part):
     """`original`, or a candidate's id."""
     threads: int
     batch: int
+    shapes: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Of the inputs whose shape the model leaves open, rows a call included."""
     points: list[LoadPoint]
     running_seconds: float = 0.0
     """All loads together."""

@@ -8,7 +8,7 @@ import numpy as np
 from app.domain.measurement import UNITS, Measurement, absent
 from workers.evaluation.bounds import TWO_SIDED_95, replicate_interval
 from workers.evaluation.comparison import DISTURBED_SHARE
-from workers.evaluation.latency import LEAST_SAMPLES
+from workers.evaluation.latency import LEAST_SAMPLES, QUANTILE_METHOD
 from workers.evaluation.replicate import LoadPoint, LoadReplicate
 
 _QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
@@ -22,16 +22,20 @@ def loads(replicates: Sequence[LoadReplicate], subject: str, *, target: str | No
     mine = [replicate for replicate in replicates if replicate.subject == subject]
     if not mine:
         return []
-    disturbed = sum(bool(replicate.context.disturbances()) for replicate in mine) > DISTURBED_SHARE * len(mine)
+    many = DISTURBED_SHARE * len(mine)
+    contended = sum(bool(replicate.context.other_work()) for replicate in mine) > many
+    clock_jumped = sum(bool(replicate.context.clock_jumps()) for replicate in mine) > many
     found: list[Measurement] = []
     for place, first in enumerate(mine[0].points):
         points = [replicate.points[place] for replicate in mine]
         flags = [SATURATED] if sum(map(_is_saturated, points)) * 2 > len(points) else []
-        flags += ["contended"] if disturbed else []
+        flags += ["contended"] if contended else []
+        flags += ["clock_jumped"] if clock_jumped else []
         conditions: dict[str, Any] = {
             **mine[0].conditions,
             "threads": mine[0].threads,
             "batch": mine[0].batch,
+            **({"shapes": mine[0].shapes} if mine[0].shapes else {}),
             "callers": first.callers,
             **({} if first.rate is None else {"rate": first.rate}),
             "children": len(points),
@@ -62,7 +66,7 @@ def _quantile(
     if fewest < (least := LEAST_SAMPLES.get(name, 1)):
         missing = absent(name, f"{fewest} calls are too few: {least} leave one beyond it")
         return missing.model_copy(update={"conditions": conditions})
-    values = [float(np.quantile(point.samples_ms, share)) for point in points]
+    values = [float(np.quantile(point.samples_ms, share, method=QUANTILE_METHOD)) for point in points]
     return _measured(name, values, sum(len(point.samples_ms) for point in points), conditions, flags)
 
 

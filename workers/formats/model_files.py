@@ -8,6 +8,7 @@ from app.errors import RejectedInput
 from workers.formats.limits import InputLimits
 from workers.formats.onnx.message import load_model
 from workers.formats.onnx.weights import external_files
+from workers.formats.torch.archive import check_torch, torch_kind
 from workers.formats.unpacking import is_archive, unpack
 
 # More models in one archive are a collection and no file set.
@@ -25,14 +26,19 @@ class ModelFiles:
 def open_model(path: Path, folder: Path, limits: InputLimits | None = None) -> ModelFiles:
     """Find the model in an upload; an archive is unpacked into `folder`, which must not exist yet.
 
-    Raises RejectedInput `empty_file`, `archive_without_model`, `archive_several_models`, what `unpack`
-    raises, and what reading several models to tell them apart raises.
+    An archive of torch is a model itself. Raises RejectedInput `empty_file`, `archive_without_model`,
+    `archive_several_models`, what `unpack` raises, what reading several models to tell them apart raises, and what
+    `check_torch` raises.
     """
     if path.stat().st_size == 0:
         raise RejectedInput("The file is empty. Upload the whole model file.", code="empty_file")
     if not is_archive(path):
         return ModelFiles(path)
-    files = unpack(path, folder, limits or InputLimits())
+    limits = limits or InputLimits()
+    if (kind := torch_kind(path)) is not None:
+        check_torch(path, kind, limits)
+        return ModelFiles(path)
+    files = unpack(path, folder, limits)
     main = _main(folder, files)
     root = (folder / main).parent
     beside = (folder / name for name in files if name != main)

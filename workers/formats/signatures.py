@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+from app.domain.model import Format
+from workers.formats.torch.archive import torch_format
+
 HEAD_BYTES = 512
 
 # (offset, bytes, name). Sources: each format's specification.
@@ -55,6 +58,14 @@ def signature(head: bytes) -> str | None:
     if text.startswith((b"{", b"[")):
         return "json"
     return None
+
+
+def model_format(path: Path) -> Format:
+    """The format of a model file by its content; what is none is ONNX, whose reader says what is wrong with it."""
+    found = signature(file_head(path)) if path.is_file() else None
+    if found == "zip":
+        return torch_format(path) or "onnx"
+    return "tflite" if found == "tflite" else "onnx"
 
 
 _INSTEAD = {

@@ -33,7 +33,7 @@ def open_zip(path: Path, *, what: str = "archive") -> zipfile.ZipFile:
     except (*DAMAGE, NotImplementedError) as error:
         raise damaged(what) from error
     try:
-        _check_overlap(archive)
+        _check_places(archive, what)
     except BaseException:
         archive.close()
         raise
@@ -61,9 +61,12 @@ def _check_directory(path: Path, what: str) -> None:
         )
 
 
-def _check_overlap(archive: zipfile.ZipFile) -> None:
-    # Members that share their bytes are how a ZIP of 42 KB becomes petabytes (D. Fifield, 2019).
+def _check_places(archive: zipfile.ZipFile, what: str) -> None:
     members = sorted(archive.infolist(), key=lambda info: info.header_offset)
+    # Cut off, an archive that holds another one seems to be that one, with something in front.
+    if members and members[0].header_offset > 0:
+        raise damaged(what)
+    # Members that share their bytes are how a ZIP of 42 KB becomes petabytes (D. Fifield, 2019).
     ends = [info.header_offset + _LOCAL_HEADER_BYTES + info.compress_size for info in members]
     starts = [*(info.header_offset for info in members), archive.start_dir]
     for info, end, following in zip(members, ends, starts[1:], strict=True):

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 from collections.abc import Callable, Iterable
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,14 +11,11 @@ import onnxruntime as ort
 
 from app.domain.target import Installed, Provider
 from app.errors import StepError
+from workers.hardware.versions import FURTHER, version_of
 from workers.runtimes.session import load
 
-FURTHER: dict[str, tuple[str, str]] = {
-    "openvino": ("openvino", "openvino"),
-    "litert": ("ai-edge-litert", "ai_edge_litert.interpreter"),
-    "torch": ("torch", "torch"),
-}
-"""Runtimes besides onnxruntime: the distribution and the module of each."""
+MODULES = {"openvino": "openvino", "litert": "ai_edge_litert.interpreter", "torch": "torch"}
+"""What is imported of each further runtime."""
 
 _SLOW = frozenset({"torch"})
 """Importing it takes longer than all the rest of the probe (1.2 s, 2.13): that it is there has to do."""
@@ -47,10 +43,8 @@ def installed(in_time: Callable[[], bool], names: Iterable[str] = tuple(FURTHER)
     """Those of the further runtimes that are installed; one is imported only while `in_time` says so."""
     found = []
     for name in names:
-        distribution, module = FURTHER[name]
-        try:
-            known = version(distribution)
-        except PackageNotFoundError:
+        module, known = MODULES[name], version_of(FURTHER[name])
+        if known is None:
             continue
         if name in _SLOW or not in_time():
             there = importlib.util.find_spec(module.partition(".")[0]) is not None

@@ -5,21 +5,14 @@ Reads files only: it works in a confined child, where nothing can be started and
 
 import platform
 import re
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from app.domain.target import CUDA, Fingerprint, fingerprint_id
-from workers.hardware.allowance import usable_cores, usable_memory
 from workers.hardware.caches import read_caches
 from workers.hardware.cpu import Cpu, read_cpu
 from workers.hardware.microarchitecture import microarchitecture
-
-_PACKAGES = {"numpy": "numpy", "onnx": "onnx", "onnxruntime": "onnxruntime", "bitpress": "bitpress-service"}
-_EXTRAS = ("torch",)
-"""Packages that some steps need and a worker may lack."""
-RUNTIMES = ("onnxruntime",)
-
-_CUDA_PACKAGES = ("onnxruntime-gpu",)
+from workers.hardware.state import read_state
+from workers.hardware.versions import RUNTIMES_BESIDE, WITH_CUDA, version_of
 
 # Linux's drivers of what computes beside the processor.
 _ACCELERATORS = {
@@ -42,38 +35,36 @@ def probe(root: Path = Path("/")) -> Fingerprint:
     cpu = read_cpu(root)
     accelerators = _accelerators(root)
     features = cpu.features
-    if any("nvidia" in each for each in accelerators) and any(map(_version, _CUDA_PACKAGES)):
+    if any("nvidia" in each for each in accelerators) and any(map(version_of, WITH_CUDA)):
         features = tuple(sorted({*features, CUDA}))
-    cores, memory_bytes = usable_cores(root), usable_memory(root)
+    state = read_state(root)
     virtualization = _virtualization(root, cpu)
-    versions = {"python": platform.python_version()} | {name: _version(name) or "unknown" for name in _PACKAGES}
-    versions |= {name: found for name in _EXTRAS if (found := _version(name))}
     return Fingerprint(
         id=fingerprint_id(
             architecture=cpu.architecture,
             model_name=cpu.model_name,
             vendor=cpu.vendor,
             features=features,
-            cores=cores,
-            memory_bytes=memory_bytes,
+            cores=state.cores,
+            memory_bytes=state.memory_bytes,
             virtualization=virtualization,
-            runtime_versions={name: versions[name] for name in RUNTIMES},
+            runtime_versions={"onnxruntime": state.versions["onnxruntime"]},
         ),
         architecture=cpu.architecture,
         model_name=cpu.model_name,
         vendor=cpu.vendor,
         features=features,
-        cores=cores,
-        memory_bytes=memory_bytes,
+        cores=state.cores,
+        memory_bytes=state.memory_bytes,
         os=_os_name(root),
         kernel=platform.release(),
         virtualization=virtualization,
         boot_id=_first_line(root / "proc/sys/kernel/random/boot_id") or "unknown",
-        versions=versions,
-        runtimes=RUNTIMES,
+        versions=state.versions,
+        runtimes=("onnxruntime", *(name for name in RUNTIMES_BESIDE if name in state.versions)),
         microarchitecture=microarchitecture(cpu),
         caches=read_caches(root),
-        governor=_first_line(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") or None,
+        governor=state.governor,
         accelerators=accelerators,
     )
 
@@ -106,13 +97,6 @@ def _os_name(root: Path) -> str:
         if line.startswith("PRETTY_NAME="):
             return line.removeprefix("PRETTY_NAME=").strip('"')
     return platform.system()
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(_PACKAGES.get(name, name))
-    except PackageNotFoundError:
-        return None
 
 
 def _first_line(path: Path) -> str:

@@ -51,14 +51,18 @@ _FLAGS = {
     "noisy": "The original differed by more than 2 % from a second session of itself: the machine was not fit to tell "
     "two models apart.",
     "contended": "Other work was seen on the machine in more than a quarter of the timing processes.",
+    "clock_jumped": "A clock was set or ran fast, or the machine slept, in more than a quarter of the timing "
+    "processes.",
     "unstable": "Fresh processes disagreed by more than 6 % about the median: there is no one latency here.",
     "unsettled": "Most warm-ups ran out of time before the times stopped drifting.",
-    "incomplete": "The job ended before all processes that were to measure it had.",
+    "incomplete": "The job ended before all processes that were to measure it had, or all rows were run.",
     "saturated": "Calls arrived faster than they were done: these latencies grow for as long as one measures.",
     "short_blocks": "The model is too slow for blocks of 20 calls, so fewer were taken.",
     "synthetic": "The inputs were random, which real ones may not be like.",
     "profile_apart": "In the profiled process a whole inference took over 10 % longer or shorter than in those that "
     "were timed: operators, the roofline and what follows from them are of another state of the machine.",
+    "heavy_tail": "A few rows carry most of it, and rows that are not here could carry more: the interval may be too "
+    "narrow. More rows, or a metric with bounds such as agreement, tell more.",
     "non_finite": "The output is infinite or not a number in some rows.",
 }
 

@@ -13,14 +13,16 @@ from typing import Any, Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from app.domain.measure import USUAL_RUNTIME, Runtime
+from app.domain.measure import RUNTIMES_OF, USUAL_RUNTIME, Runtime
+from app.domain.model import UNKNOWN
+from app.domain.target import PROCESSOR
 from app.errors import StepError
-from workers.formats.signatures import file_head, signature
+from workers.formats.signatures import model_format
 
 Array = NDArray[Any]
 Optimization = Literal["none", "basic", "extended", "all"]
 
-CPU = "CPUExecutionProvider"
+CPU = PROCESSOR
 
 RUNTIMES: tuple[Runtime, ...] = get_args(Runtime)
 
@@ -28,6 +30,7 @@ _MODULES: dict[Runtime, str] = {
     "onnxruntime": "workers.runtimes.onnx_runtime",
     "openvino": "workers.runtimes.openvino_runtime",
     "litert": "workers.runtimes.litert",
+    "torch": "workers.runtimes.torch_runtime",
 }
 """Where each runtime's `open_session` and `version` are; loaded when asked for, since a measuring child that loads no
 model (the zero of peak memory) should not pay for an import."""
@@ -36,7 +39,11 @@ _PACKAGES: dict[Runtime, str] = {
     "onnxruntime": "onnxruntime",
     "openvino": "openvino, which the extra `openvino` of bitpress-service brings",
     "litert": "ai-edge-litert, which the extra `tflite` of bitpress-service brings",
+    "torch": "torch, which the extra `train` of bitpress-service brings",
 }
+
+
+_A_MODEL = {"onnx": "an ONNX", "tflite": "a TFLite", "pt2": "a torch", "torchscript": "a TorchScript"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +51,8 @@ class Port:
     """One input or output: its name, NumPy dtype name, and shape.
 
     A dimension is a number, the name of a symbolic one, or None where nothing is known. `dtype` is
-    "string" for text and "" for what is no tensor (sequences, maps).
+    "string" for text, "" for what is no tensor (sequences, maps), and "unknown", with an empty shape, where the file
+    tells nothing: the data then do.
     """
 
     name: str
@@ -135,12 +143,12 @@ def load(
     optimization: Optimization = "all",
     runtime: str = "onnxruntime",
 ) -> Session:
-    """Open a model file: ONNX on onnxruntime and OpenVINO, TFLite on LiteRT.
+    """Open a model file: ONNX on onnxruntime and OpenVINO, TFLite on LiteRT, torch's own on torch.
 
     `threads` are intra-op threads. `session_options` are the runtime's configuration entries by name; those that an
     artifact requires must be given here, and what of them is another runtime's stands in `conditions`. Raises
     StepError `model_does_not_load`, `provider_unavailable`, `runtime_unavailable`, `runtime_not_for_format` or
-    `session_option_unknown`.
+    `session_option_unknown`, and RejectedInput `torch_files_not_trusted`.
     """
     kind = _known(runtime)
     module = _module(kind)
@@ -166,22 +174,23 @@ def available_runtimes(asked: Iterable[Runtime] = RUNTIMES) -> dict[Runtime, str
     return found
 
 
+def wake(path: Path, *, threads: int, runtime: Runtime, scratch: Path) -> None:
+    """Do once what the first model of a process costs besides itself: imports, and threads that start.
+
+    `path` is the model that is to come, whose format tells what it will need; it is not opened. onnxruntime and
+    OpenVINO have the smallest model for that.
+    """
+    module = _module(runtime)
+    if hasattr(module, "wake"):
+        module.wake(path, threads, scratch)
+
+
 def usual_runtime(path: Path) -> Runtime:
     """What runs a model file where nobody says what should."""
-    return USUAL_RUNTIME["tflite" if _is_tflite(path) else "onnx"]
-
-
-def _is_tflite(path: Path) -> bool:
-    return path.is_file() and signature(file_head(path)) == "tflite"
+    return USUAL_RUNTIME[model_format(path)]
 
 
 def _known(runtime: str) -> Runtime:
-    if runtime == "torch":
-        raise StepError(
-            "Files of torch (.pt, .pt2, TorchScript) run code when they are loaded, so that no worker loads them; "
-            f"export the model to ONNX and use {', '.join(RUNTIMES)}.",
-            code="runtime_unavailable",
-        )
     if runtime not in RUNTIMES:
         raise StepError(
             f"The runtime {runtime!r} is not part of this worker; use {', '.join(RUNTIMES)}.",
@@ -201,11 +210,11 @@ def _module(runtime: Runtime) -> Any:
 
 
 def _check_format(path: Path, runtime: Runtime) -> None:
-    is_tflite = _is_tflite(path)
-    if is_tflite != (runtime == "litert"):
-        found, wanted = ("a TFLite", "litert") if is_tflite else ("not a TFLite", "onnxruntime or openvino")
+    found = model_format(path)
+    if runtime not in RUNTIMES_OF[found]:
         raise StepError(
-            f"The file is {found} model, which {runtime} does not run here; use the runtime {wanted}.",
+            f"The file is {_A_MODEL[found]} model, which {runtime} does not run here; use the runtime "
+            f"{' or '.join(RUNTIMES_OF[found])}.",
             code="runtime_not_for_format",
         )
 
@@ -214,7 +223,8 @@ def only_on_processor(runtime: str, providers: Sequence[str]) -> None:
     """Refuse other providers for a runtime that has none. Raises StepError `provider_unavailable`."""
     if tuple(providers) != (CPU,):
         raise StepError(
-            f"{runtime} runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
+            f"{runtime} runs on the processor here, not on {', '.join(providers)}; leave the providers out, or "
+            "choose a target whose workers run on the processor.",
             code="provider_unavailable",
         )
 
@@ -230,7 +240,7 @@ def check_feeds(ports: Sequence[Port], feeds: Mapping[str, Array]) -> None:
         raise StepError(f"The inputs fed are not the model's: see {wrong}.", code="model_does_not_run")
     for port in ports:
         given = feeds[port.name].dtype.name
-        if given != port.dtype and port.dtype != "string":
+        if given != port.dtype and port.dtype not in ("string", UNKNOWN):
             raise StepError(f"Input {port.name!r} takes {port.dtype}, and was fed {given}.", code="model_does_not_run")
 
 

@@ -319,7 +319,7 @@ class SandboxChild:
         advice = (
             "Something outside stopped it, most likely a machine short of memory: try again."
             if code == -signal.SIGKILL
-            else "The model made its runtime fail: the job's log may say where; try to run the model on its own."
+            else "The model made its runtime fail: try to load and run it on its own. A job's log may say where."
         )
         return StepCrashed(
             f"The step {step} ended with {ending}. {advice}",

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from app.domain.measurement import UNITS, Measurement
 from workers.formats.onnx.weights import external_files
-from workers.formats.signatures import file_head, signature
+from workers.formats.signatures import model_format
 
 _BLOCK = 2**20
 
@@ -33,8 +33,8 @@ def describe(main: Path) -> tuple[StoredFile, ...]:
 
 def describe_model(main: Path) -> tuple[StoredFile, ...]:
     """The files of an original: the model and the data files that it names, whatever else lies there."""
-    tflite = signature(file_head(main)) == "tflite"
-    names = () if tflite else external_files(onnx.load(main, load_external_data=False))
+    alone = model_format(main) != "onnx"
+    names = () if alone else external_files(onnx.load(main, load_external_data=False))
     return tuple(_stored(main.parent / name, main.parent) for name in (main.name, *names))
 
 

@@ -1,6 +1,7 @@
 """Run the original over the rows that artifacts are compared on, and keep what it puts out."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from app.domain.measure import RUNTIMES_OF, Runtime
 from app.domain.measurement import Measurement
 from app.domain.metric import METRICS, MetricChoice, named_outputs
 from app.errors import StepError
-from workers.evaluation.accuracy import Accuracy, compared_output, judge_all, metrics_for
+from workers.evaluation.accuracy import NON_FINITE, Accuracy, compared_output, judge_all, metrics_for
 from workers.evaluation.scores import save_scores
+from workers.evaluation.streaming import RowScores
 from workers.runtimes.session import Array, Port, load, usual_runtime
 from workers.steps.artifact import artifact_bytes, describe_model
 from workers.steps.decoding import TOKENS, decoder_cases
@@ -22,6 +24,8 @@ from workers.steps.requests import BaselineRequest, JobRequest
 from workers.steps.rows import DatasetRows, Rows, Source, rows_of
 
 OUTPUTS = "outputs.npz"
+BEGUN = "begun.json"
+"""Beside them until the step ends: what it knew before the first row, for the case that it does not end."""
 
 _NOTES: dict[Source, tuple[str, ...]] = {
     "evaluation": (),
@@ -30,15 +34,25 @@ _NOTES: dict[Source, tuple[str, ...]] = {
 }
 
 
+class Begun(BaseModel):
+    """What is known before the first row is run."""
+
+    source: Source
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    metrics: tuple[MetricChoice, ...]
+    measurements: tuple[Measurement, ...]
+
+
 class BaselineResult(BaseModel):
     """What the original put out.
 
-    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` [rows, …] by array of labels, and
-    of groups and slices where there are any; both relative to the step's folder. `output` is the one that metrics look
-    at unless told otherwise. `unusual` counts rows with infinite values, or values that are no numbers, by output.
-    `metrics` are those of the job, of the candidates too. `batches` are the rows a call that latency is measured with,
-    `cases` the further shapes by name: the job's, or the two that a decoder is served in. `runtimes` are those that
-    latency is measured on; metrics are those of the first.
+    `outputs` is an `.npz` of float32 arrays [rows, …] by output, `labels` an `.npy` by array of labels, and of groups
+    and slices where there are any, of all rows of the source; both relative to the step's folder. `output` is the one
+    that metrics look at unless told otherwise. `unusual` counts rows with infinite values, or values that are no
+    numbers, by output. `metrics` are those of the job, of the candidates too. `batches` are the rows a call that
+    latency is measured with, `cases` the further shapes by name: the job's, or the two that a decoder is served in.
+    `runtimes` are those that latency is measured on; metrics are those of the first.
     """
 
     source: Source
@@ -66,12 +80,21 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
     model = scratch / request.model
     options = request.session_options
     runtimes, left_out = _runtimes(request, model)
-    session = load(model, session_options=options, runtime=runtimes[0])
+    session = load(model, providers=request.providers, session_options=options, runtime=runtimes[0])
     rows = rows_of(request, scratch, session)
+    metrics = _metrics(request, rows)
+    of_file = artifact_bytes(describe_model(model))
+    begun = Begun(
+        source=rows.source, inputs=session.inputs, outputs=session.outputs, metrics=metrics, measurements=(of_file,)
+    )
+    (folder / BEGUN).write_text(begun.model_dump_json(), encoding="utf-8")
     batch = request.spec.measure.batch[0]
     if (threads := worthwhile_threads(session, rows, batch)) > 1:
-        session = load(model, threads=threads, session_options=options, runtime=runtimes[0])
-    metrics = _metrics(request, rows)
+        session = load(
+            model, threads=threads, providers=request.providers, session_options=options, runtime=runtimes[0]
+        )
+    labels = labels_of(metrics, rows, rows.count)
+    scored = RowScores(metrics, labels, compared_output(session.outputs))
     kept = run_over(
         session,
         rows,
@@ -79,16 +102,17 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         lambda share, text: progress(0.9 * share, text),
         batch=batch,
         needed=_needed(metrics, session.outputs),
+        every=scored.add if scored else None,
     )
-    labels = _labels(metrics, rows, kept)
     files = {name: f"labels-{number}.npy" for number, name in enumerate(labels)}
     for name, values in labels.items():
         np.save(folder / files[name], values, allow_pickle=False)
     output = compared_output([port for port in session.outputs if port.name in kept.names])
     progress(0.9, "computing metrics")
-    accuracy = accuracy_of(metrics, rows.source, kept, output=output, labels=labels)
+    accuracy = accuracy_of(metrics, rows.source, kept, output=output, labels=labels, scored=scored)
     save_scores(folder, accuracy.scores)
     batches = tuple(dict.fromkeys(rows.size(size) for size in request.spec.measure.batch))
+    (folder / BEGUN).unlink()
     return BaselineResult(
         source=rows.source,
         rows=kept.rows,
@@ -101,7 +125,7 @@ def run(request: BaselineRequest, scratch: Path, folder: Path, progress: Progres
         batches=batches,
         runtimes=runtimes,
         cases=request.spec.measure.cases or decoder_cases(session.inputs, _tokens(rows)),
-        measurements=(artifact_bytes(describe_model(model)), *accuracy.measurements),
+        measurements=(of_file, *accuracy.measurements),
         running_seconds=kept.running_seconds,
         notes=(
             *_NOTES[rows.source],
@@ -125,9 +149,9 @@ def _runtimes(request: BaselineRequest, model: Path) -> tuple[tuple[Runtime, ...
         if runtime == usual:
             continue
         try:
-            load(model, session_options=request.session_options, runtime=runtime).close()
+            load(model, providers=request.providers, session_options=request.session_options, runtime=runtime).close()
         except StepError as error:
-            notes.append(f"{runtime} was not timed: {error.detail}")
+            notes.append(f"{runtime} was not timed: {error.detail.rstrip('. ')}.")
         else:
             found.append(runtime)
     return tuple(found), tuple(notes)
@@ -141,15 +165,22 @@ def accuracy_of(
     output: str | None,
     labels: Mapping[str, Array],
     original: Path | None = None,
+    scored: RowScores | None = None,
 ) -> Accuracy:
-    """Metrics of a model's outputs, compared with those in `original` where that is given."""
+    """Metrics of a model's outputs, compared with those in `original` where that is given.
+
+    `scored` has the scores of rows beyond those that are kept.
+    """
     conditions = {"source": source, "held_out": source == "evaluation"}
     flags = ("synthetic",) if source == "synthetic" else ()
     with np.load(kept.file, allow_pickle=False) as outputs:
         if original is None:
-            return judge_all(metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags)
+            found = judge_all(
+                metrics, outputs, output=output, labels=labels, conditions=conditions, flags=flags, scored=scored
+            )
+            return _flagged(found, kept)
         with np.load(original, allow_pickle=False) as reference:
-            return judge_all(
+            found = judge_all(
                 metrics,
                 outputs,
                 output=output,
@@ -157,7 +188,20 @@ def accuracy_of(
                 labels=labels,
                 conditions=conditions,
                 flags=flags,
+                scored=scored,
             )
+            return _flagged(found, kept)
+
+
+def _flagged(found: Accuracy, kept: Kept) -> Accuracy:
+    """Values of outputs that are no numbers in some rows say so: there, say, a class that nobody chose is wrong."""
+
+    def flag(measured: Measurement) -> Measurement:
+        if NON_FINITE in measured.flags or measured.conditions.get("output") not in kept.undefined:
+            return measured
+        return measured.model_copy(update={"flags": (*measured.flags, NON_FINITE)})
+
+    return replace(found, measurements=tuple(map(flag, found.measurements)))
 
 
 def about_unusual(kept: Kept, whose: str) -> tuple[str, ...]:
@@ -187,13 +231,13 @@ def _tokens(rows: Rows) -> int:
     return max(lengths, default=TOKENS)
 
 
-def _labels(metrics: Sequence[MetricChoice], rows: Rows, kept: Kept) -> dict[str, Array]:
-    """The arrays that metrics compare with or go by, as far as they are there."""
+def labels_of(metrics: Sequence[MetricChoice], rows: Rows, count: int) -> dict[str, Array]:
+    """The arrays that metrics compare with or go by, as far as they are there, of the first rows."""
     names = dict.fromkeys(choice.labels for choice in metrics if METRICS[choice.name].needs_labels)
     names |= dict.fromkeys((GROUPS, SLICES))
     if not isinstance(rows, DatasetRows):
         return {}
-    return {name: rows.labels(kept.rows, name) for name in names if rows.has_labels(name)}
+    return {name: rows.labels(count, name) for name in names if rows.has_labels(name)}
 
 
 def _fixed(asked: Sequence[int], batches: Sequence[int]) -> tuple[str, ...]:

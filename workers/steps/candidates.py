@@ -15,6 +15,7 @@ from app.domain.measurement import Measurement
 from app.domain.recipe import AnyRecipe, StaticInt8, calibration_samples, recipes_of
 from app.errors import StepError
 from workers.evaluation.scores import save_scores
+from workers.evaluation.streaming import RowScores
 from workers.quantization.calibration.collect import Feeds
 from workers.quantization.technique import Context, Produced, quantize, resolve
 from workers.runtimes.session import available_threads, load
@@ -92,8 +93,16 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
         )
     progress(0.4, "loading the artifact again")
     notes = [*produced.notes, *_check(produced.file, model)]
+    labels = _labels(baseline, scratch / request.baseline)
+    scored = RowScores(baseline.metrics, labels, baseline.output)
     kept = _run(
-        request, produced, baseline, scratch, home.parent, lambda share, text: progress(0.45 + 0.45 * share, text)
+        request,
+        produced,
+        baseline,
+        scratch,
+        home.parent,
+        lambda share, text: progress(0.45 + 0.45 * share, text),
+        scored,
     )
     numerics: Numerics | None = None
     if any(isinstance(each, StaticInt8) for each in recipes_of(recipe)):
@@ -107,7 +116,8 @@ def run(request: CandidatesRequest, scratch: Path, folder: Path, progress: Progr
         baseline.source,
         kept,
         output=baseline.output,
-        labels=_labels(baseline, scratch / request.baseline),
+        labels=labels,
+        scored=scored,
         original=scratch / request.baseline / baseline.outputs,
     )
     save_scores(home.parent, accuracy.scores)
@@ -170,19 +180,29 @@ def _run(
     scratch: Path,
     home: Path,
     progress: Progress,
+    scored: RowScores,
 ) -> Kept:
     """Load the artifact as anyone would, then with the options that it requires, and run it."""
     batch = request.spec.measure.batch[0]
-    options, runtime = produced.session_options, baseline.runtimes[0]
+    options, runtime, providers = produced.session_options, baseline.runtimes[0], request.providers
     try:
-        session = load(produced.file, runtime=runtime)
+        session = load(produced.file, providers=providers, runtime=runtime)
         if options:
-            session = load(produced.file, session_options=options, runtime=runtime)
+            session = load(produced.file, providers=providers, session_options=options, runtime=runtime)
         rows = rows_of(request, scratch, session)
         if (threads := worthwhile_threads(session, rows, batch)) > 1:
-            session = load(produced.file, threads=threads, session_options=options, runtime=runtime)
+            session = load(
+                produced.file, threads=threads, providers=providers, session_options=options, runtime=runtime
+            )
         return run_over(
-            session, rows, home / OUTPUTS, progress, batch=batch, wanted=baseline.names, most_rows=baseline.rows
+            session,
+            rows,
+            home / OUTPUTS,
+            progress,
+            batch=batch,
+            wanted=baseline.names,
+            most_rows=baseline.rows,
+            every=scored.add if scored else None,
         )
     except StepError as error:
         if error.code in ("model_does_not_load", "model_does_not_run"):

@@ -207,8 +207,8 @@ def _recipe(candidates: tuple[Candidate, ...], name: str) -> dict[str, Any]:
 
 
 def _disturbances(latency: list[LatencyReplicate]) -> tuple[str, ...]:
-    """How many children saw other work on the machine, and what the first of them saw."""
+    """How many children saw other work on the machine or a clock that jumped, and all that the first of them saw."""
     seen = [found for replicate in latency if (found := replicate.disturbances())]
     if not seen:
         return ()
-    return (f"{len(seen)} of {len(latency)} timing processes were disturbed: {seen[0][0]}, for example.",)
+    return (f"{len(seen)} of {len(latency)} timing processes were disturbed; the first of them: {', '.join(seen[0])}.",)

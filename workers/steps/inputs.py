@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from app.domain.dataset import Preprocess, Role
 from app.domain.measure import Measure, Runtime
+from app.domain.target import PROCESSOR
 
 Progress = Callable[[float, str], None]
 """Told how far a step is, from 0 to 1, and what it does."""
@@ -23,6 +24,9 @@ def _inside(path: str) -> str:
         raise ValueError("a path is relative to the scratch folder and stays inside it")
     return path
 
+
+Providers = Annotated[tuple[str, ...], Field(min_length=1)]
+"""onnxruntime's execution providers to run a model on, the first choice first; nothing is run on any other."""
 
 ScratchPath = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
 """A path inside the scratch folder, relative to it."""
@@ -42,6 +46,8 @@ class DatasetFile(StepRequest):
     """The name that it was uploaded under; its suffix tells the format."""
     preprocess: Preprocess | None = None
     """For images: how pixels become inputs."""
+    rows: ScratchPath | None = None
+    """A file with the numbers of the rows that are meant; left out, all of them."""
 
 
 class ModelFile(StepRequest):
@@ -65,6 +71,7 @@ class MeasuringRequest(StepRequest):
 
     runtime: Runtime = "onnxruntime"
     """What runs the model in this child."""
+    providers: Providers = (PROCESSOR,)
 
     measure: Measure
     """The conditions that the job asks for."""

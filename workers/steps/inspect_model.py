@@ -9,8 +9,9 @@ from app.errors import RejectedInput, StepError
 from workers.formats.limits import InputLimits
 from workers.formats.model_files import open_model
 from workers.formats.onnx.inspection import inspect_onnx
-from workers.formats.signatures import file_head, signature
+from workers.formats.signatures import model_format
 from workers.formats.tflite.inspection import inspect_tflite
+from workers.formats.torch.inspection import inspect_torch
 from workers.runtimes.session import load
 from workers.steps.inputs import Progress, ScratchPath
 
@@ -32,11 +33,15 @@ def run(request: InspectModelRequest, scratch: Path, folder: Path, progress: Pro
     say so where it has not. Raises RejectedInput.
     """
     files = open_model(scratch / request.path, folder / "files", request.limits)
-    if signature(file_head(files.main)) == "tflite":
+    found_format = model_format(files.main)
+    if found_format == "tflite":
         described = inspect_tflite(files.main, limits=request.limits, progress=progress)
         progress(0.3, "loading the model")
         notes = (*described.notes, *_loads_on_litert(files.main))
         return described.model_copy(update={"files": (request.file_name,), "notes": notes})
+    if found_format != "onnx":
+        described = inspect_torch(files.main, limits=request.limits, progress=progress)
+        return described.model_copy(update={"files": (request.file_name,)})
     found = inspect_onnx(files.main, beside=files.beside, limits=request.limits, progress=progress)
     if files.main == scratch / request.path:
         return found.model_copy(update={"files": (request.file_name,)})

@@ -9,18 +9,17 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from app.domain.measure import RUNTIMES_OF, Runtime
+from app.domain.measure import RUNTIMES_OF
 from app.errors import StepError
 from workers.evaluation.contention import WindowWatch, Witness
 from workers.evaluation.energy import EnergyCounter
-from workers.evaluation.memory import CALLS, one_node_model, peak_bytes, present_bytes
+from workers.evaluation.memory import CALLS, one_node_model, one_operator_tflite, peak_bytes, present_bytes
 from workers.evaluation.replicate import ORIGINAL, LatencyReplicate, Memory, Pair, Subject, Warmth
 from workers.evaluation.timing import Blocks, Call, WarmUp, alternate, no_garbage_collection, plan_blocks, warm_up
-from workers.formats.datasets.opening import open_dataset
-from workers.runtimes.session import Array, Session, available_runtimes, load
-from workers.steps.feeds import first_feeds
+from workers.runtimes.session import Array, Session, load, wake
+from workers.steps.feeds import first_feeds, free_shapes
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress, RowSource
-from workers.steps.rows import Rows, rows_from, rows_of
+from workers.steps.rows import Rows, opened, rows_from, rows_of
 
 _SPIN = {"session.intra_op.spin_duration_us": "1000"}
 _REST_SECONDS = 0.002
@@ -29,6 +28,9 @@ to rest after a millisecond, and each block waits for that. Within a block nothi
 cores (onnxruntime 1.32) with calls of 0.05 ms, medians of processes in their faster mode: one session as it comes
 0.0455 ms, two that take turns like this 0.0453, as they come 0.062, and with `session.force_spinning_stop`, whose
 threads sleep between any two calls, 0.050."""
+
+_IDLE_SECONDS = 0.2
+"""How long the machine is watched at rest, where its energy can be read."""
 
 _SAME_SHARE = 0.4
 """Of the time, for the original against itself where there is a candidate."""
@@ -67,7 +69,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
     progress(0.05, "loading")
     loaded = _Loaded(request, scratch, folder, threads)
     sessions = loaded.sessions
-    again = _open(request.baseline, scratch, threads, request.runtime)
+    again = _open(request.baseline, scratch, threads, request)
     rows = _rows(request, scratch, sessions["original"])
     batch = rows.size(_rows_a_call(request))
     feeds = first_feeds(rows, batch)
@@ -89,9 +91,11 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
 
         progress(0.3, "timing the original against itself")
         pause = _REST_SECONDS if threads > 1 else 0.0
+        counter = EnergyCounter()
+        idle_watts = counter.watts(_IDLE_SECONDS) if counter.readable else None
         share = _SAME_SHARE if "artifact" in calls else 1.0
         watch = WindowWatch(threads)
-        meter = _Meter(EnergyCounter(), watch)
+        meter = _Meter(counter, watch, idle_watts or 0.0)
         plan = plan_blocks(warm["original"].call_ms, warm_again.call_ms, request.seconds * share)
         same = alternate(
             calls["original"], second, plan, second_leads=candidate_leads, window=meter, width=width, pause=pause
@@ -100,7 +104,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         against: Blocks | None = None
         if "artifact" in calls:
             progress(0.6, "timing the original against the candidate")
-            meter = _Meter(EnergyCounter(), watch)
+            meter = _Meter(counter, watch, idle_watts or 0.0)
             plan = plan_blocks(warm["original"].call_ms, warm["artifact"].call_ms, request.seconds * (1 - share))
             against = alternate(
                 calls["original"],
@@ -122,6 +126,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         threads=threads,
         batch=batch,
         rows=min(len(feeds) * batch, rows.count),
+        shapes=free_shapes(sessions["original"].inputs, feeds[0]),
         load_ms={subject: round(session.load_ms, 6) for subject, session in sessions.items()},
         first_ms=loaded.first_ms,
         warm_up={subject: _warmth(warm[subject]) for subject in subjects},
@@ -130,6 +135,7 @@ def run(request: MeasureLatencyRequest, scratch: Path, folder: Path, progress: P
         against=None if against is None else _pair(against),
         cpu_seconds=meter.cpu_seconds(subjects),
         energy_joules=meter.joules(subjects),
+        idle_watts=idle_watts,
         repeated=same.repeated + (against.repeated if against is not None else 0),
         doubtful=same.doubtful + (against.doubtful if against is not None else 0),
         context=context,
@@ -153,14 +159,16 @@ class _Loaded:
         self._request, self._scratch = request, scratch
         # What reading data and waking the runtime cost is not the model's.
         _read_first_row(request, scratch)
-        _run_the_smallest_model(scratch, folder, threads, request.runtime)
+        _run_the_smallest_model(request, scratch, folder, threads)
         before = _bytes_or_none()
         for subject, file in files if request.replicate % 2 else reversed(files):
-            session = self.sessions[subject] = _open(file, scratch, threads, request.runtime)
+            session = self.sessions[subject] = _open(file, scratch, threads, request)
             loaded = _bytes_or_none()
             rows = _rows(request, scratch, session)
             [feed] = first_feeds(rows, _rows_a_call(request), most=1)
-            self.first_ms[subject] = self._call(session, feed)
+            first_ms = self._call(session, feed)
+            # Where a runtime had to be run to know what it may be fed, it remembers.
+            self.first_ms[subject] = round(getattr(session, "first_run_ms", first_ms), 6)
             if len(self.sessions) == 1 and before is not None and loaded is not None:
                 for _ in range(CALLS - 1):
                     self._call(session, feed)
@@ -184,19 +192,20 @@ def _read_first_row(request: MeasureLatencyRequest, scratch: Path) -> None:
     dataset = request.datasets.get("evaluation") or request.datasets.get("calibration")
     if dataset is None or request.case is not None:
         return
-    opened = open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess)
-    for _ in opened.batches(1, [field.name for field in opened.fields], 0, 1):
+    rows = opened(dataset, scratch)
+    for _ in rows.batches(1, [field.name for field in rows.fields], 0, 1):
         pass
 
 
-def _run_the_smallest_model(scratch: Path, folder: Path, threads: int, runtime: Runtime) -> None:
-    """Wake the runtime up; LiteRT, whose models are of another format, is only imported."""
-    if runtime not in RUNTIMES_OF["onnx"]:
-        available_runtimes([runtime])
+def _run_the_smallest_model(request: MeasureLatencyRequest, scratch: Path, folder: Path, threads: int) -> None:
+    """Wake the runtime up, with a model of the format that it runs where one can be made of nothing."""
+    runtime = request.runtime
+    if runtime == "torch":
+        wake(scratch / request.baseline.path, threads=threads, runtime=runtime, scratch=folder)
         return
-    zero = folder / "zero.onnx"
-    zero.write_bytes(one_node_model())
-    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, runtime)
+    zero = folder / "zero"
+    zero.write_bytes(one_operator_tflite() if runtime in RUNTIMES_OF["tflite"] else one_node_model())
+    session = _open(ModelFile(path=zero.relative_to(scratch).as_posix()), scratch, threads, request)
     session.run({"x": np.zeros(1, np.float32)})
     zero.unlink()
 
@@ -209,10 +218,16 @@ def _bytes_or_none() -> int | None:
         return None
 
 
-def _open(model: ModelFile, scratch: Path, threads: int, runtime: Runtime) -> Session:
+def _open(model: ModelFile, scratch: Path, threads: int, request: MeasureLatencyRequest) -> Session:
     # One thread is the caller's own: there is no pool that could spin.
-    options = (_SPIN if threads > 1 and runtime == "onnxruntime" else {}) | model.session_options
-    return load(scratch / model.path, threads=threads, session_options=options, runtime=runtime)
+    options = (_SPIN if threads > 1 and request.runtime == "onnxruntime" else {}) | model.session_options
+    return load(
+        scratch / model.path,
+        threads=threads,
+        providers=request.providers,
+        session_options=options,
+        runtime=request.runtime,
+    )
 
 
 def _rows(request: MeasureLatencyRequest, scratch: Path, session: Session) -> Rows:
@@ -233,26 +248,30 @@ def _calls(session: Session, feeds: list[dict[str, Array]]) -> Call:
 
 
 class _Meter:
-    """Adds up the processor time and the energy of each session's blocks, and tells which were disturbed."""
+    """Adds up the processor time of each session's blocks, and their energy above what the machine takes at rest, and
+    tells which were disturbed."""
 
-    def __init__(self, counter: EnergyCounter, watch: WindowWatch) -> None:
-        self._counter = counter
+    def __init__(self, counter: EnergyCounter, watch: WindowWatch, idle_watts: float) -> None:
+        self._counter, self._idle_watts = counter, idle_watts
         self._watch = watch
         self._joules = [0.0, 0.0]
         self._processor_ns = [0, 0]
         self._calls = [0, 0]
         self._begun = 0
+        self._begun_at = 0.0
 
     def begin(self, session: int) -> None:
         self._watch.start()
         if self._counter.readable:
             self._counter.since_last()
+        self._begun_at = time.monotonic()
         self._begun = time.process_time_ns()
 
     def end(self, session: int, calls: int) -> bool:
         self._processor_ns[session] += time.process_time_ns() - self._begun
         if self._counter.readable:
-            self._joules[session] += self._counter.since_last()
+            rest = self._idle_watts * (time.monotonic() - self._begun_at)
+            self._joules[session] += self._counter.since_last() - rest
         self._calls[session] += calls
         return not self._watch.stop()
 
@@ -268,7 +287,8 @@ class _Meter:
         if not self._counter.readable:
             return None
         return {
-            subject: used / count for subject, used, count in zip(subjects, self._joules, self._calls, strict=False)
+            subject: max(used, 0.0) / count
+            for subject, used, count in zip(subjects, self._joules, self._calls, strict=False)
         }
 
 

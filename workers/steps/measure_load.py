@@ -8,7 +8,7 @@ from workers.evaluation.load import closed_loop, open_loop
 from workers.evaluation.replicate import ORIGINAL, LoadPoint, LoadReplicate
 from workers.evaluation.timing import no_garbage_collection, warm_up
 from workers.runtimes.session import load
-from workers.steps.feeds import first_feeds
+from workers.steps.feeds import first_feeds, free_shapes
 from workers.steps.inputs import MeasuringRequest, ModelFile, Progress
 from workers.steps.rows import rows_of
 
@@ -33,7 +33,13 @@ def run(request: MeasureLoadRequest, scratch: Path, folder: Path, progress: Prog
     asked = measure.load or Load()
     threads = measure.threads[0]
     file = request.subject_model
-    session = load(scratch / file.path, threads=threads, session_options=file.session_options, runtime=request.runtime)
+    session = load(
+        scratch / file.path,
+        threads=threads,
+        providers=request.providers,
+        session_options=file.session_options,
+        runtime=request.runtime,
+    )
     rows = rows_of(request, scratch, session)
     batch = rows.size(measure.batch[0])
     feeds = first_feeds(rows, batch)
@@ -59,6 +65,7 @@ def run(request: MeasureLoadRequest, scratch: Path, folder: Path, progress: Prog
         subject=request.subject,
         threads=threads,
         batch=batch,
+        shapes=free_shapes(session.inputs, feeds[0]),
         points=points,
         running_seconds=round(sum(point.seconds for point in points), 3),
         context=context,

@@ -1,8 +1,9 @@
 """Run a model over rows and keep what it puts out, without holding it all in memory."""
 
+import json
 import time
 import zipfile
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,13 +25,17 @@ _WORTH_THREADS_SECONDS = 0.005
 with two, and no less time by the clock."""
 
 
+Every = Callable[[Mapping[str, Array]], bool]
+"""Told the outputs of the next rows, float32 [rows, …] by name; whether it wants further ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Kept:
     """What was kept of a model's outputs over some rows.
 
     `rows` are the first rows of the source. `file` is an `.npz` with one float32 array [rows, …] an
-    output. `unusual` counts the rows with a value that is infinite or not a number, by output. `running_seconds`
-    is the time spent in the model's own calls.
+    output. `unusual` counts the rows with a value that is infinite or not a number, by output, `undefined` those with
+    one that is no number. `running_seconds` is the time spent in the model's own calls.
     """
 
     file: Path
@@ -38,6 +43,7 @@ class Kept:
     names: tuple[str, ...]
     unusual: dict[str, int]
     notes: tuple[str, ...]
+    undefined: dict[str, int] = field(default_factory=dict)
     running_seconds: float = 0.0
 
 
@@ -50,12 +56,63 @@ class _Column:
     shape: tuple[int, ...]
     values: Array
     unusual: int = 0
+    undefined: int = 0
     position: int = field(default=0)
 
     def add(self, rows: Array) -> None:
         self.values[self.position : self.position + len(rows)] = rows
-        self.unusual += int((~np.isfinite(rows).reshape(len(rows), -1)).any(axis=1).sum())
+        unusual = rows[(~np.isfinite(rows).reshape(len(rows), -1)).any(axis=1)]
+        self.unusual += len(unusual)
+        self.undefined += int(np.isnan(unusual).reshape(len(unusual), -1).any(axis=1).sum()) if len(unusual) else 0
         self.position += len(rows)
+
+
+class _Ledger:
+    """How far a run over rows has come, on disk: a process that is killed leaves what it had."""
+
+    def __init__(self, file: Path, names: Sequence[str], rows: int, size: int) -> None:
+        self._files = (_beside(file, "begun.json"), _beside(file, "done.npy"))
+        begun, done = self._files
+        self._done = open_memmap(done, mode="w+", dtype=np.int64, shape=(1,))
+        begun.write_text(json.dumps({"names": list(names), "rows": rows, "size": size}))
+
+    def write(self, done: int) -> None:
+        self._done[0] = done
+
+    def remove(self) -> None:
+        for path in self._files:
+            path.unlink()
+
+
+@dataclass(frozen=True, slots=True)
+class SoFar:
+    """What `run_over` had kept when it was ended: of `rows` rows, run `size` at a time, the first `done`."""
+
+    done: int
+    rows: int
+    size: int
+    outputs: dict[str, Array]
+
+
+def kept_so_far(file: Path) -> SoFar | None:
+    """What a run over rows that did not end left beside `file`; None where it left nothing."""
+    begun, done_file = _beside(file, "begun.json"), _beside(file, "done.npy")
+    if not begun.is_file():
+        return None
+    said = json.loads(begun.read_text())
+    done = int(np.load(done_file, allow_pickle=False)[0])
+    # A column whose shape changed on the way is gone.
+    columns = {name: _beside(file, f"{number}.npy") for number, name in enumerate(said["names"])}
+    outputs = {
+        name: np.load(path, mmap_mode="r", allow_pickle=False)[:done]
+        for name, path in columns.items()
+        if path.is_file()
+    }
+    return SoFar(done, int(said["rows"]), int(said["size"]), outputs)
+
+
+def _beside(file: Path, name: str) -> Path:
+    return file.with_name(f"{file.stem}-{name}")
 
 
 def worthwhile_threads(session: Session, rows: Rows, batch: int = 1) -> int:
@@ -69,7 +126,7 @@ def worthwhile_threads(session: Session, rows: Rows, batch: int = 1) -> int:
         return 1
     for _ in range(3):
         started = time.perf_counter()
-        session.run(feeds)
+        _run(session, feeds, None, rows, 0, min(rows.size(batch), rows.count))
         if time.perf_counter() - started < _WORTH_THREADS_SECONDS:
             return 1
     return available_threads()
@@ -86,14 +143,16 @@ def run_over(
     needed: Collection[str] = (),
     most_rows: int | None = None,
     most_bytes: int | None = None,
+    every: Every | None = None,
 ) -> Kept:
     """Run over the rows, `batch` at a time where the model allows it, and keep the outputs as `file`.
 
-    Only as many rows are run as are kept: at most `most_rows`, and `most_bytes` (1 GiB) of outputs. Where all outputs
-    would be more than that, only those that are `needed` are kept, if any are named.
+    At most `most_rows` are kept, and `most_bytes` (1 GiB) of outputs. Where all outputs would be more than that, only
+    those that are `needed` are kept, if any are named. No more rows are run than are kept, unless `every` is given:
+    where not all are kept, it is told what each puts out, for as long as it asks for more.
     Outputs that are no tensors of numbers, or whose shape changes from row to row, are left out with a
-    note. Raises StepError `model_does_not_run`, `dataset_empty`, `output_mixes_rows`, or
-    `no_usable_output` where nothing can be kept.
+    note. A run that is ended from outside leaves what `kept_so_far` reads. Raises StepError `model_does_not_run`, with
+    the row, `dataset_empty`, `output_mixes_rows`, or `no_usable_output` where nothing can be kept.
     """
     if rows.count == 0:
         raise StepError(f"The {rows.source} dataset has no rows.", code="dataset_empty")
@@ -109,16 +168,19 @@ def run_over(
     if size == batch and not all(_by_row(port) for port in usable):
         size = rows.size(1)
     columns: dict[str, _Column] = {}
+    ledger: _Ledger | None = None
     available = rows.count if most_rows is None else min(rows.count, most_rows)
     kept = available
+    # How many are run: more than are kept where somebody looks at each.
+    last = available
     done = 0
     running = 0.0
     for feeds in rows.feeds(size):
-        if done >= kept or not usable:
+        if done >= last or not usable:
             break
         count = min(size, rows.count - done)
         started = time.perf_counter()
-        outputs = session.run(feeds, [port.name for port in usable])
+        outputs = _run(session, feeds, [port.name for port in usable], rows, done, count)
         running += time.perf_counter() - started
         found = {port.name: _rows(output, size, count) for port, output in zip(usable, outputs, strict=True)}
         if not columns:
@@ -130,11 +192,15 @@ def run_over(
                 bytes_a_row = _bytes_a_row(found.values())
                 notes += [f"The outputs are large: {len(left)} that no metric looks at were not kept."] if left else []
             kept = min(available, max(1, most_bytes // max(1, bytes_a_row)))
+            last = rows.count if every is not None and kept < rows.count else kept
             columns = {
                 name: _column(file, index, name, kept, values.shape[1:])
                 for index, (name, values) in enumerate(found.items())
             }
-        for port in list(usable):
+            ledger = _Ledger(file, list(columns), kept, size)
+        if every is not None and kept < last and not every(found):
+            last = kept
+        for port in list(usable) if done < kept else ():
             column, values = columns[port.name], found[port.name]
             if values.shape[1:] != column.shape:
                 usable.remove(port)
@@ -142,9 +208,11 @@ def run_over(
                 notes.append(f"The shape of the output {port.name} changes from row to row, so it is not compared.")
             else:
                 column.add(values[: kept - done])
-        done = min(done + count, kept)
-        if done % max(1, kept // _REPORTS) < count:
-            progress(done / kept, f"{done} of {kept} rows")
+        done = min(done + count, last)
+        if ledger is not None:
+            ledger.write(min(done, kept))
+        if done % max(1, last // _REPORTS) < count:
+            progress(done / last, f"{done} of {last} rows")
     if not columns:
         raise StepError(
             "The model has no output that can be compared: a tensor of numbers with one shape for every row.",
@@ -154,16 +222,39 @@ def run_over(
         notes.append(
             f"The outputs are large: the first {kept} of {available} rows were run and compared "
             f"({most_bytes // 2**20} MB)."
+            if last == kept
+            else f"The outputs are large: those of the first {kept} of {available} rows were kept to be compared "
+            f"({most_bytes // 2**20} MB). Metrics that take a row with its labels alone are those of all {available}."
         )
     _pack(file, columns)
+    if ledger is not None:
+        ledger.remove()
     return Kept(
         file=file,
         rows=kept,
         names=tuple(columns),
         unusual={column.name: column.unusual for column in columns.values() if column.unusual},
         notes=tuple(notes),
+        undefined={column.name: column.undefined for column in columns.values() if column.undefined},
         running_seconds=round(running, 3),
     )
+
+
+def _run(
+    session: Session, feeds: dict[str, Array], wanted: Sequence[str] | None, rows: Rows, done: int, count: int
+) -> list[Array]:
+    """One call on `count` rows from `done` on; a failure names them."""
+    try:
+        return session.run(feeds, wanted)
+    except StepError as error:
+        named = f"row {done}" if count == 1 else f"rows {done} to {done + count - 1}"
+        if rows.source == "synthetic":
+            where = f"With random {named}"
+            advice = "Bring data, or name measure.shapes, if real rows are not like that."
+        else:
+            where = f"With {named} of the {rows.source} dataset (the first is row 0)"
+            advice = "Mend the model, or the rows."
+        raise StepError(f"{where}: {error.detail.rstrip('. ')}. {advice}", code=error.code) from error
 
 
 def _bytes_a_row(outputs: Iterable[Array]) -> int:
@@ -191,7 +282,7 @@ def _rows(output: Array, size: int, count: int) -> Array:
 
 
 def _column(file: Path, index: int, name: str, rows: int, shape: tuple[int, ...]) -> _Column:
-    path = file.with_name(f"{file.stem}-{index}.npy")
+    path = _beside(file, f"{index}.npy")
     return _Column(name, path, shape, open_memmap(path, mode="w+", dtype=np.float32, shape=(rows, *shape)))
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from app.errors import StepError
-from workers.runtimes.session import load
+from workers.runtimes.session import available_runtimes, load
 from workers.steps.artifact import pack, sha256_of
+from workers.steps.baseline import BaselineResult
 from workers.steps.candidates import Candidate, CandidatesResult
 from workers.steps.inputs import Progress
 from workers.steps.report import REPORT, report_document, step_result, write_json, write_page
@@ -18,6 +19,9 @@ from workers.steps.rows import rows_of
 from workers.steps.snippet import snippet
 
 MANIFEST = "manifest.json"
+
+_OF_THE_SAMPLES = frozenset({"batch", "case", "rows", "children", "target", "pooled"})
+"""Conditions of a measurement that are not the session's."""
 
 
 class PackagedArtifact(BaseModel):
@@ -104,7 +108,8 @@ def _manifest(
     session = load(scratch / request.candidates / candidate.file, session_options=candidate.session_options)
     rows = rows_of(request, scratch, session)
     threads = request.spec.measure.threads[0]
-    versions = request.fingerprint.get("versions", {})
+    measured_by = _measured_by(request, scratch, judged, candidate)
+    versions = {**request.fingerprint.get("versions", {}), **_versions(measured_by)}
     main = candidate.files[0].name
     return {
         "job": request.job,
@@ -115,7 +120,7 @@ def _manifest(
             "sha256": artifact.sha256,
             "files": _files(candidate, artifact),
         },
-        "model": request.source.model_dump(exclude={"rows"}),
+        "model": request.source.model_dump(exclude={"rows", "rows_sha256"}),
         "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
         "recipe": candidate.recipe,
         "session_options": candidate.session_options,
@@ -123,6 +128,7 @@ def _manifest(
         "inputs": [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in session.inputs],
         "outputs": [{"name": port.name, "dtype": port.dtype, "shape": list(port.shape)} for port in session.outputs],
         "versions": versions,
+        "runtimes": measured_by,
         "target": request.fingerprint,
         "measurements": _measurements(candidate, judged),
         "report": {"sha256": sha256_of(folder / REPORT)},
@@ -134,8 +140,31 @@ def _manifest(
             session_options=candidate.session_options,
             threads=threads,
             version=str(session.conditions["version"]),
+            measured_by=measured_by[0],
         ),
     }
+
+
+def _measured_by(
+    request: PackageRequest, scratch: Path, judged: dict[str, Any], candidate: Candidate
+) -> list[dict[str, Any]]:
+    """The runtimes that latency was measured on and all that their sessions said of themselves, the one of metrics and
+    goals first; those that nothing was timed on by their names and versions alone."""
+    runtimes = read_result(BaselineResult, scratch, request.baseline).runtimes
+    said: dict[str, dict[str, Any]] = {}
+    for found in _measurements(candidate, judged):
+        conditions = found.get("conditions", {})
+        if found["name"] == "latency_p50" and "runtime" in conditions:
+            said.setdefault(
+                conditions["runtime"], {name: each for name, each in conditions.items() if name not in _OF_THE_SAMPLES}
+            )
+    for runtime, version in available_runtimes([each for each in runtimes if each not in said]).items():
+        said[runtime] = {"runtime": runtime, "version": version}
+    return [said.get(runtime, {"runtime": runtime}) for runtime in runtimes]
+
+
+def _versions(measured_by: list[dict[str, Any]]) -> dict[str, str]:
+    return {found["runtime"]: str(found["version"]) for found in measured_by if "version" in found}
 
 
 def _files(candidate: Candidate, artifact: PackagedArtifact) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from app.domain.measure import RUNTIMES_OF
 from workers.evaluation.operators import OperatorProfile, profile_operators
 from workers.evaluation.replicate import ORIGINAL
 from workers.evaluation.roofline import MachinePeaks, Roofline, roofline
@@ -38,7 +39,7 @@ class ProfileResult(OperatorProfile):
     rows: int
     """Different rows that the calls cycled through."""
     roofline: Roofline | None = None
-    """Null where the request has no peaks."""
+    """Null where the request has no peaks, and for other formats than ONNX."""
 
 
 def run(request: ProfileRequest, scratch: Path, folder: Path, progress: Progress) -> ProfileResult:
@@ -50,6 +51,7 @@ def run(request: ProfileRequest, scratch: Path, folder: Path, progress: Progress
     session = load(
         scratch / request.model.path,
         threads=request.threads or measure.threads[0],
+        providers=request.providers,
         session_options=request.model.session_options,
         runtime=request.runtime,
     )
@@ -62,7 +64,8 @@ def run(request: ProfileRequest, scratch: Path, folder: Path, progress: Progress
     found = ProfileResult(
         **dict(profile), subject=request.subject, batch=batch, rows=min(len(feeds) * batch, rows.count)
     )
-    if request.peaks is None:
+    # Operations are counted node by node of an ONNX file.
+    if request.peaks is None or request.runtime not in RUNTIMES_OF["onnx"]:
         return found
     progress(0.8, "counting operations")
     # These load `onnx`.

@@ -28,6 +28,7 @@ STEPS: dict[str, str] = {
         "probe",
         "inspect",
         "baseline",
+        "unfinished",
         "calibrate",
         "candidates",
         "measure_latency",

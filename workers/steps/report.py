@@ -34,7 +34,7 @@ def report_document(
     return {
         "job": request.job,
         "spec": request.spec.model_dump(mode="json"),
-        "model": request.source.model_dump(exclude={"rows"}),
+        "model": request.source.model_dump(exclude={"rows", "rows_sha256"}),
         "data": {role: source.model_dump() for role, source in sorted(request.data.items())},
         "target": request.fingerprint,
         "rows": found["inspect"].get("rows", {}),

@@ -8,7 +8,8 @@ from pydantic import BaseModel, Field
 from app.domain.dataset import Role
 from app.domain.job import JobSpec
 from app.domain.measure import Measure
-from workers.steps.inputs import DatasetFile, ScratchPath, StepRequest
+from app.domain.target import PROCESSOR
+from workers.steps.inputs import DatasetFile, Providers, ScratchPath, StepRequest
 
 Result = TypeVar("Result", bound=BaseModel)
 
@@ -25,6 +26,9 @@ class JobRequest(StepRequest):
     datasets: dict[Role, DatasetFile] = Field(default_factory=dict)
     fingerprint: dict[str, Any] = Field(default_factory=dict)
     """The hardware fingerprint of the worker."""
+    providers: Providers = (PROCESSOR,)
+    """Of the steps that compare and time models; what is observed and emulated on the way to an artifact is always
+    computed on the processor."""
     unpacked_bytes: int | None = Field(default=None, ge=1)
     """What an archive or a dataset may unpack to."""
 
@@ -36,6 +40,9 @@ class JobRequest(StepRequest):
 
 class InspectRequest(JobRequest):
     """Do the data fit the model, and are the roles disjoint? Here alone `model` may be an archive."""
+
+    whole: DatasetFile | None = None
+    """A dataset whose rows are to be given to the roles; `datasets` is empty then."""
 
 
 class BaselineRequest(JobRequest):
@@ -76,6 +83,8 @@ class SourceFile(StepRequest):
     bytes: int
     rows: int | None = None
     """Datasets only."""
+    rows_sha256: str | None = None
+    """Datasets only: of the numbers of the rows, where they are not all of the file's (int64, little-endian)."""
 
 
 class PackageRequest(JobRequest):

@@ -11,9 +11,11 @@ from app.domain.dataset import LABELS, Role
 from app.domain.measure import Measure
 from app.domain.model import is_cache
 from app.errors import StepError
+from workers.formats.datasets.interface import Dataset
 from workers.formats.datasets.opening import open_dataset
 from workers.runtimes.session import Array, Port, Session, numpy_dtype
 from workers.steps.inputs import DatasetFile, RowSource
+from workers.steps.untold import told_by_data, told_by_shapes
 
 Source = Literal["evaluation", "calibration", "synthetic"]
 
@@ -60,6 +62,12 @@ def source_of(request: Asking) -> Source:
     if "evaluation" in request.datasets:
         return "evaluation"
     return "calibration" if "calibration" in request.datasets else "synthetic"
+
+
+def opened(dataset: DatasetFile, scratch: Path) -> Dataset:
+    """Open a dataset of the job, or those of its rows that are meant."""
+    rows = None if dataset.rows is None else scratch / dataset.rows
+    return open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess, rows=rows)
 
 
 def rows_of(request: Asking, scratch: Path, session: Session) -> Rows:
@@ -120,11 +128,12 @@ class DatasetRows:
     """Rows of an uploaded dataset, with the dtypes that the model's inputs want; caches that it lacks are empty."""
 
     def __init__(self, inputs: Sequence[Port], dataset: DatasetFile, scratch: Path, source: Source) -> None:
-        self._dataset = open_dataset(scratch / dataset.path, dataset.file_name, dataset.preprocess)
+        self._dataset = opened(dataset, scratch)
         self.source: Source = source
         self.count: int = self._dataset.rows
         self.notes: tuple[str, ...] = ()
         fields = {field.name: field for field in self._dataset.fields}
+        inputs = told_by_data(inputs, fields)
         self._fields = [
             _Field(
                 port,
@@ -186,10 +195,10 @@ class SyntheticRows:
     ) -> None:
         self.source: Source = "synthetic"
         self.count = count
-        self._inputs = session.inputs
-        self._fixed = _fixed_size(session.inputs)
+        self._inputs = told_by_shapes(session, shapes or {})
+        self._fixed = _fixed_size(self._inputs)
         self._seed = seed
-        self._shapes, assumed = _row_shapes(session.inputs, shapes or {})
+        self._shapes, assumed = _row_shapes(self._inputs, shapes or {})
         self.notes: tuple[str, ...] = tuple(assumed)
         self._bound = self._find_bound(session)
 

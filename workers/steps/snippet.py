@@ -2,24 +2,30 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
-from workers.runtimes.session import Array, Port
+from workers.runtimes.session import CPU, Array, Port
 
 _HEAD = '''\
 """Run {file_name} on random input and print the shapes of its outputs.
 
-Needs numpy and onnxruntime (made with onnxruntime {version}). The session options below are part of
-the artifact: without them it may be slower or less accurate than was measured.
+Needs numpy and {package} (made with onnxruntime {version}).{measured} {options}
 """
 
 import numpy as np
 import onnxruntime as ort
 '''
 
+_BY_ANOTHER = """
+It was measured with {runtime}, which these lines do not use: with onnxruntime its times are others, and what it
+computes may differ a little."""
+_OPTIONS = """The session options below are part of
+the artifact: without them it may be {worse} than was measured."""
+
 _SESSION = """\
 options = ort.SessionOptions()
 options.intra_op_num_threads = {threads}
-{entries}session = ort.InferenceSession({model!r}, options, providers=["CPUExecutionProvider"])
+{entries}session = ort.InferenceSession({model!r}, options, providers={providers!r})
 
 rng = np.random.default_rng(0)
 inputs = {{
@@ -38,13 +44,28 @@ def snippet(
     session_options: Mapping[str, str],
     threads: int,
     version: str,
+    measured_by: Mapping[str, Any],
 ) -> str:
     """Python source that runs an artifact from the folder it lies in.
 
     `main` is the model's file inside a `.zip`, and the file itself otherwise. `feeds` are one call's: the
-    source makes arrays of the same shapes and dtypes, random where they are floats.
+    source makes arrays of the same shapes and dtypes, random where they are floats. `measured_by` is what the session
+    that was timed said of itself; the source runs on its execution providers, if it was onnxruntime's, and else says
+    that it is another runtime.
     """
-    lines = [_HEAD.format(file_name=file_name, version=version)]
+    by_another = measured_by["runtime"] != "onnxruntime"
+    providers = [CPU] if by_another else list(measured_by.get("providers", (CPU,)))
+    named = " ".join(str(each) for each in (measured_by["runtime"], measured_by.get("version", "")) if each)
+    beside = [provider for provider in providers if provider != CPU]
+    lines = [
+        _HEAD.format(
+            file_name=file_name,
+            package=f"an onnxruntime that has {' and '.join(beside)}" if beside else "onnxruntime",
+            version=version,
+            measured=_BY_ANOTHER.format(runtime=named) if by_another else "",
+            options=_OPTIONS.format(worse="less accurate" if by_another else "slower or less accurate"),
+        )
+    ]
     model = main
     if file_name.endswith(".zip"):
         folder = PurePosixPath(file_name).stem
@@ -60,6 +81,7 @@ def snippet(
                 for name, value in sorted(session_options.items())
             ),
             model=model,
+            providers=providers,
             inputs="".join(f"    {port.name!r}: {_expression(port, feeds[port.name])},\n" for port in inputs),
         )
     )

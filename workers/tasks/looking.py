@@ -27,10 +27,13 @@ def _run_jobs(station: Station) -> int:
     services = station.services
     services.targets.seen(station.worker_id)
     while not station.stopping():
+        station.look_again()
         job = services.work.claim_job(
             station.target, station.worker_id, fingerprint=str(station.fingerprint.get("id", ""))
         )
         if job is None:
+            if station.fingerprint.get("peaks") is None:
+                station.measure_machine(at_once=True)  # it was busy before
             break
         log.info("job %s, attempt %d", job.id, job.attempt)
         scratch = station.scratch_root / f"{job.id}-{job.attempt}"

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,16 @@ class Measured:
     folders: tuple[str, ...]
     profiles: dict[str, str]
     notes: tuple[str, ...] = ()
+
+
+@contextmanager
+def told(where: str) -> Iterator[None]:
+    """Let a failure say where it happened."""
+    try:
+        yield
+    except BitpressError as error:
+        error.detail = f"{error.detail.rstrip('. ')}. This was {where}."
+        raise
 
 
 class Measuring:
@@ -79,7 +90,8 @@ class Measuring:
                 self._time(condition, replicate)
         for step in self._load:
             self._show(number / steps, "measuring under load")
-            self._fresh(step)
+            with told(f"while putting {step.request['subject']} under load"):
+                self._fresh(step)
             number += 1
         profiles: dict[str, str] = {}
         notes: list[str] = []
@@ -102,7 +114,8 @@ class Measuring:
     def _time(self, condition: Condition, replicate: int) -> None:
         begun = time.monotonic()
         step = latency_step(condition, replicate, self._original, self._common, seconds=self._seconds)
-        self._fresh(step)
+        with told(f"while timing {condition.text}"):
+            self._fresh(step)
         self._folders[condition.key].append(step.folder)
         self._spent[condition.key] += time.monotonic() - begun
 

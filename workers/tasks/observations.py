@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import Any
 
+from app.domain.dataset import ALL
 from app.domain.recipe import Static, calibration_samples, needs_calibration, needs_histograms
 from app.services.work import ClaimedJob
 
@@ -12,14 +13,15 @@ _FORM = 2
 """Of the file that observations are kept in: another one wherever what it holds changes."""
 
 
-def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
+def observation_key(job: ClaimedJob, fingerprint: dict[str, Any], chosen: str | None = None) -> str | None:
     """A digest of the model's and the data's bytes, of what decides which tensors are observed on which rows, and of
     the versions that observe them, as 64 hex digits; None where the job needs no calibration.
 
     How ranges are found afterwards is no part of it, but for whether it takes histograms: every method reads the same
-    observations.
+    observations. `chosen` tells which rows of a dataset for all roles are those of calibration; None: all of them.
     """
-    recipe, rows = job.spec.made_with, job.datasets.get("calibration")
+    recipe = job.spec.made_with
+    rows = job.datasets.get("calibration") or job.datasets.get(ALL)
     if not needs_calibration(recipe) or rows is None:
         return None
     # Of a mixed recipe every part may decide which tensors are observed.
@@ -29,7 +31,7 @@ def observation_key(job: ClaimedJob, fingerprint: dict[str, Any]) -> str | None:
     known_by = {
         "form": _FORM,
         "model": [job.model.sha256, job.model.file_name],
-        "data": [rows.sha256, rows.file_name, rows.preprocess],
+        "data": [rows.sha256, rows.file_name, rows.preprocess, *([chosen] if chosen is not None else [])],
         "recipe": recipe.model_dump(mode="json", include=decides),
         "samples": calibration_samples(recipe),
         "histograms": needs_histograms(recipe),

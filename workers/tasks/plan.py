@@ -7,8 +7,9 @@ from typing import Any
 
 from app.domain.job import Stage
 
-LOAD_CHILDREN = 3
-"""A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent."""
+LOAD_CHILDREN = 5
+"""A load lasts longer than a series of calls, and what it is asked for is how it bends, not its last percent: as few
+processes as an interval can be made of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,17 @@ class Condition:
         runtime = "" if self.usual else f"-{self.runtime}"
         return f"{self.subject}-{self.case or f'{self.threads}x{self.batch}'}{runtime}"
 
+    @property
+    def text(self) -> str:
+        """It in words."""
+        who = "the original" if self.candidate is None else self.subject
+        shape = f"in the case {self.case!r}" if self.case else f"with {_count(self.batch, 'row')} a call"
+        return f"{who} on {self.runtime}, {shape}, {_count(self.threads, 'thread')}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
+
 
 def load_steps(
     original: dict[str, Any],
@@ -96,7 +108,8 @@ def load_steps(
 
 def _measured(common: dict[str, Any]) -> dict[str, Any]:
     """What a measuring child needs to know of a job: reading more takes longer than the model's loading."""
-    return {"measure": common["spec"]["measure"], "datasets": common.get("datasets", {})}
+    told = {"measure": common["spec"]["measure"], "datasets": common.get("datasets", {})}
+    return told | ({"providers": common["providers"]} if "providers" in common else {})
 
 
 def conditions(

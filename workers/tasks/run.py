@@ -7,23 +7,32 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, get_args
 
-from app.domain.target import Fingerprint, Resource
-from app.errors import BitpressError, StepError
+from app.domain.dataset import ALL
+from app.domain.job import Stage
+from app.domain.partial import UNFINISHED, partial_outcome
+from app.domain.target import PROCESSOR, Fingerprint, Resource
+from app.errors import BitpressError, SandboxError, StepError
 from app.services.blobs import Received
 from app.services.observations import Observed
 from app.services.work import CancelRequested, ClaimedJob, FinishedStep, Input, LeaseLost, MadeArtifact
+from workers.sandbox.errors import StepFailed
 from workers.tasks.crew import Crew
 from workers.tasks.files import fetch, keep, keep_log, regular_files, write_json
 from workers.tasks.heartbeat import Heartbeat
 from workers.tasks.measuring import Measured, Measuring
 from workers.tasks.observations import observation_key
-from workers.tasks.partial import partial_outcome
 from workers.tasks.plan import Step, progress_at
 from workers.tasks.station import Station
 
 log = logging.getLogger(__name__)
 
 _OBSERVED_BEFORE = "Activations were observed by an earlier job, with the same model, data and versions."
+
+_UNFINISHED_SECONDS = 30.0
+"""For looking at what a failed step left, beyond the job's own time."""
+
+_OTHERS_MEASURE = "waiting until another job has been measured on this machine, which nothing may disturb"
+_OTHERS_WORK = "waiting until the machine is free to measure: another worker of it is at work"
 
 LOG_BYTES = 1 << 20
 """The end of a longer log is what is kept."""
@@ -115,8 +124,8 @@ class JobRun:
         self._fetch_inputs()
         self._restore_finished()
         with self._crew() as crew:
-            for name in ("inspect", "baseline"):
-                self._step(crew, Step(name, name, name, self._request()))
+            self._step(crew, Step("inspect", "inspect", "inspect", self._request()))
+            self._baseline(crew)
             if self._job.spec.kind == "optimize":
                 self._calibrate(crew)
                 self._step(crew, Step("candidates", "candidates", "candidates", self._request()))
@@ -136,6 +145,12 @@ class JobRun:
         """Run a step unless an earlier attempt finished it, and record it with its files."""
         if (known := self._results.get(step.folder)) is not None:
             return known
+        if self._measuring:
+            return self._run_step(crew, step)
+        with self._machine(alone=False, stage=step.stage, text=_OTHERS_MEASURE):
+            return self._run_step(crew, step)
+
+    def _run_step(self, crew: Crew, step: Step) -> dict[str, Any]:
         begun = time.monotonic()
         seconds = self._deadline - begun
         if seconds <= 0:
@@ -168,13 +183,33 @@ class JobRun:
         self._work.record_step(self._job, finished, files, fingerprint=self._fingerprint)
         self._loose.clear()
 
+    def _baseline(self, crew: Crew) -> None:
+        """Run the original; where it does not come to its end, what it came to is kept, and told with the failure."""
+        try:
+            self._step(crew, Step("baseline", "baseline", "baseline", self._request()))
+        except SandboxError as error:
+            if not (self._scratch / "baseline" / "begun.json").is_file():
+                raise
+            step = Step(UNFINISHED, UNFINISHED, "baseline", self._request())
+            try:
+                found = crew.run(step, seconds=_UNFINISHED_SECONDS, on_progress=lambda share, text: None)
+            except SandboxError as other:
+                log.warning("job %s keeps nothing of its baseline: %s", self._job.id, other.detail)
+                raise error from None
+            self._results[UNFINISHED] = found
+            # What the child foresaw names the row already.
+            if not isinstance(error, StepFailed):
+                error.detail = " ".join([error.detail, *map(str, found.get("notes", []))])
+            raise
+
     def _calibrate(self, crew: Crew) -> None:
         """Observe the activations, unless an earlier job of the same model and data did."""
         folder = "calibrate"
         if folder in self._results:
             return
         observations = self._station.services.observations
-        key = observation_key(self._job, self._station.fingerprint)
+        chosen = self._results["inspect"].get("split", {}).get("calibration", {}).get("sha256")
+        key = observation_key(self._job, self._station.fingerprint, chosen)
         if key is not None and (known := observations.find(key)) is not None and self._take_up(folder, known):
             return
         result = self._step(crew, Step(folder, folder, "calibrate", self._request()))
@@ -207,7 +242,7 @@ class JobRun:
         ]
 
     def _measure(self, crew: Crew) -> Measured:
-        """Measure in fresh children while no other worker of this machine does.
+        """Measure in fresh children while no other worker of this machine measures or computes.
 
         The child that waits meanwhile takes no processor.
         """
@@ -228,7 +263,7 @@ class JobRun:
             batches=self._results["baseline"].get("batches"),
             cases=self._results["baseline"].get("cases", {}),
             runtimes=self._results["baseline"].get("runtimes") or ("onnxruntime",),
-            peaks=_peaks(self._station.fingerprint, self._job.spec.measure.threads[0]),
+            peaks=self._peaks(),
             replicates=self._station.replicates,
             most_replicates=self._station.most_replicates,
             seconds=self._station.measure_seconds,
@@ -238,6 +273,12 @@ class JobRun:
         )
         with self._machine_alone():
             return measuring.run()
+
+    def _peaks(self) -> dict[str, Any] | None:
+        """What the machine does at most; null where jobs run on something else than its processor."""
+        if self._station.providers != (PROCESSOR,):
+            return None
+        return _peaks(self._station.fingerprint, self._job.spec.measure.threads[0])
 
     def _in_fresh_child(self, step: Step) -> dict[str, Any]:
         with self._crew() as crew:
@@ -250,19 +291,36 @@ class JobRun:
 
     @contextmanager
     def _machine_alone(self) -> Iterator[None]:
-        """Hold the machine's measuring lock; the heartbeat extends it."""
+        """Hold the machine, and its measuring lock in the database, which the heartbeat extends."""
         targets, holder = self._station.services.targets, f"{self._job.id}-{self._job.attempt}"
         seconds = self._work.lease_seconds
-        while not targets.take_measuring_lock(self._boot_id, holder, lease_seconds=seconds):
-            self._show("candidates", 0.0, "waiting until the machine is free to measure")
+        # The database's lock comes second: nobody who has it waits for the other.
+        with self._machine(alone=True, stage="candidates", text=_OTHERS_WORK):
+            begun = time.monotonic()
+            while not targets.take_measuring_lock(self._boot_id, holder, lease_seconds=seconds):
+                self._show("candidates", 0.0, _OTHERS_WORK)
+                self._tick()
+                time.sleep(0.2)
+            self._deadline += time.monotonic() - begun
+            self._measuring = True
+            try:
+                yield
+            finally:
+                self._measuring = False
+                targets.give_back_measuring_lock(self._boot_id, holder)
+
+    @contextmanager
+    def _machine(self, *, alone: bool, stage: Stage, text: str) -> Iterator[None]:
+        """Hold the machine of all its workers; waiting for it takes nothing of the job's time."""
+        begun = time.monotonic()
+
+        def wait() -> None:
+            self._show(stage, 0.0, text)
             self._tick()
-            time.sleep(0.2)
-        self._measuring = True
-        try:
+
+        with self._station.machine_lock.held(alone=alone, wait=wait):
+            self._deadline += time.monotonic() - begun
             yield
-        finally:
-            self._measuring = False
-            targets.give_back_measuring_lock(self._boot_id, holder)
 
     def _crew(self) -> Crew:
         return Crew(self._station, self._scratch, self._log_file, self._tick)
@@ -279,7 +337,7 @@ class JobRun:
                 self._boot_id, f"{self._job.id}-{self._job.attempt}", lease_seconds=self._work.lease_seconds
             )
 
-    def _show(self, stage: Any, share: float, text: str | None) -> None:
+    def _show(self, stage: Stage, share: float, text: str | None) -> None:
         # Within an attempt progress only grows: a measuring child's own begins anew with each.
         self._progress = max(self._progress, progress_at(stage, share, measuring=self._measuring))
         self._heartbeat.show(stage=stage, progress=self._progress, message=text[:300] if text else None)
@@ -329,21 +387,35 @@ class JobRun:
             "spec": self._job.spec.model_dump(mode="json"),
             "model": model,
             "session_options": self._job.session_options,
-            "datasets": {
-                role: {"path": f"inputs/{role}", "file_name": found.file_name, "preprocess": found.preprocess}
-                for role, found in self._job.datasets.items()
-            },
+            "datasets": self._datasets(),
+            "whole": _dataset(ALL, whole) if (whole := self._job.datasets.get(ALL)) is not None else None,
             "fingerprint": self._station.fingerprint,
+            "providers": self._station.providers,
             "unpacked_bytes": self._station.max_unpacked_bytes,
+        }
+
+    def _datasets(self) -> dict[str, Any]:
+        """The dataset of each role; the rows of one that is for all have roles only once it is inspected."""
+        given = self._job.datasets
+        if (whole := given.get(ALL)) is None:
+            return {role: _dataset(role, found) for role, found in given.items()}
+        return {
+            role: _dataset(ALL, whole) | {"rows": f"inspect/{rows['file']}" if rows["file"] else None}
+            for role, rows in self._results.get("inspect", {}).get("split", {}).items()
         }
 
     def _sources(self) -> dict[str, Any]:
         """What the manifest says about where the artifact comes from."""
-        rows = self._results["inspect"].get("rows", {})
+        inspected = self._results["inspect"]
+        split = inspected.get("split", {})
         return {
             "job": self._job.id,
             "source": _source(self._job.model),
-            "data": {role: _source(found) | {"rows": rows.get(role)} for role, found in self._job.datasets.items()},
+            "data": {
+                role: _source(self._job.datasets[ALL if role in split else role])
+                | {"rows": rows, "rows_sha256": split.get(role, {}).get("sha256")}
+                for role, rows in inspected.get("rows", {}).items()
+            },
             "steps": [
                 {
                     "step": folder,
@@ -364,7 +436,12 @@ class JobRun:
             for folder in ("inspect", "baseline", "calibrate", "candidates", "gate")
             for note in self._results.get(folder, {}).get("notes", [])
         ]
+        inspected = self._results["inspect"]
         return {
+            "rows": inspected.get("rows", {}),
+            "chosen_rows": {
+                role: rows["sha256"] for role, rows in inspected.get("split", {}).items() if rows["sha256"]
+            },
             "baseline": {"measurements": gate["baseline"]},
             "candidates": [
                 {
@@ -401,6 +478,10 @@ def _peaks(fingerprint: dict[str, Any], threads: int) -> dict[str, Any] | None:
         "cache_bytes": last,
         "cache_bandwidth_gbs": found.get("cache_read"),
     }
+
+
+def _dataset(name: str, found: Input) -> dict[str, Any]:
+    return {"path": f"inputs/{name}", "file_name": found.file_name, "preprocess": found.preprocess}
 
 
 def _source(found: Input) -> dict[str, Any]:

@@ -36,9 +36,10 @@ def get_frontier(
 ) -> Response:
     """Every measured variant of a model, the original included, in groups that can be compared.
 
-    Variants measured on other machines, on other rows or with other threads and rows a call are in other groups. In
-    each group those that no other beats in latency, size and accuracy are marked, and `best` is the one with the least
-    of `minimize` that meets every constraint.
+    Variants measured on other machines, on other rows, by another runtime or version of it, or with other threads, rows
+    a call or shapes are in other groups. In each group those that no other beats in latency, size and accuracy are
+    marked, and `best` is the one with the least of `minimize` that meets every constraint; a value that scatters and
+    has no interval meets none.
     """
     found = services.frontiers.of_model(model_id, target=target, minimize=minimize, constraints=constraint or [])
     return json_answer(frontier_document(found))

@@ -67,6 +67,7 @@ def request_cancel(session: Session, job_id: str) -> str | None:
         .values(
             state=case((queued, JobState.CANCELLED.value), else_=JobState.CANCELLING.value),
             ended_at=case((queued, now_ms()), else_=None),
+            stage=case((queued, None), else_=Job.stage),
             message=case((queued, None), else_=Job.message),
             version=Job.version + 1,
         )

@@ -115,8 +115,8 @@ def take_back_jobs(session: Session) -> list[tuple[str, str]]:
     }
     lost = {
         "code": "worker_lost",
-        "detail": f"The worker was lost {MAX_ATTEMPTS} times while it ran this job. See the job's log; a smaller "
-        "model, or a worker with more memory, may help.",
+        "detail": f"The worker was lost {MAX_ATTEMPTS} times while it ran this job: it was killed, or its machine went "
+        "away. A smaller model, or a worker with more memory, may help; the workers' own logs say more.",
         "retryable": True,
         "stage": None,
         "errors": [],
@@ -140,24 +140,35 @@ def take_back_jobs(session: Session) -> list[tuple[str, str]]:
     return moves
 
 
+_EXPIRED: tuple[tuple[ColumnElement[bool], str], ...] = (
+    (Job.attempt == 0, "No worker took this job within its limits.queue_seconds."),
+    (
+        Job.attempt > 0,
+        "The worker that ran this job stopped or was lost, and within its limits.queue_seconds no other took it up "
+        "again.",
+    ),
+)
+
+
 def expire_queued(session: Session) -> list[str]:
     """Fail jobs that have waited longer than their `queue_seconds`."""
-    error = {
-        "code": "queue_timeout",
-        "detail": "No worker took this job within its limits.queue_seconds. Start a worker of its target, or allow "
-        "it to wait longer, and submit it again.",
-        "retryable": True,
-        "stage": None,
-        "errors": [],
-    }
-    return list(
-        session.scalars(
+    found: list[str] = []
+    for begun, why in _EXPIRED:
+        error = {
+            "code": "queue_timeout",
+            "detail": f"{why} Start a worker of its target, or allow it to wait longer, and submit it again.",
+            "retryable": True,
+            "stage": None,
+            "errors": [],
+        }
+        ending: dict[str, Any] = {"stage": None, "message": None, "ended_at": now_ms(), "version": Job.version + 1}
+        found += session.scalars(
             update(Job)
-            .where(Job.state == JobState.QUEUED, Job.queue_until < now_ms())
-            .values(state=JobState.FAILED, error=error, ended_at=now_ms(), version=Job.version + 1, message=None)
+            .where(begun, Job.state == JobState.QUEUED, Job.queue_until < now_ms())
+            .values(state=JobState.FAILED, error=error, **ending)
             .returning(Job.id)
         )
-    )
+    return found
 
 
 def claim_upload(session: Session, table: UploadTable, *, worker: str, lease_ms: int) -> Model | Dataset | None:

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.orm import Session
 
 from app.db.clock import now_ms
-from app.db.tables import MeasuringLock, WakeUp, Worker
+from app.db.tables import Dataset, Job, MeasuringLock, Model, WakeUp, Worker
+from app.domain.job import JobState
+from app.domain.uploads import UploadState
 
 
 def _upsert(session: Session) -> Any:
@@ -37,18 +39,40 @@ def gone(session: Session, worker_id: str) -> None:
     session.query(Worker).where(Worker.id == worker_id).delete()
 
 
-def alive(session: Session, queue: str, *, within_ms: int) -> bool:
-    """Whether a worker of the queue ran a task lately."""
-    return (
-        session.scalar(select(Worker.id).where(Worker.queue == queue, Worker.seen_at > now_ms() - within_ms).limit(1))
-        is not None
+def at_work(*, within_ms: int) -> ColumnElement[bool]:
+    """Of a worker's row: whether one of its tasks ran lately, or holds a lease that is being kept.
+
+    A task that takes long says nothing between its begin and its end but that it renews its lease.
+    """
+    running = (JobState.RUNNING, JobState.CANCELLING)
+    return or_(
+        Worker.seen_at > now_ms() - within_ms,
+        exists().where(Job.state.in_(running), Job.lease_until > now_ms(), Job.worker == Worker.id),
+        *(
+            exists().where(
+                table.state == UploadState.INSPECTING, table.lease_until > now_ms(), table.worker == Worker.id
+            )
+            for table in (Model, Dataset)
+        ),
     )
+
+
+def alive(session: Session, queue: str, *, within_ms: int) -> bool:
+    """Whether a worker of the queue is at work, or was lately."""
+    found = session.scalar(select(Worker.id).where(Worker.queue == queue, at_work(within_ms=within_ms)).limit(1))
+    return found is not None
+
+
+def host_works(session: Session, host: str, *, within_ms: int) -> bool:
+    """Whether some worker of a host is at work, or was lately."""
+    of_host = Worker.id.like(f"%@{host}-%")
+    return session.scalar(select(Worker.id).where(of_host, at_work(within_ms=within_ms)).limit(1)) is not None
 
 
 def all_workers(session: Session, *, within_ms: int) -> list[tuple[Worker, bool]]:
     """Every known worker, the latest first, with whether it is alive."""
     rows = session.execute(
-        select(Worker, (Worker.seen_at > now_ms() - within_ms).label("alive")).order_by(Worker.seen_at.desc())
+        select(Worker, at_work(within_ms=within_ms).label("alive")).order_by(Worker.seen_at.desc(), Worker.id)
     )
     return [(row.Worker, bool(row.alive)) for row in rows]
 

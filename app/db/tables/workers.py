@@ -9,8 +9,8 @@ from app.db.tables.base import Milliseconds, Table
 
 
 class Worker(Table):
-    """A worker. `seen_at` is when one of its tasks last ran: a worker that looks alive but consumes
-    nothing is not."""
+    """A worker. `seen_at` is when one of its tasks last began or ended: a worker that looks alive but consumes
+    nothing is not. Of one in between the lease tells."""
 
     __tablename__ = "workers"
 

@@ -74,8 +74,10 @@ class ConstraintStanding(TypedDict):
 
 
 class DatasetRoles(TypedDict):
-    """Which dataset plays which part. No row may be in two of them."""
+    """Which dataset plays which part: one for each role, of which no row may be in another too, or one for `all`."""
 
+    all: NotRequired[str | None]
+    """One dataset instead of one for each role: the service gives each of its rows one role, as `split` says."""
     calibration: NotRequired[str | None]
     """Rows from which activation ranges are found."""
     evaluation: NotRequired[str | None]
@@ -129,7 +131,10 @@ class Health(TypedDict):
 
 
 class LatencyEvidence(TypedDict):
-    """What finished jobs measured of a technique on one machine, at the conditions that their goals use."""
+    """
+    What finished jobs measured of a technique on one machine, undisturbed, by the usual runtime, at the conditions
+    that their goals use.
+    """
 
     faster: int
     """Models of which every interval lies below 1."""
@@ -147,7 +152,10 @@ class Limits(TypedDict):
     queue_seconds: NotRequired[float]
     """A job still queued after this fails with `queue_timeout`."""
     run_seconds: NotRequired[float]
-    """A job that runs longer than this fails with `time_limit_exceeded`."""
+    """
+    A job that runs longer than this fails with `time_limit_exceeded`; waiting for others to measure on the machine,
+    or for the machine to be free to measure on, does not count.
+    """
 
 
 class Load(TypedDict):
@@ -172,10 +180,10 @@ class Measure(TypedDict):
     """
     load: NotRequired[Load | None]
     """Left out, only single calls are measured."""
-    runtime: NotRequired[Literal["onnxruntime", "openvino", "litert"] | Literal["auto"] | None]
+    runtime: NotRequired[Literal["onnxruntime", "openvino", "litert", "torch"] | Literal["auto"] | None]
     """
-    What runs the model; left out, onnxruntime, and LiteRT for TFLite models. `auto` times it on every runtime that
-    the worker has, and says which wins; metrics, and goals, are those of the usual one.
+    What runs the model; left out, onnxruntime, LiteRT for TFLite models and torch for its own. `auto` times it on
+    every runtime that the worker has, and says which wins; metrics, and goals, are those of the usual one.
     """
     seconds: NotRequired[float | None]
     """Time for one condition's latency, over all of its processes; left out, what the worker is set to."""
@@ -303,6 +311,23 @@ class RecoveryStepEntry(TypedDict):
     id: str
     needs: list[str]
     summary: str
+
+
+class Split(TypedDict):
+    """
+    Which share of one dataset's rows each role gets; a role that is left out gets none.
+
+    Where a row belongs follows from a hash of what the model is fed with it, or of its group where the dataset has
+    `groups`. So it is the same in every job, equal rows and those of one group stay together, rows that are added later
+    move none, and shares are met only about.
+    """
+
+    calibration: NotRequired[float]
+    """Of rows from which activation ranges are found."""
+    evaluation: NotRequired[float]
+    """Of rows held out of everything else."""
+    tuning: NotRequired[float]
+    """Of rows that guide a search."""
 
 
 class StaticInt16(TypedDict):
@@ -694,6 +719,8 @@ class Job(TypedDict):
     notes: list[str]
     progress: float
     queue_position: int | None
+    rows: dict[str, int]
+    """How many rows each role has; of one dataset that was split, too."""
     spec: dict[str, Any]
     stage: Literal["inspect", "baseline", "calibrate", "candidates", "gate", "package"] | None
     started_at: str | None
@@ -782,11 +809,17 @@ class Comparison(TypedDict):
 
 
 class FrontierGroup(TypedDict):
-    """Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none."""
+    """
+    Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none.
+
+    `conditions` are those under which all of them were timed: runtime, version, threads, rows a call, and the shapes of
+    inputs that the model leaves open.
+    """
 
     axes: list[str]
     batch: int | None
     best: FrontierChoice
+    conditions: dict[str, Any]
     data: MeasuredData
     fingerprint: str | None
     target: str
@@ -849,5 +882,11 @@ class JobSpec(TypedDict):
         DynamicInt8 | StaticInt8 | StaticInt16 | WeightOnly | Float16 | Bfloat16 | Mixed | None
     ]
     """The technique and its options; `evaluate` has none."""
+    split: NotRequired[Split | None]
+    """
+    Shares of the rows of `datasets.all` by role. Left out, `optimize` gives 0.2 to calibration, 0.2 to tuning and
+    0.6 to evaluation, and `evaluate` all rows to evaluation; of an artifact that was made from the same dataset by a
+    split, only the rows that were held out then.
+    """
     target: NotRequired[str]
     """Where the artifact will run; `local` is the one machine of an embedded service."""

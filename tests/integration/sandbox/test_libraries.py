@@ -83,3 +83,82 @@ def test_litert(start: Start, scratch: Path, user: str, request: pytest.FixtureR
     assert found["shapes"] == [[3, 3]]
     assert found["conditions"]["delegate"] == "XNNPACK"
     assert "Operation not permitted" not in (tmp_path / "log").read_text()
+
+
+TRUST = {"BITPRESS_TRUST_TORCH_FILES": "1"}
+WITH_TORCH = pytest.mark.skipif(
+    importlib.util.find_spec("torch") is None, reason="torch is not installed (extra `train`)"
+)
+
+
+@WITH_TORCH
+@pytest.mark.parametrize("form", ["exported", "scripted", "traced"])
+def test_files_of_torch(start: Start, scratch: Path, form: str, tmp_path: Path) -> None:
+    from tests.parts import torch_models
+
+    torch_models.save(getattr(torch_models, form)(torch_models.Dense()), scratch / "model.pt2")
+    with start(target="libraries:serve", limits=limits(memory_bytes=4 * GiB, seconds=60.0), environment=TRUST) as child:
+        found = Trial(child).expect("torch_program", model="model.pt2", scratch=str(scratch))
+    assert found["shapes"] == [[3, 3]]
+    assert found["conditions"]["threads"] == 2
+    assert "aten::linear" in found["operators"]
+    left = [name for name in found["left"] if not name.startswith("torchinductor_")]  # an empty cache, made at import
+    assert left == [], "nothing is left behind"
+    assert "Operation not permitted" not in (tmp_path / "log").read_text()
+
+
+@WITH_TORCH
+@pytest.mark.parametrize("as_loaded", [False, True])
+def test_a_file_of_torch_reads_no_file_of_the_machine(
+    start: Start, scratch: Path, as_loaded: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.parts import torch_models
+
+    (outside := tmp_path / "outside").write_bytes(bytes(range(64)))
+    torch_models.save(torch_models.reading_script(str(outside), as_loaded=as_loaded), scratch / "model.pt")
+    with start(target="libraries:serve", limits=limits(memory_bytes=4 * GiB, seconds=60.0), environment=TRUST) as child:
+        found = Trial(child).attempt("torch_program", model="model.pt", scratch=str(scratch))
+    assert found["refused"] == "StepError"
+    assert "Permission denied" in found["because"]
+
+    monkeypatch.setenv(*next(iter(TRUST.items())))
+    assert unconfined(scratch / "model.pt") == sum(range(16)) * (not as_loaded), "here it can"
+
+
+@WITH_TORCH
+def test_a_file_of_torch_writes_no_file_of_the_machine(
+    start: Start, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.parts import torch_models
+
+    outside = tmp_path / "outside"
+    torch_models.save(torch_models.writing_script(str(outside)), scratch / "model.pt")
+    with start(target="libraries:serve", limits=limits(memory_bytes=4 * GiB, seconds=60.0), environment=TRUST) as child:
+        # torch does not say that it could not.
+        Trial(child).attempt("torch_program", model="model.pt", scratch=str(scratch))
+    assert not outside.exists()
+
+    monkeypatch.setenv(*next(iter(TRUST.items())))
+    unconfined(scratch / "model.pt")
+    assert outside.exists(), "here it can"
+
+
+def unconfined(model: Path) -> float:
+    """What a model makes of zeros in this process."""
+    import numpy as np
+
+    from workers.runtimes.session import load
+
+    return float(load(model, runtime="torch").run({"x": np.zeros((1, 4), np.float32)})[0].max())
+
+
+@WITH_TORCH
+@pytest.mark.parametrize("form", ["exported", "scripted"])
+def test_untrusted_files_of_torch_are_not_loaded(start: Start, scratch: Path, form: str) -> None:
+    from tests.parts import torch_models
+
+    torch_models.save(getattr(torch_models, form)(torch_models.Dense()), scratch / "model.pt")
+    with start(target="libraries:serve", limits=limits(memory_bytes=4 * GiB, seconds=60.0)) as child:
+        found = Trial(child).attempt("torch_program", model="model.pt", scratch=str(scratch))
+    assert found["refused"] == "RejectedInput"
+    assert "BITPRESS_TRUST_TORCH_FILES" in found["because"]

@@ -1,16 +1,18 @@
 """Who has which work: one worker at a time, by lease, and nobody after that."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from sqlalchemy import delete, update
 
+from app.api.schemas.documents import job_document
 from app.db.tables import Artifact, Dataset, Job, Model
 from app.domain.job import MAX_ATTEMPTS
 from app.errors import Conflict, RejectedInput, StepError
 from app.services.work import CancelRequested, ClaimedJob, ClaimedUpload, FinishedStep, LeaseLost
-from tests.parts.deployment import LONG_AGO, Deployment, at_once
+from tests.parts.deployment import LONG_AGO, MEASURED, Deployment, at_once
 
 FAILURE = StepError("It did not work.", code="did_not_work")
 
@@ -265,6 +267,99 @@ def test_waiting_too_long_fails(deployment: Deployment) -> None:
     assert (row.error["code"], row.error["retryable"]) == ("queue_timeout", True)
     assert row.ended_at is not None
     assert deployment.claimed().id == long
+
+
+def test_waiting_too_long_after_its_worker_was_lost_says_so(deployment: Deployment) -> None:
+    job_id = deployment.submit(deployment.model())
+    deployment.claimed()
+    deployment.lapse()
+    deployment.services.sweeper.sweep()
+    with deployment.database.write() as session:
+        session.execute(update(Job).values(queue_until=LONG_AGO))
+    deployment.services.sweeper.sweep()
+    row = deployment.job(job_id)
+    assert row.error is not None
+    assert row.error["code"] == "queue_timeout"
+    assert "was lost" in row.error["detail"]
+    assert (row.stage, row.message) == (None, None)
+
+
+STEPS = {
+    "inspect": {"rows": {"evaluation": 4}},
+    "baseline": {"measurements": MEASURED},
+}
+
+
+def lost_for_good(deployment: Deployment, job: ClaimedJob) -> str:
+    for attempt in range(1, MAX_ATTEMPTS + 1):
+        deployment.lapse()
+        deployment.services.sweeper.sweep()
+        if attempt < MAX_ATTEMPTS:
+            deployment.claimed()
+    return "failed"
+
+
+def waiting_for_ever(deployment: Deployment, job: ClaimedJob) -> str:
+    deployment.services.work.give_back(job)
+    with deployment.database.write() as session:
+        session.execute(update(Job).values(queue_until=LONG_AGO))
+    deployment.services.sweeper.sweep()
+    return "failed"
+
+
+def failing(deployment: Deployment, job: ClaimedJob) -> str:
+    deployment.services.work.fail(job, FAILURE, log=None)
+    return "failed"
+
+
+def cancelled_while_queued(deployment: Deployment, job: ClaimedJob) -> str:
+    deployment.services.work.give_back(job)
+    deployment.services.jobs.cancel(job.id)
+    return "cancelled"
+
+
+def cancelled_while_running(deployment: Deployment, job: ClaimedJob) -> str:
+    deployment.services.jobs.cancel(job.id)
+    deployment.services.work.cancelled(job, log=None)
+    return "cancelled"
+
+
+def cancelled_and_lost(deployment: Deployment, job: ClaimedJob) -> str:
+    deployment.services.jobs.cancel(job.id)
+    deployment.lapse()
+    deployment.services.sweeper.sweep()
+    return "cancelled"
+
+
+ENDS = (
+    lost_for_good,
+    waiting_for_ever,
+    failing,
+    cancelled_while_queued,
+    cancelled_while_running,
+    cancelled_and_lost,
+)
+
+
+@pytest.mark.parametrize("steps", [2, 1, 0])
+@pytest.mark.parametrize("end", ENDS, ids=lambda end: end.__name__)
+def test_whatever_ends_a_job_what_it_measured_is_kept(
+    deployment: Deployment, end: Callable[[Deployment, ClaimedJob], str], steps: int
+) -> None:
+    """Before anything was measured there is no outcome, and after no end are there any steps."""
+    job_id = deployment.submit(deployment.model())
+    job = deployment.claimed()
+    for folder, result in list(STEPS.items())[:steps]:
+        deployment.services.work.record_step(job, FinishedStep(folder, result, 1.0), {}, fingerprint="machine")
+    state = end(deployment, job)
+    view = deployment.services.jobs.get(job_id)
+    assert (view.job.state, deployment.steps(job_id)) == (state, 0)
+    document = job_document(view)
+    assert (document["baseline"] is not None) == (steps == 2)
+    if steps == 2:
+        assert document["baseline"]["measurements"] == MEASURED
+        assert "did not come to its end" in document["notes"][0]
+    assert (document["candidates"], document["chosen"], document["gate"]) == ([], None, None)
 
 
 @pytest.mark.parametrize("how", ["lapse", "give_back"])

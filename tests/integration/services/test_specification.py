@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.db.tables import Job, JobDataset
+from app.domain.dataset import Split
 from app.domain.job import JobSpec
-from app.errors import InvalidRequest, RejectedInput
+from app.errors import Conflict, InvalidRequest, RejectedInput
 from app.services.field_errors import _PATTERNS
 from app.services.specification import Checked
 from tests.parts.deployment import DATASET, MODEL, RECIPE, Deployment
@@ -437,6 +438,24 @@ def test_a_dataset_must_fit_the_model(
     assert set(wrong(deployment, body)) == {("/datasets/tuning", code) for code in codes}
 
 
+def test_conditions_that_are_not_what_they_seem_are_doubted(deployment: Deployment) -> None:
+    deployment.services.targets.register("w1", "jobs.kiosk", "kiosk", {"features": [], "cores": 4}, {"strong": True})
+
+    def doubts(**measure: Any) -> list[str]:
+        body = {"kind": "evaluate", "model": deployment.model().id, "target": "kiosk", "measure": measure}
+        checked = validate(deployment, body)
+        assert checked.errors == []
+        return [doubt for doubt in checked.doubts if "measure." in doubt]
+
+    [doubt] = doubts(threads=[1, 8])
+    assert "8 threads" in doubt
+    assert "4 cores" in doubt
+    assert doubts(threads=[4]) == []
+    [doubt] = doubts(shapes={"x": [2, 4]})
+    assert "2 rows" in doubt
+    assert doubts(shapes={"x": [2, 4]}, batch=[1, 2]) == []
+
+
 def test_a_job_that_only_measures_needs_no_recipe(deployment: Deployment) -> None:
     checked = validate(deployment, {"kind": "evaluate", "model": deployment.model().id})
     assert checked.errors == []
@@ -467,6 +486,7 @@ EVALUATE_MISTAKES: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
         [("/goal/constraints/0/metric", "nothing_to_compare")],
     ),
     ({"measure": {"cases": {"long": {"x": [1, 5]}}}}, [("/measure/cases/long/x", "shapes_do_not_fit")]),
+    ({"measure": {"cases": {"none": {"x": [0, 4]}}}}, [("/measure/cases/none/x", "invalid_value")]),
     ({"measure": {"cases": {"A b": {"x": [1, 4]}}}}, [("/measure/cases/A b", "invalid_value")]),
     ({"measure": {"load": {"callers": [0]}}}, [("/measure/load/callers/0", "invalid_value")]),
     ({"measure": {"load": {"rates": [-1]}}}, [("/measure/load/rates/0", "invalid_value")]),
@@ -607,6 +627,140 @@ def test_options_are_suggested(deployment: Deployment) -> None:
     assert "'seconds'" in details["/goal/budget/secconds"]
 
 
+def divided(deployment: Deployment, rows: int = 1_000, **more: Any) -> dict[str, Any]:
+    """A good body with one dataset for all roles."""
+    data = deployment.dataset(inspection={**DATASET, "rows": rows})
+    return {"model": deployment.model().id, "recipe": RECIPE, "datasets": {"all": data.id}, **more}
+
+
+def split_of(deployment: Deployment, body: Any) -> Any:
+    checked = validate(deployment, body)
+    assert checked.errors == []
+    assert checked.spec is not None
+    return checked.spec.model_dump(mode="json")["split"]
+
+
+def test_one_dataset_may_be_there_for_all_roles(deployment: Deployment) -> None:
+    body = divided(deployment, recipe={"technique": "static_int8"}, metrics=["top1"])
+    assert split_of(deployment, body) == {"calibration": 0.2, "tuning": 0.2, "evaluation": 0.6}
+    assert validate(deployment, body).doubts == validate(deployment, body | {"metrics": []}).doubts
+    assert not any("held out" in doubt for doubt in validate(deployment, body).doubts)
+    assert split_of(deployment, body | {"split": {"calibration": 0.1, "evaluation": 0.9}}) == {
+        "calibration": 0.1, "tuning": 0.0, "evaluation": 0.9,
+    }  # fmt: skip
+    measured = {**body, "kind": "evaluate", "recipe": None}
+    assert split_of(deployment, measured) == {"calibration": 0.0, "tuning": 0.0, "evaluation": 1.0}
+    view, _ = deployment.services.jobs.submit(body, idempotency_key=None)
+    assert view.job.spec["split"]["evaluation"] == 0.6
+    assert deployment.claimed().datasets.keys() == {"all"}
+    with pytest.raises(Conflict) as refused:
+        deployment.services.datasets.delete(body["datasets"]["all"])
+    assert refused.value.code == "dataset_in_use"
+
+
+def test_what_is_wrong_with_a_split(deployment: Deployment) -> None:
+    other = deployment.dataset().id
+    good = divided(deployment)
+    evaluated = {"kind": "evaluate", "recipe": None}
+    static = {"recipe": {"technique": "static_int8"}}
+    alone = good["datasets"]["all"]
+    changes: list[tuple[dict[str, Any], list[tuple[str, str]]]] = [
+        ({}, []),
+        ({"datasets": {"all": alone, "evaluation": other}}, [("/datasets/all", "all_not_alone")]),
+        ({"datasets": {"all": alone, "calibration": alone}}, [("/datasets/all", "all_not_alone")]),
+        ({"datasets": {"all": alone, "training": other}, "split": {"evaluation": 1}},
+         [("/datasets/all", "all_not_alone")]),
+        ({"datasets": {"all": alone, "tuning": other}, **evaluated},
+         [("/datasets/tuning", "dataset_not_used"), ("/datasets/all", "all_not_alone")]),
+        ({"datasets": {"all": "dst_" + "0" * 26}, "metrics": ["top1"]}, [("/datasets/all", "dataset_not_found")]),
+        ({"datasets": {"all": 5}, "metrics": ["top1"]}, [("/datasets/all", "invalid_value")]),
+        ({"datasets": {"evaluation": other}, "split": {"evaluation": 1}}, [("/split", "split_not_used")]),
+        ({"split": {"calibration": 0.5, "evaluation": 0.4}}, [("/split", "contradiction")]),
+        ({"split": {}}, [("/split", "contradiction")]),
+        ({"split": {"evaluation": 1.5}}, [("/split/evaluation", "invalid_value")]),
+        ({"split": {"evaluation": 1, "test": 0}}, [("/split/test", "unknown_field")]),
+        ({"split": {"evaluation": 1}, **static}, [("/split/calibration", "calibration_missing")]),
+        ({"split": {"evaluation": 1}}, []),
+        ({"split": {"calibration": 1}}, []),
+        ({"split": {"calibration": 1}, **static}, []),
+        ({"split": {"calibration": 1}, **static, "metrics": ["top1"]}, [("/metrics/0", "dataset_labels_missing")]),
+        ({"split": {"calibration": 1}, **evaluated}, [("/split/evaluation", "evaluation_missing")]),
+        ({"datasets": {"all": divided(deployment, 35)["datasets"]["all"]}}, [("/datasets/all", "split_too_small")]),
+        ({"datasets": {"all": divided(deployment, 36)["datasets"]["all"]}}, []),
+        ({"datasets": {"all": divided(deployment, 2)["datasets"]["all"]}, "split": {"evaluation": 1}}, []),
+        ({"datasets": {"all": divided(deployment, 2)["datasets"]["all"]}, **evaluated}, []),
+        ({"datasets": {"all": divided(deployment, 19)["datasets"]["all"]}, **evaluated,
+          "split": {"tuning": 0.1, "evaluation": 0.9}}, [("/datasets/all", "split_too_small")]),
+    ]  # fmt: skip
+    for change, expected in changes:
+        assert set(wrong(deployment, good | change)) == set(expected), change
+    details = {error.code: error.detail for error in validate(deployment, good | changes[1][0]).errors}
+    assert "leave evaluation out" in details["all_not_alone"]
+    [error] = validate(deployment, good | {"split": {"calibration": 0.5, "evaluation": 0.4}}).errors
+    assert "0.9 together, and must be 1" in error.detail
+
+
+def test_what_is_doubtful_about_a_split(deployment: Deployment) -> None:
+    def doubts(rows: int, **more: Any) -> list[str]:
+        checked = validate(deployment, divided(deployment, rows, **more))
+        assert checked.errors == []
+        return [doubt for doubt in checked.doubts if "worker" not in doubt]
+
+    assert doubts(1_000) == []
+    [calibration, tuning] = doubts(60)
+    assert calibration.startswith("About 12 of 60 rows would go to calibration, which needs 8")
+    assert "tuning" in tuning
+    assert "split_too_small" in tuning
+    [held_out] = doubts(1_000, split={"calibration": 1})
+    assert "nothing is held out" in held_out
+    drop = {"constraints": [{"metric": "top1", "max_drop": 0.005}]}
+    [few] = doubts(1_000, goal=drop)
+    assert few.startswith("600 rows cannot show 0.5 points of top1")
+
+
+def test_a_dataset_for_all_must_fit_the_model(deployment: Deployment) -> None:
+    body = divided(deployment)
+    bare = deployment.dataset(inspection={"rows": 1_000, "fields": DATASET["fields"][:1]})
+    assert wrong(deployment, body | {"datasets": {"all": bare.id}, "metrics": ["top1"]}) == [
+        ("/metrics/0", "dataset_labels_missing")
+    ]
+    assert wrong(deployment, body | {"datasets": {"all": bare.id}}) == []
+    narrow = deployment.dataset(inspection={"rows": 1_000, "fields": [{"name": "x", "dtype": "int8", "shape": [4]}]})
+    assert wrong(deployment, body | {"datasets": {"all": narrow.id}}) == [("/datasets/all", "dataset_dtype_mismatch")]
+
+
+def test_an_artifact_is_judged_on_what_was_held_out_when_it_was_made(deployment: Deployment) -> None:
+    made = divided(deployment, split={"calibration": 0.3, "evaluation": 0.7})
+    deployment.services.jobs.submit(made, idempotency_key=None)
+    [artifact] = deployment.succeed(deployment.claimed())
+    whole, other = made["datasets"]["all"], deployment.dataset().id
+    body = {"kind": "evaluate", "model": artifact}
+
+    def found(datasets: dict[str, str], **more: Any) -> tuple[Any, bool]:
+        checked = validate(deployment, {**body, "datasets": datasets, **more})
+        assert checked.errors == []
+        assert checked.spec is not None
+        return checked.spec.split, any("not held out" in doubt for doubt in checked.doubts)
+
+    assert found({"all": whole}) == (Split(calibration=0.3, evaluation=0.7), False)
+    assert found({"all": other}) == (Split(evaluation=1), False)
+    assert found({"evaluation": other}) == (None, False)
+    assert found({"evaluation": whole}) == (None, True)
+    assert found({"all": whole}, split={"evaluation": 1.0}) == (Split(evaluation=1), True)
+    assert found({"all": whole}, split={"tuning": 0.8, "evaluation": 0.2}) == (Split(tuning=0.8, evaluation=0.2), False)
+    assert found({}) == (None, False)
+
+
+def test_an_artifact_that_is_judged_on_its_calibration_rows_is_doubted(deployment: Deployment) -> None:
+    calibration, held_out = deployment.dataset().id, deployment.dataset().id
+    deployment.submit(deployment.model(), datasets={"calibration": calibration, "evaluation": held_out})
+    [artifact] = deployment.succeed(deployment.claimed())
+    for data, doubted in ((calibration, True), (held_out, False)):
+        for role in ("all", "evaluation"):
+            body = {"kind": "evaluate", "model": artifact, "datasets": {role: data}}
+            assert any("as calibration" in doubt for doubt in validate(deployment, body).doubts) == doubted
+
+
 SHAPED = {
     "model": st.sampled_from([NOBODY, "x"]),
     "recipe": st.fixed_dictionaries(
@@ -617,8 +771,9 @@ SHAPED = {
         },
     ),
     "datasets": st.dictionaries(
-        st.sampled_from(["evaluation", "calibration", "other"]), st.text(max_size=4), max_size=2
+        st.sampled_from(["evaluation", "calibration", "all", "other"]), st.text(max_size=4), max_size=2
     ),
+    "split": st.dictionaries(st.sampled_from(["evaluation", "calibration", "x"]), st.floats(0, 1), max_size=2),
     "goal": st.fixed_dictionaries(
         {},
         optional={

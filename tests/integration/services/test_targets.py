@@ -11,8 +11,10 @@ from app.domain.profiles import PROFILES
 from app.domain.suitability import Suitability
 from app.domain.target import saturates_int8
 from app.errors import InvalidRequest
-from app.services.targets import MOST_JOBS, Target
+from app.queue.names import INSPECTIONS
+from app.services.targets import ALIVE_SECONDS, MOST_JOBS, Target
 from tests.parts.deployment import LONG_AGO, Deployment
+from workers.alive import works
 
 AVX2 = {"id": "a" * 16, "features": ["avx2", "fma"]}
 STRONG = {"strong": True}
@@ -62,6 +64,28 @@ def finished(
             .values(state="succeeded", outcome={"candidates": [candidate]} if outcome is None else outcome)
         )
     return job_id
+
+
+def whole(
+    ratio: float, flags: dict[str, tuple[str, ...]] | None = None, runtimes: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """An outcome with all that it says of latency, flagged or measured otherwise at some of its places."""
+
+    def found(of: str) -> dict[str, Any]:
+        conditions = {"target": AVX2["id"], "threads": 1, "runtime": (runtimes or {}).get(of, "onnxruntime")}
+        said = {"name": "latency_p50", "conditions": conditions, "flags": list((flags or {}).get(of, ()))}
+        return said | {"value": 1.0, "ratio": ratio, "ci95": [ratio - 0.01, ratio + 0.01]}
+
+    def both(of: str) -> list[dict[str, Any]]:
+        return [{"name": "artifact_bytes", "value": 8, "ratio": 0.3}, found(of), found("elsewhere")]
+
+    candidate = {
+        "id": "cnd_1",
+        "recipe": {"technique": "dynamic_int8"},
+        "measurements": both("the artifact"),
+        "comparisons": both("the comparison"),
+    }
+    return {"baseline": {"measurements": both("the original")}, "candidates": [candidate]}
 
 
 def timed(recipe: dict[str, Any] | None, conditions: dict[str, Any]) -> dict[str, Any]:
@@ -162,11 +186,28 @@ def test_the_same_bytes_twice_are_one_model(deployment: Deployment) -> None:
     assert (measured.jobs, measured.models) == (2, 1)
 
 
-@pytest.mark.parametrize("flag", ["noisy", "contended"])
-def test_what_was_disturbed_is_no_evidence(deployment: Deployment, flag: str) -> None:
+@pytest.mark.parametrize("flag", ["noisy", "contended", "unsettled", "unstable"])
+@pytest.mark.parametrize("of", ["the comparison", "the artifact", "the original"])
+def test_what_was_disturbed_is_no_evidence(deployment: Deployment, flag: str, of: str) -> None:
     register(deployment, "here")
-    finished(deployment, 1.5, flags=(flag,))
+    finished(deployment, 1.5, outcome=whole(2.8, flags={of: (flag,)}))
     assert listed(deployment)["here"][1]["dynamic_int8"].measured is None
+    finished(deployment, 1.5, outcome=whole(2.8, flags={"elsewhere": (flag,)}))
+    assert listed(deployment)["here"][1]["dynamic_int8"].measured is not None, "flags at other conditions"
+
+
+@pytest.mark.parametrize("of", ["the comparison", "the artifact", "the original"])
+def test_what_another_runtime_measured_is_no_evidence(deployment: Deployment, of: str) -> None:
+    """What a technique is worth is said of onnxruntime's kernels."""
+    register(deployment, "here")
+    finished(deployment, 1.5, outcome=whole(2.8, runtimes={of: "openvino"}))
+    assert listed(deployment)["here"][1]["dynamic_int8"].verdict == "saturates"
+    finished(deployment, 1.5, outcome=whole(2.8, runtimes={"elsewhere": "openvino"}))
+    assert listed(deployment)["here"][1]["dynamic_int8"].verdict == SLOWER
+
+
+def test_a_flag_that_disturbs_nothing(deployment: Deployment) -> None:
+    register(deployment, "here")
     finished(deployment, 1.5, flags=("short_blocks",))
     assert listed(deployment)["here"][1]["dynamic_int8"].measured is not None
 
@@ -216,6 +257,79 @@ def test_an_outcome_is_read_once(deployment: Deployment) -> None:
     assert statements
     assert not any("outcome" in statement for statement in statements)
     assert MOST_JOBS >= 100
+
+
+def test_what_suits_a_target_is_said_of_what_its_jobs_run_on(deployment: Deployment) -> None:
+    """A machine with a GPU whose jobs run on the processor, and one whose jobs run on the GPU."""
+    both = AVX2 | {"features": ["avx2", "cuda", "fma"]}
+    register(deployment, "here", both | {"runs_on": ["CPUExecutionProvider"]})
+    register(deployment, "cuda", both | {"id": "b" * 16, "runs_on": ["CUDAExecutionProvider", "CPUExecutionProvider"]})
+    found = listed(deployment)
+    assert found["here"][1]["dynamic_int8"].verdict == "saturates"
+    assert found["cuda"][1]["dynamic_int8"].verdict == "unsupported"
+    assert found["cuda"][1]["float16"].verdict == "native"
+    assert found["cuda"][0].features == ("avx2", "cuda", "fma")
+
+
+# Who is alive
+
+
+def let_time_pass(deployment: Deployment, seconds: float = ALIVE_SECONDS + 30) -> None:
+    """As if every worker's task had begun so long ago; a lease is renewed meanwhile."""
+    with deployment.database.write() as session:
+        session.execute(update(Worker).values(seen_at=Worker.seen_at - round(seconds * 1000)))
+
+
+def test_a_worker_at_a_long_job_is_alive(deployment: Deployment) -> None:
+    targets, model = deployment.services.targets, deployment.model()
+    register(deployment, "here")
+    register(deployment, "here", worker="idle")
+    deployment.submit(model, target="here")
+    job = deployment.claimed("w-here", target="here")
+    let_time_pass(deployment)
+    deployment.services.work.renew(job)
+    (target,) = targets.all()
+    assert (target.alive, target.workers) == (True, 1), "the one that idles and is not heard of is gone"
+    body = {"model": model.id, "recipe": {"technique": "dynamic_int8"}, "target": "here", "if_no_worker": "refuse"}
+    checked = deployment.services.jobs.validate(body)
+    assert not checked.errors
+    assert not any("alive" in doubt for doubt in checked.doubts)
+    view, _ = deployment.services.jobs.submit(body, idempotency_key=None)
+    assert view.waiting_for is not None
+    assert "none is alive" not in view.waiting_for
+    # A worker that is being told to cancel is there too, and the one whose lease lapsed is not.
+    deployment.services.jobs.cancel(job.id)
+    assert targets.all()[0].alive
+    deployment.lapse()
+    assert not targets.all()[0].alive
+    view, _ = deployment.services.jobs.submit({**body, "if_no_worker": "wait"}, idempotency_key=None)
+    assert view.waiting_for == "a worker of target 'here': none is alive"
+
+
+def test_a_lease_speaks_for_its_own_worker_alone(deployment: Deployment) -> None:
+    register(deployment, "here")
+    register(deployment, "there")
+    deployment.submit(deployment.model(), target="here")
+    deployment.claimed("w-here", target="here")
+    let_time_pass(deployment)
+    assert {target.id: target.alive for target in deployment.services.targets.all()} == {"here": True, "there": False}
+
+
+@pytest.mark.parametrize("uploads", ["models", "datasets"])
+def test_a_worker_at_a_long_inspection_is_alive(deployment: Deployment, uploads: str) -> None:
+    targets = deployment.services.targets
+    targets.register("w@host-1", INSPECTIONS, "local", AVX2, STRONG)
+    getattr(deployment.services, uploads).record(deployment.receive(b"content"), "file.onnx", None, {})
+    let_time_pass(deployment)
+    assert not targets.inspection_alive()
+    assert not works(deployment.database, "host")
+    upload = deployment.services.work.claim_upload("w@host-1")
+    assert upload is not None
+    assert targets.inspection_alive()
+    assert works(deployment.database, "host")
+    assert not works(deployment.database, "hos")
+    deployment.services.work.end_upload(upload, inspection={})
+    assert not targets.inspection_alive()
 
 
 # Jobs for profiles

@@ -1,6 +1,7 @@
 """A worker that starts: what it finds of its machine, what it keeps, and when it does not start."""
 
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from sqlalchemy import select
 from app.db.session import Database
 from app.db.tables import MeasuringLock, Worker
 from app.domain.profiles import PROFILES
-from app.domain.target import Fingerprint, Tried
-from app.errors import BitpressError
+from app.domain.target import CUDA_PROVIDER, PROCESSOR, Fingerprint, Tried
+from app.errors import BitpressError, SandboxError
 from app.queue.names import INSPECTIONS, jobs_queue
 from app.settings import Settings
 from workers.lifecycle import open_station
 from workers.tasks import station as stations
+from workers.tasks.looking import look_for_jobs
 from workers.tasks.station import TRIED_FILE, Station
 
 LOCAL = jobs_queue("local")
@@ -28,7 +30,13 @@ LOCAL = jobs_queue("local")
 def settings(database: Database, tmp_path: Path) -> Settings:
     url = database.url.render_as_string(hide_password=False)
     # No job runs, so that a weak sandbox matters to nobody here.
-    return Settings(data_dir=tmp_path, database_url=url, api_key="a-key-for-tests-only", allow_weak_sandbox=True)
+    return Settings(
+        data_dir=tmp_path,
+        machine_lock_dir=tmp_path,
+        database_url=url,
+        api_key="a-key-for-tests-only",
+        allow_weak_sandbox=True,
+    )
 
 
 @pytest.fixture
@@ -120,6 +128,112 @@ def test_a_machine_on_which_others_measure_is_left_alone(
     assert not kept(settings).exists()
     with database.read() as session:
         assert list(session.scalars(select(MeasuringLock.holder))) == ["a job"]
+
+
+def test_a_machine_on_which_others_work_is_left_alone(
+    opened: Any, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of another deployment, which the database knows nothing of."""
+    inspector = opened(INSPECTIONS)
+    monkeypatch.setattr(stations, "_LOCK_SECONDS", 0.3)
+    with inspector.machine_lock.held(alone=False, wait=pytest.fail):
+        station = opened()
+        assert station.fingerprint["peaks"] is None
+        with database.read() as session:
+            assert session.scalars(select(MeasuringLock)).all() == []
+    # Once they are done and nothing waits here, it is measured.
+    assert look_for_jobs(station) == 0
+    assert station.fingerprint["peaks"] is not None
+    assert registered(database)[LOCAL] == station.fingerprint
+
+
+@pytest.fixture
+def affinity() -> Iterator[set[int]]:
+    """The processors that this thread may use, which a test may change."""
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("there is one processor")
+    yield allowed
+    os.sched_setaffinity(0, allowed)
+
+
+def test_a_machine_that_changes_under_a_worker_is_described_anew(
+    opened: Any, database: Database, settings: Settings, affinity: set[int]
+) -> None:
+    station = opened()
+    before = station.fingerprint
+    assert not station.look_again()
+    assert station.fingerprint is before
+    os.sched_setaffinity(0, [min(affinity)])
+    assert look_for_jobs(station) == 0
+    now = station.fingerprint
+    assert (before["cores"], now["cores"]) == (len(affinity), 1)
+    assert now["id"] != before["id"]
+    assert registered(database)[LOCAL] == now, "callers see the machine as it is"
+    assert {peak["threads"] for peak in now["peaks"]["measured"]} == {1}, "what two cores did at most is forgotten"
+    assert Tried.model_validate_json(kept(settings).read_bytes()).id == now["id"]
+    assert not station.look_again()
+    os.sched_setaffinity(0, affinity)
+    assert station.look_again()
+    assert station.fingerprint["id"] == before["id"]
+
+
+def test_a_job_is_claimed_by_the_machine_as_it_is(
+    opened: Any, affinity: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = opened()
+    before, claimed = station.fingerprint["id"], list[str]()
+
+    def claim(target: str, worker: str, *, fingerprint: str) -> None:
+        claimed.append(fingerprint)
+
+    monkeypatch.setattr(station.services.work, "claim_job", claim)
+    look_for_jobs(station)
+    os.sched_setaffinity(0, [min(affinity)])
+    look_for_jobs(station)
+    assert claimed == [before, station.fingerprint["id"]]
+    assert claimed[1] != before
+
+
+def test_nothing_is_claimed_on_a_machine_that_changed_and_cannot_be_described(
+    opened: Any, affinity: set[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    station = opened()
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise SandboxError("It died.", code="step_crashed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stations, "probe_machine", broken)
+        patch.setattr(station.services.work, "claim_job", pytest.fail)
+        os.sched_setaffinity(0, [min(affinity)])
+        for _ in range(2):
+            with pytest.raises(SandboxError):
+                look_for_jobs(station)
+    assert look_for_jobs(station) == 0
+    assert station.fingerprint["cores"] == 1
+
+
+def test_what_jobs_run_on_is_set_or_the_profile_s(
+    opened: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = opened()
+    assert plain.providers == (PROCESSOR,)
+    assert plain.fingerprint["runs_on"] == [PROCESSOR]
+    both = (CUDA_PROVIDER, PROCESSOR)
+    other = opened(providers=both)
+    assert other.providers == both
+    assert other.fingerprint["runs_on"] == [*both]
+    assert other.fingerprint["id"] != plain.fingerprint["id"], "what they measure must not be compared"
+    assert other.fingerprint["peaks"] is not None
+    if CUDA_PROVIDER not in {provider["name"] for provider in other.fingerprint["providers"]}:
+        assert f"{CUDA_PROVIDER}, which does not open" in caplog.text
+    left = Tried.model_validate_json(kept(settings).read_bytes())
+    assert left.id == plain.fingerprint["id"], "the machine that was measured is the same"
+    assert not other.look_again()
+    # As if this machine had a GPU.
+    monkeypatch.setattr("workers.lifecycle.refuse_false_name", lambda name, features: None)
+    assert opened(jobs_queue("cuda"), target="cuda").providers == (CUDA_PROVIDER,)
 
 
 def test_no_worker_goes_by_a_profile_that_its_machine_is_not(opened: Any, database: Database) -> None:

@@ -48,7 +48,20 @@ def test_everything_that_can_be_said(submitted: Service, run: Run) -> None:
         *("-O", "per_channel=false", "--keep-float", "/head/*", "--keep-float", "op_type=Softmax"),
         *("--minimize", "latency=2,size=1", "--max-drop", "top1=0.01", "--at-least", "agreement=0.98"),
         *("--at-most", "latency_p50=5", "--metric", "kl", "--target", "kiosk", "--threads", 1, "--threads", 4),
-        *("--batch", 8, "--priority", 9, "--name", "lite", "--label", "team=kiosk", "--label", "note=a=b"),
+        *(
+            "--measure",
+            '{"batch": [2], "runtime": "openvino"}',
+            "--batch",
+            8,
+            "--priority",
+            9,
+            "--name",
+            "lite",
+            "--label",
+            "team=kiosk",
+            "--label",
+            "note=a=b",
+        ),
     )
     assert ran.code == 0, ran.err
     assert specification(submitted) == {
@@ -69,12 +82,54 @@ def test_everything_that_can_be_said(submitted: Service, run: Run) -> None:
             ],
         },
         "metrics": ["kl"],
-        "measure": {"threads": [1, 4], "batch": [8]},
+        "measure": {"threads": [1, 4], "batch": [8], "runtime": "openvino"},
         "target": "kiosk",
         "priority": 9,
         "name": "lite",
         "labels": {"team": "kiosk", "note": "a=b"},
     }
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [
+        ([], {}),
+        (["--split", "calibration=0.1,evaluation=0.9"], {"split": {"calibration": 0.1, "evaluation": 0.9}}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("command", "same"),
+    [
+        (["optimize", MODEL_ID, *INT8], {"recipe": {"technique": "dynamic_int8"}}),
+        (["evaluate", MODEL_ID], {"kind": "evaluate"}),
+    ],
+)
+def test_one_dataset_for_all_roles(
+    submitted: Service, run: Run, command: list[str], same: Any, options: list[str], more: Any
+) -> None:
+    ran = run(*command, "--data", DATASET_ID, *options)
+    assert ran.code == 0, ran.err
+    assert specification(submitted) == {"model": MODEL_ID, "datasets": {"all": DATASET_ID}, **same, **more}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--data", DATASET_ID, "--evaluation", DATASET_ID], "leave --evaluation out"),
+        (["--evaluation", DATASET_ID, "--split", "evaluation=1"], "--data"),
+        (["--data", DATASET_ID, "--split", "evaluation"], "'evaluation' is not of the form name=value"),
+        (["--data", DATASET_ID, "--split", "evaluation=all"], "'all' is not a number"),
+        (["--data", "nothing.npz"], "there is no file nothing.npz"),
+    ],
+)
+@pytest.mark.parametrize("command", [["optimize", MODEL_ID, *INT8], ["evaluate", MODEL_ID]])
+def test_a_split_that_makes_no_sense_is_sent_to_nobody(
+    submitted: Service, run: Run, command: list[str], options: list[str], said: str
+) -> None:
+    ran = run(*command, *options)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in " ".join(ran.err.split())
+    assert submitted.seen == []
 
 
 def test_recipes_and_goals_from_files(submitted: Service, run: Run, tmp_path: Path) -> None:

@@ -90,7 +90,59 @@ def test_the_frontier_is_a_line_each(service: Service, run: Run) -> None:
     )
     assert re.search(rf"{MODEL_ID}\s+original\s+12 ms", ran.out)
     assert f"not to be told from it: {MODEL_ID}" in ran.out
+    assert "*" not in ran.out
     assert run("frontier", MODEL_ID, "--json").json() == frontier()
+
+
+def test_doubts_and_conditions_of_a_frontier_are_told(service: Service, run: Run) -> None:
+    found = frontier()
+    [group] = found["groups"]
+    group["conditions"] = {
+        "runtime": "openvino", "version": "2026.1", "device": "CPU", "threads": 2, "batch": 1,
+        "shapes": {"x": [1, 4, 256]},
+    }  # fmt: skip
+    _, doubtful = group["variants"]
+    doubtful["measurements"][0]["flags"] = ["contended"]
+    doubtful["comparisons"] = [{"name": "latency_p50", "ratio": 0.5, "flags": ["noisy"]}]
+    service.plan("GET", f"/v1/models/{MODEL_ID}/frontier", answer(found))
+    ran = run("frontier", MODEL_ID)
+    assert "timed with openvino 2026.1, x 1×4×256, threads 2, batch 1\n" in ran.out
+    assert re.search(rf"{ARTIFACT_ID}\s+static_int8\s+6 ms\*\s+251 KB\s+91.2 %\s+0.5 \[0.48, 0.5217\]\*", ran.out)
+    assert re.search(rf"{MODEL_ID}\s+original\s+12 ms\s+251 KB", ran.out)
+    assert "* measured under doubt: contended, noisy\n" in ran.out
+
+
+def test_doubts_and_conditions_of_a_comparison_are_told(service: Service, run: Run) -> None:
+    usual = {"runtime": "onnxruntime", "providers": ["CPUExecutionProvider"], "threads": 1, "batch": 1}
+
+    def row(name: str, unit: str, first: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any]:
+        values = [
+            {
+                "id": each,
+                "measurement": None if more is None else documents.measurement(name, 0.5, unit, **more),
+                "difference": None,
+            }
+            for each, more in ((MODEL_ID, first), (ARTIFACT_ID, other))
+        ]
+        return {"name": name, "values": values}
+
+    found = {
+        "reference": MODEL_ID,
+        "entries": [],
+        "measurements": [
+            row("latency_p50", "ms", {"conditions": usual}, {"conditions": usual, "flags": ["unstable"]}),
+            row("latency_p99", "ms", None, {"conditions": usual | {"callers": 4, "rate": 200.0, "threads": 2}}),
+            row("top1", "fraction", {"flags": ["synthetic"]}, None),
+            row("peak_memory", "bytes", {"conditions": usual | {"case": "step", "shapes": {"x": [1, 7]}}}, None),
+        ],
+    }
+    service.plan("GET", "/v1/comparison", answer(found))
+    ran = run("compare", MODEL_ID, ARTIFACT_ID)
+    assert re.search(rf"latency_p50\s+{MODEL_ID}\s+0.5 ms\s*\n\s+{ARTIFACT_ID}\s+0.5 ms\*", ran.out)
+    assert "latency_p99 (threads 2, callers 4, rate 200)" in ran.out
+    assert "peak_memory (case step, x 1×7)" in ran.out
+    assert "50.0 %*" in ran.out
+    assert "* measured under doubt: synthetic, unstable\n" in ran.out
 
 
 def test_why_none_is_best_is_told(service: Service, run: Run) -> None:

@@ -194,6 +194,70 @@ def test_decibels_have_no_ideal_to_drop_from() -> None:
     assert placed[1].standings == ("unknown",)
 
 
+@pytest.mark.parametrize("name", ["latency_p50", "latency_p99", "peak_memory", "top1"])
+def test_a_value_without_an_interval_meets_nothing_and_misses_nothing(name: str) -> None:
+    """A p99 of 25.6 ms that was pooled over processes, against 25.7 ms: nobody knows."""
+    unit, better = ("fraction", "higher") if name == "top1" else ("ms", "lower")
+    value = 0.256 if name == "top1" else 25.6
+    pooled = {"name": name, "value": value, "ci95": None, "unit": unit, "better": better, "conditions": {}}
+    alone = replace(variant("made"), measurements=[pooled])
+    scale = 0.01 if name == "top1" else 1.0
+    bounds = [read_bound(f"{name}{sign}{scale * limit:g}") for sign in ("<=", ">=") for limit in (25.7, 25.5)]
+    placed, _ = place([alone], bounds)
+
+    assert placed[0].standings == ("unknown",) * 4
+
+
+def test_a_size_is_what_it_is() -> None:
+    placed, _ = place([ORIGINAL], [read_bound("size<=1000"), read_bound("size<=999")])
+
+    assert placed[0].standings == ("met", "missed")
+
+
+def test_a_latency_without_an_interval_is_not_the_best() -> None:
+    """It may be as little as any other, and more than all."""
+    once = variant("once", latency=0.1)
+    once = replace(once, comparisons=[{"name": "latency_p50", "ratio": 0.1, "ci95": None}])
+    found = chosen([ORIGINAL, once, variant("sure", latency=0.8)])
+
+    assert found.variant is not None
+    assert found.variant.id == "sure"
+    assert found.indistinguishable == (once,)
+
+
+def test_two_results_of_one_file_have_each_their_own_costs() -> None:
+    made, again = variant("art_1", latency=0.5), replace(variant("art_1", latency=2.0), comparisons=[])
+    placed, _ = place([ORIGINAL, made, again], [])
+
+    assert [each.costs["latency_p50"][0] for each in placed] == pytest.approx([1.0, 0.5, 2.0])
+    assert [each.pareto for each in placed] == [False, True, False]
+
+
+def test_what_was_measured_elsewise_is_no_cost() -> None:
+    def at(length: int, one: Measured) -> Measured:
+        shaped = [found | {"conditions": {"shapes": {"x": [1, length]}}} for found in one.measurements]
+        return replace(one, measurements=shaped, comparisons=[])
+
+    placed, axes = place([at(512, ORIGINAL), at(4, variant("short", latency=0.01))], [])
+
+    assert set(placed[1].costs) == {"artifact_bytes"}
+    assert "latency_p50" not in axes
+
+
+@pytest.mark.parametrize("text", ["top1>=92", "max_drop:top1<=2", "agreement<=-5"])
+def test_percents_are_not_fractions(text: str) -> None:
+    with pytest.raises(BadConstraint, match="is a fraction from 0 to 1") as raised:
+        read_bound(text)
+    assert raised.value.code == "invalid_constraint"
+    advice = raised.value.detail.rsplit(" ", 1)[1].removesuffix(".")
+    assert abs(read_bound(advice).limit) < 1
+
+
+@pytest.mark.parametrize("text", ["wer<=1.5", "top1>=1", "perplexity<=92", "max_drop:sqnr_db<=20"])
+def test_what_may_exceed_one_may_be_bounded_there(text: str) -> None:
+    assert read_bound(text).text == text
+
+
 def test_the_greatest_error_of_some_rows_bounds_no_other_s() -> None:
     found = chosen([following("max_error", 0.02, None)], "max_error<=0.1")
 
@@ -239,10 +303,13 @@ def test_luck_is_no_reason() -> None:
         (["top1>=0.9"], "No variant is sure to satisfy top1>=0.9"),
         (["kl<=1"], "kl was not measured here"),
         (["size<=500", "top1>=0.85"], "no variant satisfies all"),
+        (["f1>=0.9"], "No variant is known to satisfy f1>=0.9: of some, f1 was not measured"),
     ],
 )
 def test_where_none_is_best_the_reason_is_told(constraints: list[str], said: str) -> None:
-    found = chosen([ORIGINAL, variant("small", size=0.4, top1=0.5)], *constraints)
+    f1 = {"name": "f1", "value": 0.5, "ci95": [0.4, 0.6], "unit": "fraction", "better": "higher", "conditions": {}}
+    original = replace(ORIGINAL, measurements=[*ORIGINAL.measurements, f1])
+    found = chosen([original, variant("small", size=0.4, top1=0.5)], *constraints)
 
     assert found.variant is None
     assert said in found.reason

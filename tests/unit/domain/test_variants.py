@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from app.domain.variants import Data, Measured, difference, difference_bounds, ratio_bounds
+from app.domain.variants import Data, Measured, difference, difference_bounds, place_of, ratio_bounds, same_place
 
 HERE = {"runtime": "onnxruntime", "version": "1", "threads": 1, "batch": 1, "target": "abc"}
 ROWS = {"source": "evaluation", "output": "y", "rows": 100}
@@ -192,18 +192,72 @@ def test_sizes_have_no_noise() -> None:
     assert differ(small, large).basis == "exact"
 
 
+@pytest.mark.parametrize("name", ["latency_p50", "latency_p99", "throughput", "peak_memory", "steady_memory"])
 @pytest.mark.parametrize(
-    ("key", "value"), [("target", "other"), ("threads", 2), ("batch", 8), ("runtime", "openvino"), ("version", "2")]
+    ("key", "value"),
+    [
+        ("target", "other"),
+        ("threads", 2),
+        ("batch", 8),
+        ("runtime", "openvino"),
+        ("version", "2"),
+        ("providers", ["CUDAExecutionProvider"]),
+        ("device", "GPU"),
+        ("shapes", {"x": [1, 4, 256]}),
+        ("case", "step"),
+        ("callers", 4),
+        ("rate", 200.0),
+    ],
 )
-def test_times_under_other_conditions_are_no_difference(key: str, value: Any) -> None:
-    told = differ(
-        variant(found("latency_p50", 10.0, (9.0, 11.0))), variant(found("latency_p50", 1.0, (0.9, 1.1), **{key: value}))
-    )
+def test_what_was_run_under_other_conditions_is_no_difference(name: str, key: str, value: Any) -> None:
+    told = differ(variant(found(name, 10.0, (9.0, 11.0))), variant(found(name, 1.0, (0.9, 1.1), **{key: value})))
 
     assert told.side == "not_comparable"
     assert (told.difference, told.ratio) == (None, None)
-    assert told.differs_in == {key: (HERE[key], value)}
+    assert told.differs_in == {key: (HERE.get(key), value)}
     assert key in told.reason
+
+
+def test_shapes_are_equal_whatever_holds_them() -> None:
+    """A worker has tuples, and what comes from a database lists."""
+    fed = [{"x": (1, 4), "y": (1, 2)}, {"y": [1, 2], "x": [1, 4]}]
+    before, after = (variant(found("latency_p50", 10.0, (9.0, 11.0), shapes=shapes)) for shapes in fed)
+
+    assert differ(before, after).side == "within_noise"
+    assert place_of(before.measurements[0]) == place_of(after.measurements[0])
+
+
+def test_random_rows_of_other_shapes_are_other_rows() -> None:
+    def followed(length: int) -> Measured:
+        timed = found("latency_p50", 10.0, (9.0, 11.0), shapes={"x": [1, length]})
+        return variant(found("agreement", 0.9, (0.8, 0.95), source="synthetic"), timed, data=Data("synthetic"))
+
+    assert differ(followed(4), followed(4)).side == "within_noise"
+    assert differ(followed(4), followed(512)).differs_in == {"shapes": ({"x": [1, 4]}, {"x": [1, 512]})}
+
+
+@pytest.mark.parametrize("more", [{"callers": 4}, {"case": "step"}, {"shapes": {"x": [1, 4]}}, {"runtime": "openvino"}])
+def test_a_pairing_is_that_of_its_own_conditions(more: dict[str, Any]) -> None:
+    single, other = found("latency_p50", 9.0, (8.0, 10.0)), found("latency_p50", 9.0, (8.0, 10.0), **more)
+    paired = {"name": "latency_p50", "ratio": 0.5, "ci95": [0.4, 0.6], "conditions": HERE}
+    artifact = variant(single, other, comparisons=[paired])
+
+    assert artifact.compared("latency_p50") is paired
+    assert artifact.compared("latency_p50", single["conditions"]) is paired
+    assert artifact.compared("latency_p50", other["conditions"]) is None
+    turned = variant(single, other, comparisons=[paired | {"conditions": HERE | more}])
+    assert turned.compared("latency_p50", single["conditions"]) is None
+    assert turned.compared("latency_p50", other["conditions"]) is not None
+
+
+def test_the_nearest_measurement_stands_for_another() -> None:
+    step, single = found("latency_p50", 1.0, case="step"), found("latency_p50", 2.0)
+    upgraded = found("latency_p50", 3.0, case="step", version="2")
+
+    assert same_place(variant(single, step), upgraded) is step
+    assert same_place(variant(single, step), found("latency_p50", 9.0, version="2")) is single
+    assert same_place(variant(single), upgraded) is single
+    assert same_place(variant(), upgraded) is None
 
 
 def test_metrics_on_other_rows_are_no_difference() -> None:

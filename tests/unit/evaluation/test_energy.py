@@ -1,5 +1,6 @@
 """Energy counters, from an invented powercap folder."""
 
+import time
 from pathlib import Path
 
 from workers.evaluation.energy import EnergyCounter
@@ -46,3 +47,16 @@ def test_a_machine_without_counters_has_nothing_to_read(tmp_path: Path) -> None:
     assert not EnergyCounter(tmp_path / "missing").readable
     (package(tmp_path, "intel-rapl:0", 0) / "energy_uj").unlink()
     assert not EnergyCounter(tmp_path).readable
+
+
+def test_power_at_rest_is_what_was_used_meanwhile(tmp_path: Path) -> None:
+    package(tmp_path, "intel-rapl:0", 0)
+    counter = EnergyCounter(tmp_path)
+
+    def rest(seconds: float) -> None:
+        time.sleep(seconds)
+        package(tmp_path, "intel-rapl:0", 3_000_000)
+
+    begun = time.monotonic()
+    watts = counter.watts(0.05, wait=rest)
+    assert 3.0 / (time.monotonic() - begun) <= watts <= 3.0 / 0.05

@@ -7,6 +7,8 @@ import pytest
 
 from app.domain.measurement import UNITS, Measurement
 from tests.unit.evaluation.conftest import five_children, latency_replicate, memory
+from workers.evaluation.comparison import compare_latency
+from workers.evaluation.evidence import gather
 from workers.evaluation.latency import latencies, samples_of
 
 
@@ -18,7 +20,10 @@ def test_the_value_is_the_median_over_children_of_each_childs_own() -> None:
     replicates = five_children()
     found = by_name(latencies(replicates, "artifact", target="abc"))
     for name, share in (("latency_p50", 0.5), ("latency_p90", 0.9), ("latency_p99", 0.99)):
-        per_child = [float(np.quantile(samples_of(replicate, "artifact"), share)) for replicate in replicates]
+        per_child = [
+            float(np.quantile(samples_of(replicate, "artifact"), share, method="median_unbiased"))
+            for replicate in replicates
+        ]
         assert found[name].value == statistics.median(per_child)
         interval = found[name].ci95
         assert interval is not None
@@ -39,6 +44,29 @@ def test_units_directions_and_conditions_are_stated() -> None:
             assert measurement.conditions["children"] == 5
             assert measurement.conditions["runtime"] == "onnxruntime"
             assert measurement.conditions["target"] == "abc"
+
+
+def test_what_ran_the_model_and_on_which_shapes_is_stated() -> None:
+    said = {"runtime": "onnxruntime", "version": "1.32.0", "providers": ["CPUExecutionProvider"]}
+    children = five_children(
+        conditions={"original": said, "artifact": said}, shapes={"x": (1, 4, 256)}, case="step", threads=2, batch=1
+    )
+    place = {**said, "threads": 2, "batch": 1, "shapes": {"x": (1, 4, 256)}, "case": "step"}
+    for measurement in latencies(children, "artifact", target="abc"):
+        assert measurement.conditions.items() >= place.items(), measurement.name
+    assert compare_latency(children).conditions == place
+    children = [child.model_copy(update={"memory": memory("original", 100)}) for child in children]
+    children += [child.model_copy(update={"memory": memory("artifact", 50)}) for child in children]
+    evidence, _ = gather(
+        "cnd_a",
+        source="synthetic",
+        original=[],
+        artifact=[],
+        scores={"original": {}, "artifact": {}},
+        latency=children,
+    )
+    compared = {found.name: found.conditions for found in evidence.comparisons}
+    assert compared == dict.fromkeys(("latency_p50", "load_time", "peak_memory"), place)
 
 
 def test_throughput_counts_rows_not_calls() -> None:

@@ -103,6 +103,9 @@ def test_throughput_counts_rows_and_intervals_are_across_children() -> None:
     assert (p50.value, p90.value, p99.value) == (4.0, 4.0, 4.0)
     assert p99.conditions["callers"] == 2
     assert p99.conditions["target"] == "abc"
+    assert "shapes" not in p99.conditions
+    shaped = [child.model_copy(update={"shapes": {"x": (2, 7)}}) for child in children]
+    assert all(found.conditions["shapes"] == {"x": (2, 7)} for found in loads(shaped, "original"))
     assert loads(children, "cnd_a") == []
 
 

@@ -1,5 +1,6 @@
 """The high-water mark of a process and the smallest model."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import onnx
 import pytest
 
 from app.errors import StepError
-from workers.evaluation.memory import one_node_model, peak_bytes
+from workers.evaluation.memory import one_node_model, one_operator_tflite, peak_bytes
 from workers.runtimes.session import load
 
 
@@ -19,6 +20,19 @@ def test_the_smallest_model_is_valid_and_runs(tmp_path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
     session = load(path)
     [output] = session.run({"x": np.array([3.5], np.float32)})
+    assert output.tolist() == [3.5]
+    assert [(port.name, port.dtype, port.shape) for port in session.inputs] == [("x", "float32", (1,))]
+
+
+def test_the_smallest_tflite_model_is_what_the_schema_makes_of_it_and_runs(tmp_path: Path) -> None:
+    pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed (extra `tflite`)")
+    from tests.parts.tflite_models import one_operator
+
+    assert one_operator_tflite() == one_operator()
+    path = tmp_path / "zero"
+    path.write_bytes(one_operator_tflite())
+    session = load(path, runtime="litert")
+    [output] = session.run({"x": np.array([-3.5], np.float32)})
     assert output.tolist() == [3.5]
     assert [(port.name, port.dtype, port.shape) for port in session.inputs] == [("x", "float32", (1,))]
 
@@ -62,3 +76,24 @@ def test_a_measuring_child_imports_no_more_than_it_measures_with(step: str) -> N
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "litert"])
+def test_the_smallest_model_itself_takes_next_to_nothing(runtime: str, tmp_path: Path) -> None:
+    """What waking a runtime takes (3 MB of LiteRT) is not the model's."""
+    if runtime == "litert":
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed (extra `tflite`)")
+    (tmp_path / "model").write_bytes(one_node_model() if runtime == "onnxruntime" else one_operator_tflite())
+    step = tmp_path / "latency"
+    step.mkdir()
+    request = {"measure": {}, "baseline": {"path": "model"}, "runtime": runtime, "seconds": 0.05}
+    (step / "request.json").write_text(json.dumps(request))
+    command = json.dumps({"step": "measure_latency", "request": "latency/request.json"})
+    program = (
+        "import io, pathlib, sys\n"
+        "from workers.steps.program import serve\n"
+        "serve(pathlib.Path(sys.argv[1]), io.StringIO(sys.argv[2]), lambda event: None)\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path), command], capture_output=True, check=True)
+    found = json.loads((step / "result.json").read_text())["memory"]
+    assert 0 <= found["loaded_bytes"] <= found["peak_bytes"] < 1 << 20

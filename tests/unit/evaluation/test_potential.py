@@ -97,9 +97,26 @@ def test_the_runtime_that_wins_is_told_with_its_interval(value: float, said: str
     assert said in sentence
 
 
+def test_a_winner_of_doubtful_times_is_told_with_the_doubt() -> None:
+    flagged = timed("openvino", 5.0).model_copy(update={"flags": ("unstable", "contended")})
+    (sentence,) = compare_runtimes([timed("onnxruntime", 10.0), flagged])
+    assert sentence.endswith("These times are doubtful: contended, unstable.")
+    (sentence,) = compare_runtimes([timed("onnxruntime", 10.0), timed("openvino", 5.0)])
+    assert "doubtful" not in sentence
+
+
 def test_other_conditions_are_no_other_runtime() -> None:
     usual = timed("onnxruntime", 10.0)
     assert compare_runtimes([usual, timed("onnxruntime", 5.0, threads=2), timed("openvino", 5.0, threads=2)]) == ()
     assert compare_runtimes([usual, timed("onnxruntime", 5.0, callers=2)]) == ()
     assert compare_runtimes([]) == ()
-    assert compare_runtimes([usual.model_copy(update={"ci95": None}), timed("openvino", 5.0)]) == ()
+
+
+@pytest.mark.parametrize("ci95", [None, (-1.0, 21.0)])
+def test_runtimes_of_which_too_little_is_known(ci95: tuple[float, float] | None) -> None:
+    """Silence would be taken for a draw."""
+    usual = timed("onnxruntime", 10.0).model_copy(update={"ci95": ci95})
+    [said] = compare_runtimes([usual, timed("openvino", 5.0)])
+    assert said == (
+        "openvino took 5.00 ms here and onnxruntime 10.0 ms: too few processes timed them to tell which is faster."
+    )

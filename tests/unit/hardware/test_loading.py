@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 
 from workers.hardware import loading
-from workers.hardware.loading import FURTHER, installed, providers
+from workers.hardware.loading import MODULES, installed, providers
+from workers.hardware.versions import FURTHER
 
 
 def test_every_provider_that_is_listed_is_tried() -> None:
@@ -31,7 +32,9 @@ def test_a_provider_that_would_fall_back_does_not_load() -> None:
 
 def test_further_runtimes() -> None:
     found = {each.name: each for each in installed(lambda: True)}
-    for name, (distribution, module) in FURTHER.items():
+    assert {*MODULES} == {*FURTHER}
+    for name, distribution in FURTHER.items():
+        module = MODULES[name]
         there = importlib.util.find_spec(module.partition(".")[0]) is not None
         assert (name in found) == there
         if there:
@@ -46,7 +49,8 @@ def test_nothing_is_imported_when_time_is_up() -> None:
 
 
 def test_a_package_that_breaks_as_it_loads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FURTHER, "broken", ("numpy", "numpy.no_such_part"))
+    monkeypatch.setitem(FURTHER, "broken", "numpy")
+    monkeypatch.setitem(MODULES, "broken", "numpy.no_such_part")
     (found,) = loading.installed(lambda: True, ["broken"])
     assert found.imports is False
     assert found.reason is not None

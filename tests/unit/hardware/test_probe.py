@@ -1,9 +1,12 @@
 """A machine described from its /proc and /sys: this one, and some that were written down."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from app.domain.target import CUDA, Fingerprint, Peak, Peaks, Provider, Tried
 from workers.hardware.allowance import usable_cores, usable_memory
 from workers.hardware.cpu import parse_cpuinfo, read_cpu
 from workers.hardware.probe import probe
+from workers.hardware.state import read_state
+from workers.hardware.versions import installed_versions
 from workers.steps.probe import ProbeRequest, run
 
 XEON = """processor\t: {index}
@@ -53,7 +58,9 @@ def test_this_machine() -> None:
     assert 64 << 20 < found.memory_bytes <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert found.versions["onnxruntime"] == onnxruntime.__version__
     assert found.versions["python"] == platform.python_version()
-    assert found.runtimes == ("onnxruntime",)
+    others = {"openvino": "openvino", "litert": "ai_edge_litert", "torch": "torch"}
+    assert {*others} & {*found.versions} == {name for name, module in others.items() if find_spec(module) is not None}
+    assert found.runtimes == ("onnxruntime", *(name for name in ("openvino", "litert") if name in found.versions))
     assert list(found.features) == sorted(found.features)
 
 
@@ -180,6 +187,50 @@ def test_the_id_outlives_a_restart_and_tells_machines_apart(tmp_path: Path) -> N
     assert len(first.id) == 16
 
 
+def packages(folder: Path, **versions: str) -> Path:
+    """A folder in which these packages are installed, as far as their metadata tell."""
+    for name, version in versions.items():
+        place = folder / f"{name}-{version}.dist-info"
+        place.mkdir(parents=True)
+        (place / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: {version}\n")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("there", "found"),
+    [
+        ({"onnxruntime": "1.32.0"}, {"onnxruntime": "1.32.0"}),
+        ({"onnxruntime_gpu": "1.31.0"}, {"onnxruntime": "1.31.0", "onnxruntime-gpu": "1.31.0"}),
+        ({"onnxruntime_openvino": "1.24.1"}, {"onnxruntime": "1.24.1", "onnxruntime-openvino": "1.24.1"}),
+        ({}, {"onnxruntime": "unknown"}),
+    ],
+)
+def test_onnxruntime_goes_by_several_names(there: dict[str, str], found: dict[str, str], tmp_path: Path) -> None:
+    """With another version the machine has another name, whatever the package is called."""
+    code = (
+        "import sys, json; sys.path[:] = [entry for entry in sys.path if 'site-packages' not in entry] + sys.argv[1:]\n"
+        "from workers.hardware.versions import installed_versions; print(json.dumps(installed_versions()))"
+    )
+    command = [sys.executable, "-S", "-c", code, str(packages(tmp_path, **there))]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    versions = json.loads(run.stdout)
+    assert {name: each for name, each in versions.items() if name.startswith("onnxruntime")} == found
+
+
+def test_the_state_is_the_fingerprint_s_and_tells_what_changed(tmp_path: Path) -> None:
+    found, state = probe(), read_state()
+    assert (state.cores, state.memory_bytes, state.governor) == (found.cores, found.memory_bytes, found.governor)
+    assert state.versions == found.versions
+    group = {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"}
+    governed = {"sys/devices/system/cpu/cpu0/cpufreq/scaling_governor": "powersave\n"}
+    limited = read_state(machine(tmp_path, group | governed))
+    assert (limited.cores, limited.governor) == (1, "powersave")
+    assert "governor was None and is powersave" in replace(state, governor=None).told_apart(limited)
+    newer = replace(limited, versions=limited.versions | {"openvino": "1"})
+    assert newer != limited
+    assert limited.told_apart(newer) == f"openvino was {limited.versions.get('openvino')} and is 1"
+
+
 PCI = (
     "0000\t80860d57\t0\t" + "\t".join(["0"] * 14) + "\t\n"
     "0008\t1af41045\t0\t" + "\t".join(["0"] * 14) + "\tvirtio-pci\n"
@@ -200,7 +251,7 @@ def test_accelerators_and_governor(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found.governor == "powersave"
     assert found.microarchitecture is not None
     assert CUDA not in found.features, "this onnxruntime has no CUDA"
-    monkeypatch.setattr("workers.hardware.probe._CUDA_PACKAGES", ("onnxruntime",))
+    monkeypatch.setattr("workers.hardware.probe.WITH_CUDA", ("onnxruntime",))
     with_cuda = probe(root)
     assert CUDA in with_cuda.features
     assert with_cuda.id != found.id
@@ -230,7 +281,15 @@ def test_what_was_measured_is_no_part_of_the_id_and_comes_back_as_it_was(tmp_pat
 
 @pytest.mark.parametrize(
     "changes",
-    [{"id": "0" * 16}, {"boot_id": "another"}, {"kernel": "0.1"}, {"versions": {"onnxruntime": "0.1"}}],
+    [
+        {"id": "0" * 16},
+        {"boot_id": "another"},
+        {"kernel": "0.1"},
+        {"versions": {"onnxruntime": "0.1"}},
+        {"versions": installed_versions() | {"openvino": "0.1"}},
+        {"versions": installed_versions() | {"litert": "0.1"}},
+        {"governor": "another"},
+    ],
 )
 def test_what_was_measured_of_another_machine_is_not_believed(changes: dict[str, Any], tmp_path: Path) -> None:
     described = asked(tmp_path)

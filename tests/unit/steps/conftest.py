@@ -41,6 +41,7 @@ class Job:
     model: str = "inputs/model/model.onnx"
     spec: dict[str, Any] = field(default_factory=dict)
     datasets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    whole: dict[str, Any] | None = None
     events: list[dict[str, Any]] = field(default_factory=list)
 
     def save_model(self, model: ModelProto, *, external: bool = False) -> Path:
@@ -56,11 +57,29 @@ class Job:
                 path.with_name(name).unlink()
 
     def save_dataset(self, role: str, **arrays: Array) -> None:
-        path = self.scratch / "inputs" / role
+        self.datasets[role] = self._saved(role, arrays)
+
+    def save_whole(self, **arrays: Array) -> None:
+        """Save a dataset whose rows inspection gives to the roles."""
+        self.whole = self._saved("all", arrays)
+
+    def _saved(self, name: str, arrays: dict[str, Array]) -> dict[str, Any]:
+        path = self.scratch / "inputs" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("wb") as file:
             np.savez(file, **arrays)
-        self.datasets[role] = {"path": f"inputs/{role}", "file_name": f"{role}.npz", "preprocess": None}
+        return {"path": f"inputs/{name}", "file_name": f"{name}.npz", "preprocess": None}
+
+    def inspect(self) -> dict[str, Any]:
+        """Inspect, and go on with what came of it, as the parent does."""
+        result = self.run("inspect")
+        self.model = result["model"]
+        if self.whole is not None:
+            self.datasets = {
+                role: self.whole | {"rows": f"inspect/{rows['file']}" if rows["file"] else None}
+                for role, rows in result["split"].items()
+            }
+        return result
 
     def request(self, **extra: Any) -> dict[str, Any]:
         recipe = {"technique": "dynamic_int8"}
@@ -68,6 +87,7 @@ class Job:
             "spec": {"model": "mdl_" + "0" * 26, "recipe": recipe, **self.spec},
             "model": self.model,
             "datasets": self.datasets,
+            "whole": self.whole,
             "fingerprint": FINGERPRINT,
             "measure": self.spec.get("measure", {}),
             **extra,
@@ -92,14 +112,12 @@ class Job:
         """Run the steps up to one of them; the last one's result."""
         result: dict[str, Any] = {}
         for step in ("inspect", "baseline", "calibrate", "candidates"):
-            result = self.run(step)
-            if step == "inspect":
-                self.model = result["model"]
+            result = self.inspect() if step == "inspect" else self.run(step)
             if step == last:
                 break
         return result
 
-    def measure(self) -> list[str]:
+    def measure(self, **extra: Any) -> list[str]:
         """Measure every candidate briefly; the folders of the measurements."""
         made = json.loads((self.scratch / "candidates/result.json").read_text())["candidates"]
         original = {"path": self.model, "session_options": {}}
@@ -116,6 +134,7 @@ class Job:
                     baseline=original,
                     candidate=candidate,
                     seconds=0.05,
+                    **extra,
                 )
         return folders
 

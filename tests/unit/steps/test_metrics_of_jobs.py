@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from tests.parts import models
 from tests.unit.steps.conftest import Job, StepFailed, vectors
+from workers.evaluation.paired import paired_drops
 from workers.evaluation.scores import read_scores
+from workers.steps import outputs
 
 ROWS = 48
 
@@ -119,8 +121,32 @@ def test_options_that_are_not_the_metric_s_are_refused(job: Job) -> None:
     assert "bins" in failed.value.detail
 
 
-def test_groups_in_two_roles_are_told(job: Job) -> None:
-    prepared(job, groups=np.repeat(["a", "b", "c"], ROWS // 3))
-    job.save_dataset("calibration", x=vectors(12, seed=1), groups=np.repeat(["c", "d"], 6))
-    notes = job.run("inspect")["notes"]
-    assert any("1 groups of the same name (c)" in note and "not held out" in note for note in notes)
+def test_outputs_too_large_to_be_kept_are_judged_on_every_row(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compares with labels alone comes out as if all were kept; what compares with the original, of the rest."""
+    labels = outputs_of(job).argmax(axis=1)
+    labels[::8] = (labels[::8] + 1) % 5
+    prepared(job, labels=labels, slices=np.arange(ROWS) % 2)
+    job.spec = {"metrics": ["top1", "f1"]}
+    plain = [by_name(job.run("baseline")["measurements"]), by_name(candidate_of(job)["measurements"])]
+    monkeypatch.setattr(outputs, "MOST_BYTES", 12 * 5 * 4)
+    baseline = job.run("baseline")
+    cut = [by_name(baseline["measurements"]), by_name(candidate_of(job)["measurements"])]
+    assert baseline["rows"] == 12
+    assert any("first 12 of 48 rows were kept" in note and "all 48" in note for note in baseline["notes"])
+    for whole, some in zip(plain, cut, strict=True):
+        assert some["top1"] == whole["top1"]
+        assert some["top1"]["conditions"]["rows"] == ROWS
+        assert some["f1"]["conditions"]["rows"] == 12
+    assert cut[1]["agreement"]["conditions"]["rows"] == 12
+    job.run("gate", measurements=job.measure())
+    kept = [read_scores(job.scratch / "baseline"), read_scores(next((job.scratch / "candidates").glob("cnd_*")))]
+    assert [len(scores["top1"]) for scores in kept] == [ROWS, ROWS]
+    [drop] = [drop for drop in paired_drops(*kept) if drop.metric == "top1"]
+    assert drop.value == pytest.approx(plain[0]["top1"]["value"] - plain[1]["top1"]["value"])
+
+
+def candidate_of(job: Job) -> dict[str, Any]:
+    job.run("calibrate")
+    [candidate] = job.run("candidates")["candidates"]
+    found: dict[str, Any] = candidate
+    return found

@@ -19,6 +19,8 @@ from packaging.requirements import Requirement
 from tests.parts import models
 from tests.unit.report.markup import Page
 from tests.unit.steps.conftest import Job, StepFailed, images, vectors
+from workers.runtimes.session import load
+from workers.steps.snippet import snippet
 
 
 @pytest.fixture(scope="session")
@@ -180,6 +182,58 @@ def test_no_place_of_this_machine_is_told(packaged: tuple[Job, dict[str, Any]]) 
 
     for name in (result["manifest"], result["report"], result["page"]):
         assert str(job.scratch) not in (job.scratch / "package" / name).read_text()
+
+
+def test_the_manifest_names_the_runtime_that_was_timed(packaged: tuple[Job, dict[str, Any]]) -> None:
+    job, result = packaged
+    manifest = json.loads((job.scratch / "package" / result["manifest"]).read_text())
+    (runtime,) = manifest["runtimes"]
+    assert (runtime["runtime"], runtime["version"]) == ("onnxruntime", ort.__version__)
+    assert (runtime["providers"], runtime["threads"]) == (["CPUExecutionProvider"], 1)
+    assert not {"rows", "children", "batch", "target"} & set(runtime)
+    assert "slower or less accurate" in manifest["snippet"]
+    assert "do not use" not in manifest["snippet"]
+
+
+@pytest.mark.parametrize("asked", ["openvino", "auto"])
+def test_an_artifact_that_another_runtime_was_timed_on(
+    asked: str, job: Job, clean_packages: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("openvino")
+    known = distribution("openvino").version
+    job.save_model(models.mlp())
+    job.spec = {"measure": {"runtime": asked}}
+    job.run_until("candidates")
+    result = job.package(job.measure(runtime="openvino"))
+    manifest = json.loads((job.scratch / "package" / result["manifest"]).read_text())
+    found = {runtime["runtime"]: runtime for runtime in manifest["runtimes"]}
+    assert list(found) == (["openvino"] if asked == "openvino" else ["onnxruntime", "openvino"])
+    assert found["openvino"]["device"] == "CPU"
+    assert found["openvino"]["version"] == manifest["versions"]["openvino"] == known
+    assert manifest["versions"]["onnxruntime"] == ort.__version__
+    text = manifest["snippet"]
+    # Of several, goals and metrics are those of the first.
+    assert (f"measured with openvino {known}" in text) == (asked == "openvino")
+    assert ("slower" in text) == (asked == "auto")
+    assert run_snippet(job, result, clean_packages, tmp_path / "clean") == "y (1, 5)\n"
+
+
+def test_a_snippet_runs_on_the_providers_that_were_timed(tmp_path: Path) -> None:
+    session = load(models.save(models.mlp(), tmp_path / "m.onnx"))
+    providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    text = snippet(
+        "a.onnx",
+        "a.onnx",
+        feeds={"x": vectors(1)},
+        inputs=session.inputs,
+        session_options={},
+        threads=1,
+        version="1",
+        measured_by={"runtime": "onnxruntime", "version": "1", "providers": providers},
+    )
+    assert f"providers={providers!r}" in text
+    assert "an onnxruntime that has CUDAExecutionProvider" in text
+    compile(text, "snippet", "exec")
 
 
 def test_the_snippet_runs_where_only_onnxruntime_and_numpy_are(

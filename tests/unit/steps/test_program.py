@@ -229,4 +229,5 @@ def test_a_measuring_child_imports_no_more_than_it_measures_with(job: Job, step_
 def test_the_table_names_the_steps_of_a_job() -> None:
     wanted = {"inspect", "baseline", "calibrate", "candidates", "measure_latency", "profile", "gate", "package"}
 
-    assert wanted | {"inspect_model", "inspect_dataset", "probe", "precision", "measure_load"} == set(program.STEPS)
+    others = {"inspect_model", "inspect_dataset", "probe", "precision", "measure_load", "unfinished"}
+    assert wanted | others == set(program.STEPS)

@@ -13,8 +13,9 @@ from tests.parts import models
 from tests.parts.models import Array
 from tests.unit.steps.conftest import vectors
 from workers.runtimes.session import Port, available_threads, load
+from workers.steps.feeds import free_shapes
 from workers.steps.inputs import DatasetFile, RowSource
-from workers.steps.outputs import Kept, run_over, worthwhile_threads
+from workers.steps.outputs import Kept, kept_so_far, run_over, worthwhile_threads
 from workers.steps.rows import DatasetRows, SyntheticRows, rows_from
 
 
@@ -141,6 +142,60 @@ def test_no_more_rows_are_run_than_the_original_kept(tmp_path: Path) -> None:
     assert (kept.rows, len(session.sizes), kept.notes) == (7, 7, ())
 
 
+@pytest.mark.parametrize("batch", [1, 3, 4])
+def test_whoever_looks_at_each_row_sees_those_that_are_not_kept(tmp_path: Path, batch: int) -> None:
+    session, seen = Doubling([Y], lambda x: {"y": x}), []
+
+    def every(outputs: Mapping[str, Array]) -> bool:
+        seen.append(outputs["y"][:, 0])
+        return True
+
+    kept = run_over(session, Numbered(50), tmp_path / "o.npz", silent, batch=batch, most_bytes=10 * 8, every=every)
+
+    assert (kept.rows, kept_of(kept)["y"].shape) == (10, (10, 2))
+    np.testing.assert_array_equal(np.concatenate(seen), np.arange(50) * 2)
+    assert "first 10 of 50 rows were kept" in kept.notes[0]
+    assert "all 50" in kept.notes[0]
+
+
+def test_an_artifact_shows_each_row_too_where_the_original_kept_some(tmp_path: Path) -> None:
+    session, seen = Doubling([Y], lambda x: {"y": x}), []
+
+    def every(outputs: Mapping[str, Array]) -> bool:
+        seen.append(len(outputs["y"]))
+        return True
+
+    kept = run_over(session, Numbered(100), tmp_path / "o.npz", silent, batch=8, most_rows=7, every=every)
+
+    assert (kept.rows, sum(seen), kept.notes) == (7, 100, ())
+
+
+def test_who_keeps_every_row_shows_none(tmp_path: Path) -> None:
+    def every(outputs: Mapping[str, Array]) -> bool:
+        raise AssertionError("all rows are kept")
+
+    session = Doubling([Y], lambda x: {"y": x})
+
+    assert run_over(session, Numbered(9), tmp_path / "o.npz", silent, batch=4, every=every).rows == 9
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 5])
+def test_no_more_rows_are_run_than_somebody_wants(tmp_path: Path, wanted: int) -> None:
+    session, seen = Doubling([Y], lambda x: {"y": x}), []
+
+    def every(outputs: Mapping[str, Array]) -> bool:
+        seen.append(outputs)
+        return len(seen) < wanted
+
+    kept = run_over(session, Numbered(100), tmp_path / "o.npz", silent, batch=5, most_bytes=10 * 8, every=every)
+
+    assert kept.rows == 10
+    assert len(session.sizes) == max(wanted, 2)
+    assert len(seen) == wanted
+    np.testing.assert_array_equal(kept_of(kept)["y"][:, 0], np.arange(10) * 2)
+    assert "were run and compared" in kept.notes[0]
+
+
 def test_an_output_whose_shape_changes_is_left_out(tmp_path: Path) -> None:
     ports = [Y, Port("found", "float32", ("k", 4))]
     session = Doubling(ports, lambda x: {"y": x, "found": np.zeros((int(x[0, 0]) + 2, 4), np.float32)})
@@ -195,6 +250,70 @@ def test_rows_that_are_not_finite_are_counted(tmp_path: Path) -> None:
     assert kept.unusual == {"y": 1}
 
 
+def test_rows_that_are_no_numbers_are_counted_apart(tmp_path: Path) -> None:
+    values = {0: np.nan, 2: np.inf, 4: -np.inf}
+    session = Doubling([Y], lambda x: {"y": np.where(x == 6, 1.0, np.full_like(x, values.get(int(x[0, 0]), 1.0)))})
+
+    kept = run_over(session, Numbered(5), tmp_path / "o.npz", silent)
+
+    assert (kept.unusual, kept.undefined) == ({"y": 3}, {"y": 1})
+
+
+def fails_at(number: int) -> Any:
+    def make(x: Array) -> dict[str, Array]:
+        if (x == 2 * number).any():
+            raise StepError("onnxruntime cannot run the model: no.", code="model_does_not_run")
+        return {"y": x, "other": x[:, :1]}
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("batch", "fixed", "at", "done", "said"),
+    [
+        (1, None, 3, 3, "With row 3 of the calibration dataset"),
+        (4, None, 6, 4, "With rows 4 to 7 of the calibration dataset"),
+        (4, None, 9, 8, "With rows 8 to 9 of the calibration dataset"),
+        (1, 4, 9, 8, "With rows 8 to 9 of"),
+        (1, None, 0, None, "With row 0 of"),
+    ],
+)
+def test_what_came_before_a_row_that_fails_is_left(
+    tmp_path: Path, batch: int, fixed: int | None, at: int, done: int | None, said: str
+) -> None:
+    session = Doubling([Y, Port("other", "float32", ("n", 1))], fails_at(at))
+
+    with pytest.raises(StepError) as raised:
+        run_over(session, Numbered(10, fixed), tmp_path / "o.npz", silent, batch=batch)
+
+    assert raised.value.code == "model_does_not_run"
+    assert said in raised.value.detail
+    assert "onnxruntime cannot run the model: no. Mend the model, or the rows." in raised.value.detail
+    found = kept_so_far(tmp_path / "o.npz")
+    if done is None:
+        assert found is None
+        return
+    assert found is not None
+    assert (found.done, found.rows, found.size) == (done, 10, fixed or batch)
+    np.testing.assert_array_equal(found.outputs["y"][:, 0], 2 * np.arange(done))
+    np.testing.assert_array_equal(found.outputs["other"][:, 0], 2 * np.arange(done))
+
+
+def test_a_failure_on_random_rows_says_that_they_are(tmp_path: Path) -> None:
+    rows = Numbered(3)
+    rows.source = "synthetic"  # type: ignore[misc]
+
+    with pytest.raises(StepError, match=r"With random row 1: .* no\. Bring data"):
+        run_over(Doubling([Y], fails_at(1)), rows, tmp_path / "o.npz", silent)
+
+
+def test_a_run_that_ends_leaves_nothing_but_its_outputs(tmp_path: Path) -> None:
+    run_over(Doubling([Y], lambda x: {"y": x}), Numbered(3), tmp_path / "o.npz", silent)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["o.npz"]
+    assert kept_so_far(tmp_path / "o.npz") is None
+
+
 def test_names_may_be_paths(tmp_path: Path) -> None:
     session = Doubling([Port("/head/file", "float32", ("n", 2))], lambda x: {"/head/file": x})
 
@@ -219,6 +338,11 @@ def test_slow_models_alone_get_all_threads(seconds: float, threads: int) -> None
         return {"y": x}
 
     assert worthwhile_threads(Doubling([Y], slow), Numbered(3)) == threads
+
+
+def test_a_model_that_fails_at_once_names_its_first_rows() -> None:
+    with pytest.raises(StepError, match="With rows 0 to 2 of the calibration dataset"):
+        worthwhile_threads(Doubling([Y], fails_at(1)), Numbered(3), batch=4)
 
 
 def test_one_interrupted_call_does_not_make_a_model_slow(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,3 +448,26 @@ def test_seeds_make_other_rows(tmp_path: Path) -> None:
     first, second = (next(rows_from(RowSource(seed=seed), tmp_path, session).feeds())["x"] for seed in (1, 2))
 
     assert not np.array_equal(first, second)
+
+
+def shaped(*inputs: tuple[str, tuple[int | str | None, ...], tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    """`free_shapes` of inputs with a declared and a fed shape each."""
+    ports = [Port(name, "float32", declared) for name, declared, _ in inputs]
+    return free_shapes(ports, {name: np.zeros(fed, np.float32) for name, _, fed in inputs})
+
+
+def test_shapes_are_told_where_the_model_leaves_them_open() -> None:
+    assert shaped(
+        ("x", ("n", "length", 8), (2, 5, 8)),
+        ("y", ("n", None), (2, 3)),
+        ("fixed", ("n", 3, 4), (2, 3, 4)),
+        ("scalar", (), ()),
+    ) == {"x": (2, 5, 8), "y": (2, 3)}
+
+
+def test_caches_that_are_alike_are_told_once() -> None:
+    past = [(f"past.{layer}.{part}", ("n", 4, "past", 8), (1, 4, 7, 8)) for layer in range(12) for part in ("k", "v")]
+    assert shaped(*past) == {"past.*.k": (1, 4, 7, 8), "past.*.v": (1, 4, 7, 8)}
+    # One that differs is not hidden, and a single one keeps its name.
+    odd = [("x1", ("n", "a"), (1, 2)), ("x2", ("n", "a"), (1, 3)), ("z3", ("n", "b"), (1, 2))]
+    assert shaped(*odd) == {"x1": (1, 2), "x2": (1, 3), "z3": (1, 2)}

@@ -94,6 +94,14 @@ def test_another_processor_or_version_observes_anew(machine: dict[str, Any]) -> 
     assert of(job(), machine) != of(job())
 
 
+def test_rows_that_are_chosen_of_one_dataset_are_part_of_it() -> None:
+    """The whole file under another name of its role is the same, some of its rows are other data."""
+    whole = job(datasets={"all": file_of("c.npz", "2" * 64)})
+    keys = [observation_key(whole, MACHINE, chosen) for chosen in (None, "4" * 64, "5" * 64)]
+    assert len({*keys, None}) == 4
+    assert keys[0] == of(job())
+
+
 def test_what_needs_no_calibration_has_no_key() -> None:
     assert observation_key(job({"technique": "dynamic_int8"}), MACHINE) is None
     assert observation_key(job(datasets={}), MACHINE) is None

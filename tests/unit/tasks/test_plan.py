@@ -28,6 +28,7 @@ def run_through(
     most_replicates: int = 0,
     runtimes: Sequence[str] = ("onnxruntime",),
     wide: Callable[[dict[str, Any]], list[str]] = lambda request: [],
+    providers: list[str] | None = None,
     **measure: Any,
 ) -> tuple[list[Step], list[str]]:
     """The children that a job is measured with, and the folders that it says they left."""
@@ -40,7 +41,8 @@ def run_through(
     measuring = Measuring(
         ORIGINAL,
         candidates,
-        {"spec": {"measure": Measure.model_validate(measure).model_dump(mode="json")}},
+        {"spec": {"measure": Measure.model_validate(measure).model_dump(mode="json")}}
+        | ({"providers": providers} if providers else {}),
         batches=batches,
         cases=measure.get("cases", {}),
         runtimes=runtimes,
@@ -62,6 +64,14 @@ def conditions(steps: list[Step]) -> Counter[tuple[str, int, int]]:
         for step in steps
         if step.name == "measure_latency"
     )
+
+
+def test_every_child_is_told_what_to_run_on() -> None:
+    providers = ["CUDAExecutionProvider"]
+    steps, _ = run_through(2, CANDIDATES[:1], providers=providers, load={"callers": [1]}, seconds=None)
+    assert {step.name for step in steps} == {"measure_latency", "measure_load", "profile"}
+    assert all(step.request["providers"] == providers for step in steps)
+    assert not any("providers" in step.request for step in planned(2))
 
 
 def test_every_pair_of_threads_and_batch_has_as_many_children() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from app.domain.metric_options import MetricOptions
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, chosen, positions, ratio
+from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, chosen, positions, ratio, row_text
 from workers.evaluation.metrics.token_accuracy import counted_labels, not_sequences
 
 Sequences = list[list[int]]
@@ -66,4 +66,10 @@ def not_decodable(rows: Rows, options: MetricOptions) -> str | None:
         return reason
     if blank is not None and not 0 <= blank < rows.artifact.shape[-1]:
         return f"the blank is class {blank}, and the output has {rows.artifact.shape[-1]} classes"
+    labels_a_row = rows.truth.size // len(rows.truth)
+    if blank is not None and rows.artifact.ndim < 3 and labels_a_row > 1:
+        return (
+            f"a row of the output is one vector of {row_text(rows.artifact)} classes, of which CTC wants one for each "
+            f"moment, and of the labels {labels_a_row}"
+        )
     return None

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, by_row, mean
+from workers.evaluation.metrics.definition import MEAN, Floats, RowMetric, Rows, by_row, mean
 
 
 def _score(rows: Rows) -> Floats:
@@ -28,4 +28,4 @@ def _unit(vectors: Floats) -> Floats:
     return vectors / np.where(lengths > 0, lengths, 1.0)
 
 
-METRIC = RowMetric("cosine", _score, mean, ideal=1.0, range=(-1.0, 1.0))
+METRIC = RowMetric("cosine", _score, mean, ideal=1.0, range=(-1.0, 1.0), form=MEAN)

@@ -20,9 +20,9 @@ from workers.evaluation.statistics.linear import Ends, Linearised
 
 Floats = NDArray[np.float64]
 
-Interval = Literal["studentised", "linear", "bounded", "fisher"]
-"""How a value's interval is found: the studentised bootstrap; Student's t of the influence of rows; the same on the
-scale of log odds; or on Fisher's."""
+Interval = Literal["studentised", "bounded", "fisher"]
+"""How a value's interval is found: the studentised bootstrap, of what has no bounds; Student's t of the influence of
+rows, on the scale of log odds; or on Fisher's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +55,29 @@ class Rows:
 
 
 @dataclass(frozen=True, slots=True)
+class RatioForm:
+    """A value as a rising or falling function of the ratio of two sums over rows.
+
+    `parts` takes what is kept of rows, [rows, columns], and gives the numerators and the denominators, [rows] each, or
+    None where these rows make no such ratio. `value` takes any ratio, infinite ones too; `grows`: in proportion to
+    itself, as an exponential does.
+    """
+
+    parts: Callable[[Floats], tuple[Floats, Floats] | None]
+    value: Callable[[float], float]
+    grows: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class RowMetric:
     """A metric whose value is a smooth function of the means of what it scores a row with.
 
     `score` gives [rows, columns] in float64; a row whose output is not finite where the metric needs it
     scores NaN. `value` takes means of the columns, [..., columns], and gives [...]. `ideal` is the value
     of the original compared with itself, None for metrics that do not compare with it. `range` bounds what any
-    value can be. `unfit` says why an output cannot be scored, or None. `interval` says how a value's is found,
-    `rows_a_draw` how many rows one score is of, `whole` that rows cannot be scored apart. `unfit_set` says why scores
-    have no value, such as those of labels that do not vary.
+    value can be. `unfit` says why an output cannot be scored, or None. `interval` says how a value's is found, `form`
+    of which ratio where that is known, `rows_a_draw` how many rows one score is of, `whole` that rows cannot be scored
+    apart. `unfit_set` says why scores have no value, such as those of labels that do not vary.
     """
 
     id: str
@@ -74,6 +88,7 @@ class RowMetric:
     unfit: Callable[[Rows], str | None] = lambda rows: None
     unfit_set: Callable[[Floats], str | None] = lambda scores: None
     interval: Interval = "studentised"
+    form: RatioForm | None = None
     rows_a_draw: int = 1
     whole: bool = False
 
@@ -126,6 +141,10 @@ def ratio(means: Floats) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         found: Floats = means[..., 0] / means[..., 1]
     return found
+
+
+MEAN = RatioForm(lambda scores: (scores[:, 0], np.ones(len(scores))), float)
+"""Of a metric with one column, its mean over rows."""
 
 
 def by_row(values: NDArray[np.floating]) -> Floats:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, mean, no_class_axis, positions
+from workers.evaluation.metrics.definition import MEAN, Floats, RowMetric, Rows, mean, no_class_axis, positions
 
 
 def _score(rows: Rows) -> Floats:
@@ -34,4 +34,4 @@ def _unfit(rows: Rows) -> str | None:
     return no_class_axis(rows.artifact)
 
 
-METRIC = RowMetric("kl", _score, mean, ideal=0.0, range=(0.0, math.inf), unfit=_unfit)
+METRIC = RowMetric("kl", _score, mean, ideal=0.0, range=(0.0, math.inf), unfit=_unfit, form=MEAN)

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, by_row, mean, row_text
+from workers.evaluation.metrics.definition import MEAN, Floats, RowMetric, Rows, by_row, mean, row_text
 
 
 def errors(rows: Rows) -> Floats:
@@ -25,4 +25,4 @@ def _score(rows: Rows) -> Floats:
     return np.asarray(scores)
 
 
-METRIC = RowMetric("mae", _score, mean, ideal=None, range=(0.0, math.inf), unfit=unfit)
+METRIC = RowMetric("mae", _score, mean, ideal=None, range=(0.0, math.inf), unfit=unfit, form=MEAN)

@@ -76,6 +76,8 @@ def not_comparable(rows: Rows, options: MetricOptions) -> str | None:
 
 def constant(both: Floats) -> str | None:
     """Why there is no correlation of such numbers, or None."""
+    if len(both) < 2:
+        return "there is one value alone, and a correlation needs several"
     for name, values in (("output", both[:, 0]), ("labels", both[:, 1])):
         if np.ptp(values) == 0:
             return f"the {name} {'does' if name == 'output' else 'do'} not vary"

@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from app.domain.metric_options import MetricOptions
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, positions, ratio
+from workers.evaluation.metrics.definition import Floats, RatioForm, RowMetric, Rows, positions, ratio
 from workers.evaluation.metrics.kl import log_softmax
 from workers.evaluation.metrics.token_accuracy import counted_labels, not_sequences
 
@@ -30,6 +30,9 @@ def metric(options: MetricOptions) -> RowMetric:
         ideal=None,
         range=(1.0, math.inf),
         unfit=lambda rows: not_sequences(rows, ignore),
+        form=RatioForm(
+            lambda nats: (nats[:, 0], nats[:, 1]), lambda nats: _value(np.array([nats, 1.0])).item(), grows=True
+        ),
     )
 
 

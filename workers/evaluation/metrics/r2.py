@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows
+from workers.evaluation.metrics.definition import Floats, RatioForm, RowMetric, Rows
 from workers.evaluation.metrics.mae import errors, unfit
 
 
@@ -24,7 +24,16 @@ def _value(means: Floats) -> Floats:
         return np.asarray((1 - error / (square - label**2)).mean(axis=-1))
 
 
+def _unexplained(records: Floats) -> tuple[Floats, Floats] | None:
+    """Squared errors and, of one number a row, what they are a part of; of several the mean is of many ratios."""
+    if records.shape[1] > 3:
+        return None
+    return records[:, 2], (records[:, 0] - records[:, 0].mean()) ** 2
+
+
 def _constant(records: Floats) -> str | None:
+    if len(records) < 2:
+        return "there is one row alone, and no variance to explain"
     spread = records[:, records.shape[1] // 3 : 2 * records.shape[1] // 3].max(axis=0)
     return "the labels do not vary" if (spread == 0).any() else None
 
@@ -37,6 +46,6 @@ METRIC = RowMetric(
     range=(-math.inf, 1.0),
     unfit=unfit,
     unfit_set=_constant,
-    interval="linear",
+    form=RatioForm(_unexplained, lambda unexplained: 1 - unexplained),
     whole=True,
 )

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows
+from workers.evaluation.metrics.definition import Floats, RatioForm, RowMetric, Rows
 from workers.evaluation.metrics.mae import errors, unfit
 
 
@@ -19,4 +19,8 @@ def _value(means: Floats) -> Floats:
     return np.asarray(np.sqrt(np.maximum(means[..., 0], 0.0)))
 
 
-METRIC = RowMetric("rmse", _score, _value, ideal=None, range=(0.0, math.inf), unfit=unfit)
+_OF_SQUARES = RatioForm(
+    lambda scores: (scores[:, 0], np.ones(len(scores))), lambda mean_square: math.sqrt(max(mean_square, 0.0))
+)
+
+METRIC = RowMetric("rmse", _score, _value, ideal=None, range=(0.0, math.inf), unfit=unfit, form=_OF_SQUARES)

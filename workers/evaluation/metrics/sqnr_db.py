@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from workers.evaluation.metrics.definition import Floats, RowMetric, Rows, by_row
+from workers.evaluation.metrics.definition import Floats, RatioForm, RowMetric, Rows, by_row
 
 CAP = 200.0
 """What stands for no noise at all; float64 sums cannot tell more apart."""
@@ -42,4 +42,11 @@ def _value(means: Floats) -> Floats:
     return np.clip(np.where(noise == 0, CAP, decibels), -CAP, CAP)
 
 
-METRIC = RowMetric("sqnr_db", _score, _value, ideal=CAP, range=(-CAP, CAP))
+def _noise_and_signal(energies: Floats) -> tuple[Floats, Floats] | None:
+    signal, noise = energies.T
+    return (noise, signal) if signal.sum() > 0 else None
+
+
+_OF_NOISE = RatioForm(_noise_and_signal, lambda noise: decibel(1.0, noise))
+
+METRIC = RowMetric("sqnr_db", _score, _value, ideal=CAP, range=(-CAP, CAP), form=_OF_NOISE)

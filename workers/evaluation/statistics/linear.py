@@ -32,7 +32,8 @@ class Linearised:
 
     `influence` [rows] has mean 0 and is what a row adds to the error, times the rows. `step` is the influence of a
     row that goes wholly wrong. `units` [rows], where given, are the groups that influence is known of alone. `unseen`
-    is variance of the estimate that the influence of these rows does not show.
+    is variance of the estimate that the influence of these rows does not show. `bias` is by how much it is too high on
+    average; of a difference it is not known.
     """
 
     value: float
@@ -40,6 +41,7 @@ class Linearised:
     step: float = 1.0
     units: Codes | None = None
     unseen: float = 0.0
+    bias: float = 0.0
 
     def less(self, other: "Linearised", sign: float) -> "Linearised":
         """The difference to another estimate of the same rows, times `sign`."""
@@ -87,11 +89,20 @@ class Scatter:
         return quantile * self.error * math.sqrt(1 + normal * normal * self.kurtosis / self.draws)
 
 
+def draw_influence(found: Linearised, groups: Codes | None = None) -> Floats:
+    """What each draw adds to an estimate's error, times the draws; rows of one group are one draw."""
+    together = found.units if found.units is not None else groups
+    if together is None:
+        return found.influence
+    sums = group_sums(found.influence, together)
+    return sums * (len(sums) / len(found.influence))
+
+
 def scatter_of(found: Linearised, groups: Codes | None = None) -> Scatter:
     """The scatter of an estimate; rows of one group count as one draw."""
     rows = len(found.influence)
-    together = found.units if found.units is not None else groups
-    parts = (found.influence if together is None else group_sums(found.influence, together)) / rows
+    parts = draw_influence(found, groups)
+    parts = parts / len(parts)
     draws = len(parts)
     squares = float((parts**2).sum()) + found.unseen
     # What is left of rounding is no scatter.

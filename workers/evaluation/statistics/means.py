@@ -1,28 +1,36 @@
-"""Intervals of what is a smooth function of row means, such as a mean itself or a ratio of sums.
+"""Intervals of ratios of sums, such as means, and of anything that influence values make a mean of.
 
-The studentised bootstrap over rows (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap",
-1993, section 12.5): each resample is measured in its own standard errors, so that a skewed sample (a
-few rows with most of the error) moves both ends by as much as it should. The standard error is that
-of the linearised statistic. Paired comparisons put the columns of both sides next to each other, so
-that a resample draws the same rows for both. Rows in groups are drawn by whole groups.
+The studentised bootstrap (B. Efron and R. Tibshirani, "An Introduction to the Bootstrap", 1993, section 12.5): each
+resample is measured in its own standard errors, so that a skewed sample (a few rows with most of the error) moves both
+ends by as much as it should. A sample lacks what lies beyond its extremes, so resamples are drawn from one whose tails
+go on (`tails`). A ratio's bounds are the ratios that its draws do not contradict (E. Fieller, "Some problems in
+interval estimation", Journal of the Royal Statistical Society B 16 (1954)): they need no division by a sum that is
+itself uncertain. Rows in groups are drawn by whole groups.
 """
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
 
-from workers.evaluation.statistics.clusters import Codes, Floats, group_count, group_sizes, group_sums
-from workers.evaluation.statistics.linear import Linearised
+from workers.evaluation.statistics import tails
+from workers.evaluation.statistics.clusters import Codes, Floats, group_sizes, group_sums
+from workers.evaluation.statistics.linear import Ends, Linearised, draw_influence
 
 Statistic = Callable[[Floats], Floats]
 """From means of the columns, shape [..., columns], to values, shape [...]."""
 
-# A resample costs about 30 ns a row; this many keep the noise of a 95 % bound below 3 % of its width.
+# This many keep the noise of a 95 % bound below 3 % of its width.
 _RESAMPLES = 2_000
 _MOST_RESAMPLES = 20_000
 _TAIL = 50  # resamples beyond a bound, at least
-_CELLS = 100_000  # of the block of counts held at once: what a cache holds
+_CELLS = 50_000  # of the block of resamples held at once: what a cache holds
+_MOST_DRAWS = 20_000
+"""Of a resample: the skew of more is less than what these have, so that theirs is safe, and costs no more."""
+
 _STEP = 1e-5  # of the spread
 _LEAST_STEP = 1e-10  # of the value
 
@@ -39,62 +47,119 @@ def linearise(columns: Floats, statistic: Statistic, step: float = 1.0) -> Linea
     return Linearised(estimate(columns, statistic), (columns - means) @ slopes, step)
 
 
-def standard_error(columns: Floats, statistic: Statistic) -> float:
-    """The linearised standard error of the statistic."""
-    return float(linearise(columns, statistic).influence.std(ddof=1)) / math.sqrt(len(columns))
+def jackknife(columns: Floats, statistic: Statistic, groups: Codes | None, step: float = 1.0) -> Linearised:
+    """As `linearise`, the influence by leaving out each draw.
 
-
-def by_group(columns: Floats, groups: Codes, statistic: Statistic) -> tuple[Floats, Statistic]:
-    """Groups in the place of rows: sums of the columns and of ones, and the statistic as one of these."""
-    sums = np.concatenate([group_sums(columns, groups), group_sizes(groups)[:, np.newaxis]], axis=1)
-    return sums * (group_count(groups) / len(columns)), lambda means: statistic(means[..., :-1] / means[..., -1:])
-
-
-def bootstrap_bounds(columns: Floats, statistic: Statistic, confidence: float, *, seed: int = 0) -> tuple[float, float]:
-    """Lower and upper bound of the statistic, each one-sided at `confidence`.
-
-    `columns` has the shape [rows, columns]. Infinite where a bound cannot be had from so few rows;
-    both equal the estimate where no row differs from another.
+    Of a mean of ratios, some of which few rows have part in, that is their scatter, and the slope is less (B. Efron and
+    C. Stein, "The jackknife estimate of variance", Annals of Statistics 9 (1981)). Where a draw alone has a part that
+    the statistic cannot do without, the slopes are all there is.
     """
-    rows, width = columns.shape
-    value = estimate(columns, statistic)
-    if rows < 2:
+    rows = len(columns)
+    sums, sizes = (columns, np.ones(rows)) if groups is None else (group_sums(columns, groups), group_sizes(groups))
+    found = linearise(columns, statistic, step)
+    if len(sums) < 2:
+        return found
+    without = statistic((columns.sum(axis=0) - sums) / (rows - sizes)[:, np.newaxis])
+    if not np.isfinite(without).all():
+        return found
+    influence = (len(sums) - 1) * (without.mean() - without)
+    if groups is None:
+        return Linearised(found.value, influence, step)
+    return Linearised(found.value, (influence * rows / len(sums) / sizes)[groups], step, groups)
+
+
+def ratio_bounds(
+    numerators: Floats, denominators: Floats, groups: Codes | None, confidence: float, *, seed: int = 0
+) -> Ends:
+    """Lower and upper bound of the ratio of two sums, each one-sided at `confidence`.
+
+    Both have the shape [rows], and the denominators' sum is above 0. Infinite where a bound cannot be had from so few
+    rows; both equal the ratio where no row differs from another.
+    """
+    if groups is not None:
+        numerators, denominators = group_sums(numerators, groups), group_sums(denominators, groups)
+    value = float(numerators.sum() / denominators.sum())
+    draws = len(numerators)
+    if draws < 2:
         return -math.inf, math.inf
-    spread = columns.std(axis=0)
-    error = standard_error(columns, statistic)
-    if error == 0:
+    # Of each draw what it has beyond its part of the ratio: of mean 0, and little is lost to rounding.
+    excess = numerators - value * denominators
+    scale = float(np.abs(excess).max())
+    if scale <= 1e-15 * float(np.abs(numerators).max()):
         return value, value
+    excess = excess / scale
+    low, high = student_quantiles(excess, confidence, seed=seed)
+    middle = float(denominators.mean())
+    apart = denominators - middle
+    own, both, other = (float(each) / (draws - 1) / draws for each in (excess @ excess, excess @ apart, apart @ apart))
+    variances = (own, both, other)
+    below = _crossing(middle, variances, high)
+    above = _crossing(middle, variances, low)
+    return value - scale * below, value + scale * above
 
-    # Moments of the centred columns, so that little is lost where they are near a constant.
-    means = columns.mean(axis=0)
-    centred = columns - means
-    upper = np.triu_indices(width)
-    moments = np.concatenate([centred, centred[:, upper[0]] * centred[:, upper[1]]], axis=1)
 
+def influence_bounds(found: Linearised, groups: Codes | None, confidence: float, *, seed: int = 0) -> Ends:
+    """As `ratio_bounds`, of an estimate by the influence of its rows."""
+    parts = draw_influence(found, groups)
+    return ratio_bounds(parts + found.value, np.ones(len(parts)), None, confidence, seed=seed)
+
+
+def growing_bounds(value: float, ends: Ends) -> Ends:
+    """Bounds of a difference that grows with what it is of, such as of two exponentials, from those of its influence.
+
+    The estimate's error is then the less the smaller it is by chance. Where it is clearly not 0, the end away from 0
+    is as far off on the scale of its logarithm.
+    """
+    lower, upper = ends
+    if value > 0 and upper < 2 * value:
+        return lower, value * math.exp(upper / value - 1)
+    if value < 0 and lower > 2 * value:
+        return value * math.exp(lower / value - 1), upper
+    return ends
+
+
+def student_quantiles(draws: Floats, confidence: float, *, seed: int = 0) -> Ends:
+    """How many of its own standard errors a mean may lie from the truth, below and above, each one-sided.
+
+    `draws` [draws] have mean 0. Never less than of Student's t, though a skewed mean errs less far to one side.
+    """
+    population = tails.completed(draws)
+    population = population - population.mean()
+    count = min(len(draws), _MOST_DRAWS)
     resamples = min(max(_RESAMPLES, math.ceil(_TAIL / (1 - confidence))), _MOST_RESAMPLES)
-    rng = np.random.default_rng(seed)
     distances = np.empty(resamples)
-    block = max(1, min(resamples, _CELLS // rows))
+    block = max(1, min(resamples, _CELLS // count))
     for start in range(0, resamples, block):
         size = min(block, resamples - start)
-        drawn = _counts(rng, size, rows) @ moments / rows
-        shifts = drawn[:, :width]
-        covariance = np.empty((size, width, width))
-        covariance[:, upper[0], upper[1]] = drawn[:, width:]
-        covariance[:, upper[1], upper[0]] = drawn[:, width:]
-        covariance -= shifts[:, :, np.newaxis] * shifts[:, np.newaxis, :]
-        slopes = _slopes(means + shifts, statistic, spread)
-        variance = np.einsum("ri,rij,rj->r", slopes, covariance, slopes) / (rows - 1)
-        distances[start : start + size] = _studentised(statistic(means + shifts) - value, variance)
-    low, high = np.quantile(distances, [confidence, 1 - confidence], method="closest_observation")
-    return float(value - low * error), float(value - high * error)
+        drawn = population.take(_places(len(population), size, count, seed + start))
+        shifts = drawn.mean(axis=1)
+        variance = np.einsum("rd,rd->r", drawn, drawn) / count - shifts**2
+        distances[start : start + size] = _studentised(shifts, variance / (count - 1))
+    low, high = np.quantile(distances, [1 - confidence, confidence], method="closest_observation")
+    reach = float(stdtrit(len(draws) - 1, confidence))
+    return min(float(low), -reach), max(float(high), reach)
 
 
-def _counts(rng: np.random.Generator, resamples: int, rows: int) -> Floats:
-    """How often each resample draws each row; shape [resamples, rows]."""
-    draws = rng.integers(0, rows, (resamples, rows), dtype=np.int32)
-    draws += np.arange(resamples, dtype=np.int32)[:, np.newaxis] * rows
-    return np.bincount(draws.ravel(), minlength=resamples * rows).reshape(resamples, rows).astype(np.float64)
+@lru_cache(maxsize=32)
+def _places(population: int, resamples: int, draws: int, seed: int) -> NDArray[np.intp]:
+    """What resamples draw, [resamples, draws]; the same again for the next sample of this size."""
+    return np.random.default_rng(seed).integers(0, population, (resamples, draws), dtype=np.intp)
+
+
+def _crossing(middle: float, variances: tuple[float, float, float], quantile: float) -> float:
+    """How far from the ratio the draws contradict another: where it lies so many of its own standard errors off.
+
+    `variances` are of the mean excess, of it with the mean denominator, and of that one.
+    """
+    if not math.isfinite(quantile):
+        return math.inf
+    own, both, other = (quantile * quantile * each for each in variances)
+    square = middle * middle - other
+    if square <= 0:
+        return math.inf
+    # (middle · r)² = q² · (own - 2r · both + r² · other), of which the root on the quantile's side.
+    side = math.copysign(1.0, quantile)
+    return (side * both + math.sqrt(both * both + square * own)) / square
 
 
 def _studentised(shifts: Floats, variance: Floats) -> Floats:

@@ -74,13 +74,17 @@ class ImageDataset(Dataset):
         self._zip.close()
 
     def _read(self, size: int, names: Sequence[str], start: int, stop: int) -> Iterator[Batch]:
-        for first in range(start, stop, size):
-            rows = range(first, min(first + size, stop))
+        return self.read_numbers(size, names, np.arange(start, stop))
+
+    def read_numbers(self, size: int, names: Sequence[str], numbers: Array) -> Iterator[Batch]:
+        """The rows with these numbers, `size` at a time; no other picture is opened."""
+        for first in range(0, len(numbers), size):
+            rows = numbers[first : first + size]
             batch: Batch = {}
             if self._preprocess.input in names:
                 batch[self._preprocess.input] = np.stack([self._picture(self._rows[row]) for row in rows])
             if LABELS in names and self._labels is not None:
-                batch[LABELS] = self._labels[rows.start : rows.stop].copy()
+                batch[LABELS] = self._labels[rows]
             yield batch
 
     def _picture(self, member: zipfile.ZipInfo) -> Array:

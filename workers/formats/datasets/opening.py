@@ -12,6 +12,7 @@ from typing import Any
 from app.domain.dataset import Preprocess
 from app.errors import RejectedInput
 from workers.formats.datasets.interface import Dataset
+from workers.formats.datasets.selection import SelectedRows, load_numbers
 from workers.formats.limits import InputLimits
 from workers.formats.signatures import file_head, instead, signature
 from workers.formats.zip_members import open_zip
@@ -22,19 +23,23 @@ def open_dataset(
     file_name: str = "",
     preprocess: Preprocess | Mapping[str, Any] | None = None,
     limits: InputLimits | None = None,
+    rows: Path | None = None,
 ) -> Dataset:
     """Open a dataset by its content, whatever it is called; only headers are read.
 
-    `preprocess` says how pictures become arrays and is not looked at otherwise. Raises RejectedInput
-    `empty_file`, `dataset_format_unknown`, `dataset_pickled`, `preprocess_missing`, and what the formats raise;
-    pydantic's ValidationError where `preprocess` is plain data and wrong.
+    `preprocess` says how pictures become arrays and is not looked at otherwise; `rows` is a file with the numbers of
+    the rows that are wanted, as `selection.save_numbers` writes it. Raises RejectedInput `empty_file`,
+    `dataset_format_unknown`, `dataset_pickled`, `preprocess_missing`, and what the formats raise; pydantic's
+    ValidationError where `preprocess` is plain data and wrong.
     """
     if preprocess is not None and not isinstance(preprocess, Preprocess):
         preprocess = Preprocess.model_validate(preprocess)
     dataset = _open(path, file_name, preprocess, limits or InputLimits())
     if preprocess is not None and dataset.format != "images":
         dataset.notes += ("The preprocess object is for pictures and was not used.",)
-    return dataset
+    if rows is None:
+        return dataset
+    return SelectedRows(dataset, load_numbers(rows))
 
 
 def _open(path: Path, file_name: str, preprocess: Preprocess | None, limits: InputLimits) -> Dataset:

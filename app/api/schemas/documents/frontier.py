@@ -56,13 +56,18 @@ class FrontierChoice(BaseModel):
 
 
 class FrontierGroup(BaseModel):
-    """Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none."""
+    """Variants that can be compared. `axes` are the measurements in which `pareto` ones are beaten by none.
+
+    `conditions` are those under which all of them were timed: runtime, version, threads, rows a call, and the shapes of
+    inputs that the model leaves open.
+    """
 
     target: str
     fingerprint: str | None
     data: MeasuredData
     threads: int | None
     batch: int | None
+    conditions: dict[str, Any]
     axes: list[str]
     variants: list[FrontierVariant]
     best: FrontierChoice
@@ -95,8 +100,9 @@ def _frontier_group(group: Group, constraints: tuple[str, ...]) -> dict[str, Any
         "target": group.target,
         "fingerprint": group.fingerprint,
         "data": measured_data(group.data),
-        "threads": group.threads,
-        "batch": group.batch,
+        "threads": group.conditions.get("threads"),
+        "batch": group.conditions.get("batch"),
+        "conditions": group.conditions,
         "axes": list(group.axes),
         "variants": [_frontier_variant(placed, group, constraints) for placed in group.placed],
         "best": {

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from app.api.schemas.documents.parts import Failure, moment
 from app.db.tables import Job
@@ -51,6 +51,7 @@ class JobDocument(BaseModel):
     model: str
     spec: dict[str, Any]
     labels: dict[str, str]
+    rows: dict[str, int] = Field(description="How many rows each role has; of one dataset that was split, too.")
     baseline: Baseline | None
     candidates: list[Candidate]
     chosen: str | None
@@ -106,6 +107,7 @@ def job_document(view: JobView) -> dict[str, Any]:
         "model": job.spec.get("model", job.model_id),
         "spec": job.spec,
         "labels": job.spec.get("labels", {}),
+        "rows": outcome.get("rows", {}),
         "baseline": outcome.get("baseline"),
         "candidates": candidates,
         "chosen": outcome.get("chosen"),

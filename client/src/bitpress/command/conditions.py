@@ -1,7 +1,7 @@
 """What measurements hold for, and the table of a job that measured under several conditions."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 _TOLD = ("case", "threads", "batch", "callers", "rate", "rows")
@@ -9,6 +9,9 @@ _APART = ("runtime", "case", "shapes", "threads", "batch", "callers", "rate")
 """What tells measurements of one name and job apart, in the order in which it is said."""
 
 _RATIOS_MAY_LEAVE_OUT = ("runtime", "shapes", "threads", "batch")
+
+_NAMES = ("runtime", "providers", "device", "case", "shapes", "threads", "batch", "callers", "rate")
+_USUAL = {"runtime": "onnxruntime", "providers": ["CPUExecutionProvider"], "device": "CPU"}
 
 Key = tuple[Any, ...]
 
@@ -72,3 +75,26 @@ def _shapes(shapes: Any) -> str:
 
 def _hashable(value: Any) -> Any:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict | list | tuple) else value
+
+
+def ran(conditions: Mapping[str, Any], left_out: Collection[str] = (), *, version: bool = False) -> list[str]:
+    """Tell what ran a model, on what and how loaded; the runtime if it is not the usual one, or with its version."""
+    told = []
+    for name in _NAMES:
+        value = conditions.get(name)
+        if value is None or name in left_out:
+            continue
+        if name == "runtime":
+            if version:
+                told.append(f"{value} {conditions.get('version') or ''}".rstrip())
+            elif value != _USUAL[name]:
+                told.append(str(value))
+        elif name == "shapes":
+            told += [f"{each} {'×'.join(map(str, shape))}" for each, shape in value.items()]
+        elif value != _USUAL.get(name):
+            told.append(f"{name} {', '.join(map(_written, value)) if isinstance(value, list) else _written(value)}")
+    return told
+
+
+def _written(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -5,10 +5,24 @@ from typing import Annotated, Any
 
 import typer
 
-from bitpress.command.options import AtLeast, AtMost, Batch, DryRun, JobName, Labels, Metrics, Threads, Timeout, Wait
+from bitpress.command.options import (
+    AtLeast,
+    AtMost,
+    Batch,
+    Conditions,
+    Data,
+    DryRun,
+    JobName,
+    Labels,
+    Metrics,
+    Shares,
+    Threads,
+    Timeout,
+    Wait,
+)
 from bitpress.command.output import Json
 from bitpress.command.session import connected
-from bitpress.command.specification import goal_of, json_object, recipe_of, split
+from bitpress.command.specification import check_alone, conditions_of, goal_of, json_object, recipe_of, shares_of, split
 from bitpress.command.submission import submit
 from bitpress.command.uploads import check_source, dataset_id, model_id
 
@@ -34,6 +48,8 @@ def optimize(
     ] = None,
     tuning: Annotated[str | None, typer.Option(metavar="FILE|ID", help="Data that guide a search.")] = None,
     evaluation: Annotated[str | None, typer.Option(metavar="FILE|ID", help="Data held out, which judge.")] = None,
+    data: Data = None,
+    shares: Shares = None,
     preprocess: Annotated[
         str | None, typer.Option(metavar="JSON|@FILE", help="How images in these files become inputs.")
     ] = None,
@@ -53,6 +69,7 @@ def optimize(
     ] = None,
     threads: Threads = None,
     batch: Batch = None,
+    measure: Conditions = None,
     priority: Annotated[int | None, typer.Option(min=0, max=9, metavar="NUMBER", help="9 is served first.")] = None,
     name: JobName = None,
     label: Labels = None,
@@ -76,9 +93,10 @@ def optimize(
         raise typer.BadParameter("name one, such as dynamic_int8: see `bitpress techniques`", param_hint="--technique")
     given: dict[str, Any] = {
         "recipe": made,
+        "split": shares_of(shares),
         "goal": goal_of(goal, minimize, max_drop or (), at_least or (), at_most or ()),
         "metrics": metric,
-        "measure": {name: value for name, value in (("threads", threads), ("batch", batch)) if value},
+        "measure": conditions_of(measure, threads, batch),
         "target": target,
         "priority": priority,
         "name": name,
@@ -86,11 +104,13 @@ def optimize(
     }
     prepared = json_object(preprocess, "--preprocess") or None
     roles = {"calibration": calibration, "tuning": tuning, "evaluation": evaluation}
+    check_alone(data, shares, roles)
+    roles["all"] = data
     for source, prefix in ((model, "mdl"), *((it, "dst") for it in roles.values() if it)):
         check_source(source, prefix)
     with connected() as client:
         spec: dict[str, Any] = {"model": model_id(client, model)}
-        data = {role: dataset_id(client, it, prepared) for role, it in roles.items() if it}
-        spec |= {"datasets": data} if data else {}
+        datasets = {role: dataset_id(client, it, prepared) for role, it in roles.items() if it}
+        spec |= {"datasets": datasets} if datasets else {}
         spec |= {part: value for part, value in given.items() if value not in (None, {}, [])}
         submit(client, spec, dry_run=dry_run, wait=wait, timeout=timeout, json=json, output=output)

@@ -1,11 +1,12 @@
 """`bitpress report`, `bitpress frontier`, `bitpress compare`"""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from bitpress.command.conditions import ran
 from bitpress.command.output import NOTHING, Json, in_bytes, print_json, print_table, say
 from bitpress.command.session import connected, id_of, is_id
 
@@ -89,37 +90,46 @@ def compare(
         if json:
             print_json(found)
             return
-        rows = []
+        rows, doubts = [], set()
         for row in found["measurements"]:
+            first = next((value["measurement"] for value in row["values"] if value["measurement"]), None)
             for place, value in enumerate(row["values"]):
                 measured, difference = value["measurement"], value["difference"]
-                name = "" if place else row["name"] + _conditions(measured)
+                name = "" if place else row["name"] + _conditions(first)
                 rows.append([name, value["id"], _value(measured), *_differs(difference)])
+                doubts.update(_doubts(measured))
         print_table(["measured", "of", "value", "× reference", "difference", "basis"], rows, right=["value"])
+        _print_doubts(doubts)
 
 
 def _print_group(group: Mapping[str, Any], minimize: str) -> None:
     data = group["data"]
     where = f"on {group['target']} ({group['fingerprint'] or 'machine unknown'})"
     typer.echo(f"{where}, {data['source']} rows{' ' + data['dataset'] if data['dataset'] else ''}")
+    if said := ran(group.get("conditions") or {}, version=True):
+        typer.echo(f"timed with {', '.join(said)}")
     best = group["best"]
+    doubts: set[str] = set()
     names = [*_TRADED, *(axis for axis in group["axes"] if axis not in _TRADED)]
     rows = []
     for variant in group["variants"]:
         values = {each["name"]: each for each in reversed(variant["measurements"])}
         marks = ["best"] if variant["id"] == best["variant"] else []
         marks += ["pareto"] if variant["pareto"] else []
+        paired = next((each for each in variant.get("comparisons", ()) if each["name"] == "latency_p50"), None)
+        doubts.update(*(_doubts(values.get(name)) for name in names), _doubts(paired))
         rows.append(
             [
                 variant["id"],
                 str((variant["recipe"] or {}).get("technique", "original")),
                 *(_value(values.get(name)) for name in names),
-                _ratio(variant["costs"].get("latency_p50") or {}),
+                _ratio(variant["costs"].get("latency_p50") or {}) + ("*" if _doubts(paired) else ""),
                 ", ".join(each["standing"] for each in variant["constraints"]),
                 ", ".join(marks),
             ]
         )
     print_table(["variant", "technique", *names, "× fp32", "constraints", ""], rows, right=[*names, "× fp32"])
+    _print_doubts(doubts)
     if best["variant"] is None:
         typer.echo(f"none is best: {best['reason']}")
     elif best["indistinguishable"]:
@@ -128,21 +138,32 @@ def _print_group(group: Mapping[str, Any], minimize: str) -> None:
 
 
 def _conditions(measured: Mapping[str, Any] | None) -> str:
-    """Threads and rows a call, where they are not one."""
+    """What it holds for, where that is not what most have: one thread, one row a call, ONNX Runtime."""
     conditions = (measured or {}).get("conditions") or {}
-    told = [f"{name} {conditions[name]}" for name in ("threads", "batch") if conditions.get(name) not in (None, 1)]
+    told = ran(conditions, [name for name in ("threads", "batch") if conditions.get(name) == 1])
     return f" ({', '.join(told)})" if told else ""
+
+
+def _doubts(measured: Mapping[str, Any] | None) -> list[str]:
+    """The flags that speak against a value."""
+    return list((measured or {}).get("flags") or ())
+
+
+def _print_doubts(doubts: Collection[str]) -> None:
+    if doubts:
+        typer.echo(f"* measured under doubt: {', '.join(sorted(doubts))}")
 
 
 def _value(measured: Mapping[str, Any] | None) -> str:
     if measured is None or measured["value"] is None:
         return NOTHING
     value, unit = measured["value"], measured["unit"]
+    doubt = "*" if _doubts(measured) else ""
     if unit == "bytes":
-        return in_bytes(value)
+        return in_bytes(value) + doubt
     if unit == "fraction":
-        return f"{100 * value:.1f} %"
-    return f"{value:.4g}" + ("" if unit == "1" else f" {unit}")
+        return f"{100 * value:.1f} %{doubt}"
+    return f"{value:.4g}" + ("" if unit == "1" else f" {unit}") + doubt
 
 
 def _ratio(found: Mapping[str, Any]) -> str:

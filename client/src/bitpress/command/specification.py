@@ -1,7 +1,7 @@
 """From options of the command line to a job's specification; what is not said stays the service's default."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,12 @@ def recipe_of(
     return made
 
 
+def conditions_of(measure: str | None, threads: Sequence[int] | None, batch: Sequence[int] | None) -> dict[str, Any]:
+    """What latency is measured under: the JSON, and the options that win over it."""
+    given = {name: list(value) for name, value in (("threads", threads), ("batch", batch)) if value}
+    return json_object(measure, "--measure") | given
+
+
 def goal_of(
     goal: str | None,
     minimize: str | None,
@@ -54,6 +60,22 @@ def goal_of(
     if constraints:
         made["constraints"] = [*made.get("constraints", []), *constraints]
     return made or None
+
+
+def shares_of(text: str | None) -> dict[str, float] | None:
+    """Shares by role, as `calibration=0.2,evaluation=0.8`."""
+    return None if text is None else dict(_bound(each, "--split") for each in text.split(","))
+
+
+def check_alone(data: str | None, shares: str | None, roles: Mapping[str, str | None]) -> None:
+    """Refuse one dataset for all roles beside those of single roles, and shares of nothing."""
+    given = [f"--{role}" for role, source in roles.items() if source]
+    if data and given:
+        raise typer.BadParameter(
+            f"is split into all roles: leave it out, or leave {', '.join(given)} out", param_hint="--data"
+        )
+    if shares is not None and not data:
+        raise typer.BadParameter("says how --data is shared out: give that too", param_hint="--split")
 
 
 def json_object(text: str | None, option: str) -> dict[str, Any]:

@@ -79,6 +79,25 @@ def litert(model: str, scratch: str) -> dict[str, Any]:
     return _ran("litert", model, scratch)
 
 
+def torch_program(model: str, scratch: str) -> dict[str, Any]:
+    """A file of torch with one input of four columns: loaded, run, and timed by operator."""
+    import numpy as np
+
+    from workers.runtimes.session import load
+
+    session = load(Path(scratch, model), threads=2, runtime="torch")
+    feed = {session.inputs[0].name: np.ones((3, 4), np.float32)}
+    shapes = [list(output.shape) for output in session.run(feed)]
+    kernels = session.profile([feed], 3, Path(scratch)).kernels
+    left = sorted(path.name for path in Path(scratch, "tmp").iterdir())
+    return {
+        "conditions": session.conditions,
+        "shapes": shapes,
+        "operators": [kernel.op_type for kernel in kernels],
+        "left": left,
+    }
+
+
 def _ran(runtime: str, model: str, scratch: str) -> dict[str, Any]:
     import numpy as np
 
@@ -133,8 +152,10 @@ def _threads() -> int:
 
 ACTS = {
     act.__name__: act
-    for act in (numpy, onnxruntime, quantizer, torch, openvino, litert, pyarrow, pillow, readings, machine)
-}
+    for act in (
+        numpy, onnxruntime, quantizer, torch, openvino, litert, torch_program, pyarrow, pillow, readings, machine,
+    )
+}  # fmt: skip
 
 
 def serve(scratch: Path, commands: TextIO, progress: Progress) -> None:
