@@ -224,7 +224,7 @@ def test_a_long_tail_does_not_squeeze_the_rest(report: dict[str, Any]) -> None:
     (plot,) = plots_of(report)["latency"]
 
     assert edge_of([np.array(block)]) < 0.5
-    assert "are 9.0 % of all calls, the longest of 8.00 ms" in plot.caption
+    assert "are 9.0\u00a0% of all calls, the longest of 8.00 ms" in plot.caption
 
 
 @given(st.lists(st.floats(0.01, 1000), min_size=1, max_size=200), st.lists(st.floats(0.01, 1000), min_size=1))
@@ -264,3 +264,17 @@ def test_without_load_or_p99_nothing_is_drawn_of_it() -> None:
     ]
 
     assert plots_of(report)["load"] == []
+
+
+def test_a_figure_of_doubtful_numbers_is_marked(report: dict[str, Any]) -> None:
+    for part in (report["baseline"], report["candidates"][0]):
+        for found in part["measurements"]:
+            found["flags"] = []
+    assert {plot.flags for found in plots_of(report).values() for plot in found} == {()}
+
+    for found in report["candidates"][0]["measurements"]:
+        found["flags"] = ["unstable"] if found["name"] == "latency_p50" else []
+    plots = plots_of(report)
+
+    assert [plot.flags for plot in plots["tradeoff"]] == [("unstable",), ()]
+    assert [plot.flags for plot in plots["latency"]] == [("unstable",)]

@@ -69,12 +69,16 @@ _STYLE: Any = {
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """A drawn figure: `svg` is markup, `caption` how to read it, `legend` names and the numbers of their colours."""
+    """A drawn figure: `svg` is markup, `caption` how to read it, `legend` names and the numbers of their colours.
+
+    `flags` speak against the numbers that are drawn.
+    """
 
     svg: str
     title: str
     caption: str
     legend: tuple[tuple[int, str], ...] = ()
+    flags: tuple[str, ...] = ()
 
 
 def draw(name: str, title: str, described: str, paint: Callable[[Axes], None], *, height: int = 300) -> str:

@@ -9,10 +9,12 @@ from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from workers.evaluation.words import amount
-from workers.report.places import Place, described, sampled_place, varying
+from workers.report.cells import flags_of
+from workers.report.places import Place, by_place, described, sampled_place, varying
 from workers.report.plots.drawing import Plot, colour_of, draw
 from workers.report.variants import Variant, is_number
 
+_TIED = "\u00a0"
 _MOST_PLOTS = 6
 _MOST_CHILDREN = 12
 _POINTS = 120
@@ -39,7 +41,7 @@ def latency_plots(report: Mapping[str, Any], variants: Sequence[Variant]) -> lis
     ordered = sorted(groups, key=lambda key: key[0] not in chosen)
     varied = varying(place for _, place in groups)
     made = (
-        _plot(f"latency-{turn}", variants[key[0]], described(key[1], varied), groups[key])
+        _plot(f"latency-{turn}", variants[key[0]], described(key[1], varied), groups[key], _doubts(variants, *key))
         for turn, key in enumerate(ordered)
     )
     plots = [plot for plot in made if plot is not None]
@@ -68,7 +70,23 @@ def edge_of(children: Sequence[Samples]) -> float:
     return next((end for end in ends if end <= most), most)
 
 
-def _plot(name: str, variant: Variant, conditions: str, replicates: Sequence[Mapping[str, Any]]) -> Plot | None:
+def _doubts(variants: Sequence[Variant], number: int, place: Place) -> tuple[str, ...]:
+    """What speaks against the medians that were made of the same samples."""
+    # A case has its shapes, whether or not the samples tell them.
+    timed = replace(place, name="latency_p50", shapes=None)
+    return flags_of(
+        *(
+            found
+            for each in sorted({0, number})
+            for where, found in by_place(variants[each].measurements).items()
+            if replace(where, shapes=None) == timed
+        )
+    )
+
+
+def _plot(
+    name: str, variant: Variant, conditions: str, replicates: Sequence[Mapping[str, Any]], flags: tuple[str, ...]
+) -> Plot | None:
     original = children_of(replicates, "first")
     artifact = children_of(replicates, "second") if variant.number else []
     everything = [*original, *artifact]
@@ -100,6 +118,7 @@ def _plot(name: str, variant: Variant, conditions: str, replicates: Sequence[Map
         "One line is one fresh process. Steep is steady; lines apart are processes that disagree. "
         + _beyond(everything, high),
         ((0, "original"), *([(variant.number, variant.name)] if artifact else [])),
+        flags,
     )
 
 
@@ -109,7 +128,7 @@ def _beyond(children: Sequence[Samples], edge: float) -> str:
     left = int((calls > edge).sum())
     if not left:
         return "No call is beyond the edge."
-    share, longest = amount(left / len(calls), "fraction"), amount(float(calls.max()), "ms")
+    share, longest = amount(left / len(calls), "fraction").replace(" ", _TIED), amount(float(calls.max()), "ms")
     return f"Beyond the edge, at {amount(edge, 'ms')}, are {share} of all calls, the longest of {longest}."
 
 

@@ -111,6 +111,7 @@ def _plot(name: str, conditions: str, sides: Sequence[tuple[Variant, list[_Point
         title,
         " ".join(kinds),
         tuple((variant.number, variant.name) for variant, _ in sides),
+        tuple(sorted(frozenset().union(*(point.flags for point in points)))),
     )
 
 

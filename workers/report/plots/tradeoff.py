@@ -10,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
 from workers.evaluation.words import amount
+from workers.report.cells import flags_of
 from workers.report.plots.drawing import INK, MUTED, SURFACE, Plot, colour_of, draw, padded
 from workers.report.variants import Variant, ends_of
 from workers.report.wording import label, scaled
@@ -27,6 +28,7 @@ class _Point:
     y: float
     x_ends: tuple[float, float] | None
     y_ends: tuple[float, float] | None
+    flags: tuple[str, ...]
 
 
 def tradeoff_plots(variants: Sequence[Variant], metric: str | None) -> list[Plot]:
@@ -60,8 +62,8 @@ def _point(variant: Variant, cost: str, metric: str) -> _Point | None:
         ideal = METRICS[metric].ideal if metric in METRICS else None
         if variant.number or ideal is None:
             return None
-        return _Point(variant, float(x["value"]), ideal, ends_of(x), None)
-    return _Point(variant, float(x["value"]), float(y["value"]), ends_of(x), ends_of(y))
+        return _Point(variant, float(x["value"]), ideal, ends_of(x), None, flags_of(x))
+    return _Point(variant, float(x["value"]), float(y["value"]), ends_of(x), ends_of(y), flags_of(x, y))
 
 
 def _plot(points: Sequence[_Point], cost: str, metric: str) -> Plot:
@@ -95,7 +97,9 @@ def _plot(points: Sequence[_Point], cost: str, metric: str) -> Plot:
     )
     caption = "Bars are 95 % intervals; filled points are those that no other beats, joined by the Pareto front."
     named = [(point.variant.number, point.variant.name) for point in points] if len(points) > _MOST_NAMED else []
-    return Plot(draw(f"tradeoff-{cost}", title, f"{said}.", paint), title, caption, tuple(named[:_MOST_IN_LEGEND]))
+    flags = tuple(dict.fromkeys(flag for point in points for flag in point.flags))
+    svg = draw(f"tradeoff-{cost}", title, f"{said}.", paint)
+    return Plot(svg, title, caption, tuple(named[:_MOST_IN_LEGEND]), flags)
 
 
 def _span(points: Sequence[_Point], axis: str, scale: float) -> list[float]:
