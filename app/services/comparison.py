@@ -107,28 +107,29 @@ def _best_comparable(options: Sequence[Sequence[Measured]]) -> tuple[Measured, .
     """Of several results of each, those of which most can be compared with the reference's; of equal ones the first."""
     if all(len(results) == 1 for results in options):
         return tuple(results[0] for results in options)
-    best: tuple[tuple[int, int], tuple[Measured, ...]] | None = None
+    best: tuple[tuple[int, ...], tuple[Measured, ...]] | None = None
     for reference in options[0]:
-        worth = [[(_worth(reference, other), other) for other in others] for others in options[1:]]
+        known = [found for name in ("latency_p50", *METRICS) if (found := reference.measured(name)) is not None]
+        worth = [[(_worth(reference, known, other), other) for other in others] for others in options[1:]]
         chosen = [max(scored, key=itemgetter(0)) for scored in worth]
-        total = sum(score[0] for score, _ in chosen), sum(score[1] for score, _ in chosen)
+        total = tuple(map(sum, zip(*(score for score, _ in chosen), strict=True)))
         if best is None or total > best[0]:
             best = total, (reference, *(variant for _, variant in chosen))
     assert best is not None
     return best[1]
 
 
-def _worth(reference: Measured, variant: Measured) -> tuple[int, int]:
-    """Of the latency and the metrics that goals use, how many have the same conditions, and how many are paired."""
+def _worth(reference: Measured, known: Sequence[Found], variant: Measured) -> tuple[int, int, int]:
+    """Of what is known of the reference, how much has the same conditions, how much is paired, how much both have."""
     told = []
-    for name in ("latency_p50", *METRICS):
-        before = reference.measured(name)
-        after = same_place(variant, before) if before is not None else None
-        if before is not None and after is not None and after.get("value") is not None:
+    for before in known:
+        after = same_place(variant, before)
+        if after is not None and after.get("value") is not None:
             told.append(difference(reference, before, variant, after))
     return (
         sum(each.side != "not_comparable" for each in told),
         sum(each.basis in ("paired", "through_original") for each in told),
+        len(told),
     )
 
 

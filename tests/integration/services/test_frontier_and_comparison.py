@@ -113,7 +113,7 @@ def evaluate(
     latency: float,
     *,
     size: int = 300,
-    top1: float = 0.88,
+    top1: float | None = 0.88,
     data: Dataset | None = None,
     machine: str = "machine-1",
     **conditions: Any,
@@ -122,7 +122,8 @@ def evaluate(
     source = "evaluation" if data else "synthetic"
     given = {"datasets": {"evaluation": data.id}} if data else {}
     view, _ = deployment.services.jobs.submit({"kind": "evaluate", "model": artifact, **given}, idempotency_key=None)
-    found = measured(latency, size, top1, machine=machine, source=source, **(PLACE | conditions))
+    found = measured(latency, size, top1 or 0, machine=machine, source=source, **(PLACE | conditions))
+    found = [each for each in found if each["name"] != "top1" or top1 is not None]
     deployment.services.work.succeed(
         deployment.claimed(),
         outcome={"baseline": {"measurements": found}, "candidates": []},
@@ -336,6 +337,17 @@ def test_evaluations_reach_comparisons(deployment: Deployment) -> None:
     assert (told.side, told.basis, told.ratio) == ("better", "through_original", pytest.approx(0.8))
     # Where both will do, what was measured in turn is surer.
     assert [each.job for each in deployment.services.comparisons.compare([model.id, one]).variants] == [here, here]
+
+
+def test_an_evaluation_that_says_less_hides_nothing(deployment: Deployment) -> None:
+    """Nothing can be compared with what was measured elsewhere, and what can be told is told all the same."""
+    model = deployment.model()
+    _, [one] = finish(deployment, model, {"cnd_1": (5.0, 300, 0.88)}, machine="machine-2", data=deployment.dataset())
+    made, [two] = finish(deployment, model, {"cnd_2": (5.0, 300, 0.88)})
+    evaluate(deployment, two, 5.0, top1=None)
+
+    found = deployment.services.comparisons.compare([one, two])
+    assert found.variants[1].job == made
 
 
 def latency_between(deployment: Deployment, first: str, other: str) -> Difference:
