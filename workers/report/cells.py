@@ -6,12 +6,13 @@ from typing import Any
 
 from app.domain.measurement import UNITS
 from app.domain.metric import METRICS
-from app.domain.variants import Data, Measured, better_of, difference
+from app.domain.variants import EXACT, Data, Measured, better_of, difference
 from workers.report import wording
 from workers.report.places import Place, place_of
 from workers.report.variants import Found, Variant, ends_of, is_number
 
 _UNPAIRED = "not paired"
+_NO_INTERVAL = "no interval: it may be noise"
 _OFTEN_UNSAID = ("runtime", "shapes", "threads", "batch")
 """Conditions that a comparison may leave out; without the others it is of single calls, of the data's shapes."""
 
@@ -42,10 +43,9 @@ def difference_cell(artifact: Variant, place: Place, before: Found | None, after
     """
     name = place.name
     if (compared := _compared(artifact, place, first=first)) is not None:
-        own = flags_of(compared)
-        # Those without conditions of their own say nothing of what disturbed the two.
-        flags = own if compared.get("conditions") else flags_of(compared, before, after)
-        return Cell(wording.factor(compared), wording.factor_interval(compared), flags)
+        # What was timed in turn has flags of its own; others say nothing of what disturbed the two.
+        in_turn = is_number(compared.get("same_ratio"))
+        return compared_cell(compared, flags_of(compared) if in_turn else flags_of(compared, before, after))
     if first and (drop := artifact.drops.get(name)) is not None and is_number(drop.get("value")):
         return Cell(wording.dropped(drop), wording.drop_interval(drop), flags_of(before, after))
     if before is None or after is None or not (is_number(before.get("value")) and is_number(after.get("value"))):
@@ -53,6 +53,13 @@ def difference_cell(artifact: Variant, place: Place, before: Found | None, after
     if place.turn or (name in METRICS and METRICS[name].relative_to_original):
         return Cell("")
     return _unpaired(name, before, after)
+
+
+def compared_cell(compared: Found, flags: tuple[str, ...]) -> Cell:
+    """A paired comparison; no difference where there is no interval, as of one process, to tell it from noise."""
+    if ends_of(compared) is None and compared.get("name") not in EXACT:
+        return Cell("–", _NO_INTERVAL, flags)
+    return Cell(wording.factor(compared), wording.factor_interval(compared), flags)
 
 
 def flags_of(*found: Found | None) -> tuple[str, ...]:
@@ -85,7 +92,7 @@ def _unpaired(name: str, before: Found, after: Found) -> Cell:
     if found.side == "not_comparable":
         return Cell("–", found.reason, flags)
     if found.basis == "none":
-        return Cell("–", "one of the two has no interval: it may be noise", flags)
+        return Cell("–", _NO_INTERVAL, flags)
     if name not in UNITS:
         sign = -1.0 if better_of(name) == "higher" else 1.0
         change = sign * (found.difference or 0.0)

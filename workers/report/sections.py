@@ -1,13 +1,13 @@
 """What each section of the page says, from a legible report."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.domain.metric import METRICS
 from workers.evaluation.words import amount, plain
 from workers.report import wording
-from workers.report.cells import Cell, difference_cell, flags_of, measured_cell
+from workers.report.cells import Cell, compared_cell, difference_cell, flags_of, measured_cell
 from workers.report.operators import SideBySide, side_by_side
 from workers.report.places import Place, by_place, described, varying
 from workers.report.variants import Found, Variant, is_number, variants_of
@@ -122,8 +122,11 @@ def key_figures(variants: Sequence[Variant], subject: Variant | None, metric: st
         if (compared := subject.compared(name)) is not None:
             before, after = original.measured(name), subject.measured(name)
             besides = f"{wording.written(before)} → {wording.written(after)}" if before and after else ""
-            besides = "; ".join(filter(None, (besides, _which(subject, after))))
-            figures.append(Figure(wording.factor(compared), title, besides, flags_of(compared, before, after)))
+            told = compared_cell(compared, flags_of(compared, before, after))
+            is_told = told.text != "–"
+            besides = "; ".join(filter(None, (besides, "" if is_told else told.small, _which(subject, after))))
+            value = told.text if is_told else wording.written(after)
+            figures.append(Figure(value, title, besides, told.flags))
     if metric is not None and (measured := subject.measured(metric)) is not None:
         drop = subject.drops.get(metric)
         value = wording.dropped(drop) if drop else wording.written(measured)
@@ -184,7 +187,7 @@ def overview(variants: Sequence[Variant], metric: str | None) -> list[dict[str, 
             "variant": variant,
             "size": _short(variant.measured("artifact_bytes")),
             "latency": _short(variant.measured("latency_p50")),
-            "speed": Cell(wording.factor(speed), None, flags_of(speed))
+            "speed": replace(compared_cell(speed, flags_of(speed)), small=None)
             if (speed := variant.compared("latency_p50"))
             else Cell("–"),
             "accuracy": _short(variant.measured(metric)) if metric else Cell("–"),

@@ -105,7 +105,7 @@ def test_a_comparison_without_conditions_is_of_the_first_row_alone() -> None:
     [
         (0.2, "the same, within noise", "0.79 to 1.40 ×, not paired"),
         (0.01, "1.05 × slower", "1.04 to 1.06 ×, not paired"),
-        (0.0, "–", "one of the two has no interval: it may be noise"),
+        (0.0, "–", "no interval: it may be noise"),
     ],
 )
 def test_what_may_be_noise_is_not_called_a_difference(half: float, text: str, small: str) -> None:
@@ -157,6 +157,38 @@ def test_doubts_follow_the_numbers() -> None:
     assert set(first.difference.flags) == set(tile.flags) == {"noisy", "unstable"}
     assert last.difference.flags == ("saturated",)
     assert {flag for flag, _, _ in flags(variants)} == {"noisy", "unstable", "saturated"}
+
+
+def test_a_comparison_of_one_process_is_no_difference() -> None:
+    compared: list[dict[str, Any]] = [
+        {"name": "peak_memory", "ratio": 1.2, "ci95": None},
+        {"name": "artifact_bytes", "ratio": 0.5, "ci95": None},
+    ]
+    report = document([measured("peak_memory", 6e6, 0.0), measured("artifact_bytes", 1e6, 0.0)], comparisons=compared)
+    report["baseline"]["measurements"] = [measured("peak_memory", 5e6, 0.0), measured("artifact_bytes", 2e6, 0.0)]
+    report["candidates"][0]["measurements"][0]["flags"] = ["contended"]
+    variants = variants_of(report)
+
+    memory, size = rows_of(report)
+    tiles = {tile.name: tile for tile in key_figures(variants, shown(variants), None)}
+
+    assert memory.difference == Cell("–", "no interval: it may be noise", ("contended",))
+    assert spaced(size.difference) == "2.00 × smaller"
+    assert tiles["Memory"].value.replace("\u00a0", " ") == "6.00 MB"
+    assert "it may be noise" in tiles["Memory"].besides
+    assert tiles["Size"].value.replace("\u00a0", " ") == "2.00 × smaller"
+
+
+@pytest.mark.parametrize(("same", "flags"), [(1.0, ()), (None, ("contended",))])
+def test_only_what_was_timed_in_turn_has_flags_of_its_own(same: float | None, flags: tuple[str, ...]) -> None:
+    compared = {"name": "load_time", "ratio": 1.5, "ci95": [1.4, 1.6], "same_ratio": same, "conditions": {"threads": 1}}
+    report = document([measured("load_time", 15.0, threads=1)], comparisons=[compared])
+    report["baseline"]["measurements"] = [measured("load_time", 10.0, threads=1) | {"flags": ["contended"]}]
+
+    (found,) = rows_of(report)
+
+    assert found.difference is not None
+    assert found.difference.flags == flags
 
 
 def test_what_no_condition_has_is_said_once() -> None:
