@@ -100,3 +100,12 @@ def test_samples_that_no_interval_holds_of_are() -> None:
     rng = np.random.default_rng(6)
     for drawn in (rng.lognormal(0, 2, (100, 500)), rng.pareto(1.5, (100, 500)), rng.standard_cauchy((100, 500))):
         assert np.mean([is_heavy(one - one.mean()) for one in drawn]) > 0.7
+
+
+def test_so_few_rows_that_they_tell_nothing_are_not_called_heavy() -> None:
+    few, more = (((np.arange(rows) + 0.5) / rows) ** -1.5 for rows in (45, 60))
+    tail = upper_tail(few)
+    assert tail is not None
+    assert tail.shape > 0.9
+    assert not is_heavy(few)
+    assert is_heavy(more)

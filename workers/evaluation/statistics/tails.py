@@ -59,9 +59,14 @@ def upper_tail(values: Floats) -> Tail | None:
 
 
 def is_heavy(draws: Floats) -> bool:
-    """Whether a tail of draws is such that their mean has no variance, as far as they tell."""
+    """Whether a tail of draws is such that their mean has no variance, as far as they tell.
+
+    A tail of fewer values than what it is drawn towards counts for, of fewer than 46 draws, tells nothing.
+    """
     found = (upper_tail(draws), upper_tail(-draws))
-    return any(tail is not None and tail.towards(_SHAPE, _VALUES) > _NO_VARIANCE for tail in found)
+    return any(
+        tail is not None and tail.count >= _VALUES and tail.towards(_SHAPE, _VALUES) > _NO_VARIANCE for tail in found
+    )
 
 
 def completed(values: Floats) -> Floats:
