@@ -20,7 +20,7 @@ from workers.steps.snippet import snippet
 
 MANIFEST = "manifest.json"
 
-_OF_THE_SAMPLES = frozenset({"batch", "case", "rows", "children", "target", "pooled"})
+_OF_THE_SAMPLES = frozenset({"batch", "case", "shapes", "rows", "children", "target", "pooled"})
 """Conditions of a measurement that are not the session's."""
 
 

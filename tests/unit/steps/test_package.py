@@ -190,7 +190,7 @@ def test_the_manifest_names_the_runtime_that_was_timed(packaged: tuple[Job, dict
     (runtime,) = manifest["runtimes"]
     assert (runtime["runtime"], runtime["version"]) == ("onnxruntime", ort.__version__)
     assert (runtime["providers"], runtime["threads"]) == (["CPUExecutionProvider"], 1)
-    assert not {"rows", "children", "batch", "target"} & set(runtime)
+    assert not {"rows", "children", "batch", "shapes", "target"} & set(runtime)
     assert "slower or less accurate" in manifest["snippet"]
     assert "do not use" not in manifest["snippet"]
 
