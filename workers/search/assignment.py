@@ -190,7 +190,8 @@ class Solver:
             if or_none:
                 return None
             raise AssertionError(f"all in float always solves it: {found.message}")
-        return np.round(found.x)
+        chosen: NDArray[np.float64] = np.asarray(found.x, dtype=np.float64).round()
+        return chosen
 
     def _assignment(self, found: NDArray[np.float64] | None) -> Assignment:
         assert found is not None
