@@ -155,7 +155,7 @@ def test_the_step_profiles_with_the_job_s_rows(job: Job) -> None:
 
 
 def test_the_step_makes_rows_where_there_are_none(job: Job) -> None:
-    assert made(job).rows == 32
+    assert made(job).rows == 8
 
 
 def test_the_step_asks_the_runtime_that_it_is_told(job: Job) -> None:
