@@ -135,10 +135,11 @@ EVENTS: list[tuple[float, dict[str, Any], str | None]] = [
     (2.0, {"waited": 0.03}, None),
     (2.0, {"waited": 0.2}, "waited for a processor for 10% of the time"),
     # Preemption
-    (0.004, {"switches": 2}, None),
-    (0.004, {"switches": 3}, "preempted 3 times in 0.004 s"),
-    (2.0, {"switches": 40}, None),
-    (2.0, {"switches": 41}, "preempted 41 times in 2 s"),
+    (0.004, {"switches": 2, "waited": 0.00004}, None),
+    (0.004, {"switches": 3, "waited": 0.00004}, "preempted 3 times in 0.004 s"),
+    (2.0, {"switches": 40, "waited": 0.02}, None),
+    (2.0, {"switches": 41, "waited": 0.02}, "preempted 41 times in 2 s"),
+    (2.0, {"switches": 400, "waited": 0.01}, None),  # as by a thread of the kernel: 25 µs each
     # Clocks that jump
     (0.004, {"slept": 3.0}, "suspended for 3 s"),
     (2.0, {"slept": 0.0005}, None),
