@@ -24,7 +24,7 @@ their p99, which is too low as often as seven times of eight: intervals over six
 UNSTABLE_SPREAD = 1.06
 """Children whose medians differ by more than this factor (3 % to either side) have no one latency."""
 
-_QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
+QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
 _SINGLE = ("load_time", "first_run")
 """What happens once in a process."""
 
@@ -44,7 +44,7 @@ def latencies(
     medians = per_child("latency_p50", replicates, subject)
     if max(medians) > UNSTABLE_SPREAD * min(medians):
         flags = (*flags, "unstable")
-    found = [_latency(name, replicates, subject, conditions, flags) for name in _QUANTILES]
+    found = [_latency(name, replicates, subject, conditions, flags) for name in QUANTILES]
     found += [
         _measured(name, per_child(name, replicates, subject), _count(replicates, subject), conditions, flags)
         for name in ("latency_mean", "throughput")
@@ -82,7 +82,7 @@ def _readings(subject: Subject) -> Mapping[str, PerChild]:
         return statistics.fmean(samples_of(replicate, subject))
 
     return {
-        **{name: quantile(share) for name, share in _QUANTILES.items()},
+        **{name: quantile(share) for name, share in QUANTILES.items()},
         "latency_mean": mean,
         "throughput": lambda replicate: 1000 * replicate.batch / mean(replicate),
         "load_time": lambda replicate: replicate.load_ms[subject],
@@ -108,7 +108,7 @@ def _latency(
         return absent(name, reason, unit=unit, better=better).model_copy(update={"conditions": conditions})
     # Too few in each child, enough in all: a value, but nothing to make an interval of.
     pooled = [sample for replicate in replicates for sample in samples_of(replicate, subject)]
-    value = float(np.quantile(pooled, _QUANTILES[name], method=QUANTILE_METHOD))
+    value = float(np.quantile(pooled, QUANTILES[name], method=QUANTILE_METHOD))
     return _stated(name, value, None, sum(counts), {**conditions, "pooled": True}, flags)
 
 

@@ -8,10 +8,8 @@ import numpy as np
 from app.domain.measurement import UNITS, Measurement, absent
 from workers.evaluation.bounds import TWO_SIDED_95, replicate_interval
 from workers.evaluation.comparison import DISTURBED_SHARE
-from workers.evaluation.latency import LEAST_SAMPLES, QUANTILE_METHOD
+from workers.evaluation.latency import LEAST_SAMPLES, QUANTILE_METHOD, QUANTILES
 from workers.evaluation.replicate import LoadPoint, LoadReplicate
-
-_QUANTILES = {"latency_p50": 0.5, "latency_p90": 0.9, "latency_p99": 0.99}
 
 SATURATED = "saturated"
 """Flag of a rate that the model could not keep up with: its latencies grow with the time that one measures."""
@@ -44,7 +42,7 @@ def loads(replicates: Sequence[LoadReplicate], subject: str, *, target: str | No
         rows = [replicate.batch * len(point.samples_ms) for replicate, point in zip(mine, points, strict=True)]
         rates = [count / point.seconds for count, point in zip(rows, points, strict=True)]
         found.append(_measured("throughput", rates, sum(rows), conditions, flags))
-        for name, share in _QUANTILES.items():
+        for name, share in QUANTILES.items():
             found.append(_quantile(name, share, points, conditions, flags))
     return found
 

@@ -20,7 +20,7 @@ from workers.formats.torch.archive import torch_format
 from workers.formats.torch.inspection import open_program
 from workers.formats.torch.program import dtype_name, plain, raise_if_out_of_memory
 from workers.formats.torch.trust import require_trust
-from workers.runtimes.session import CPU, Array, Optimization, Port, Profile, check_feeds, numpy_dtype
+from workers.runtimes.session import Array, Optimization, Port, Profile, check_feeds, numpy_dtype, only_on_processor
 
 _WAKING_CALLS = 3
 """TorchScript's executor looks at two calls before it has made up its mind."""
@@ -47,11 +47,7 @@ def open_session(
     optimization: Optimization,
 ) -> "TorchSession":
     """See `workers.runtimes.session.load`. There are no options. Raises RejectedInput `torch_files_not_trusted`."""
-    if providers != (CPU,):
-        raise StepError(
-            f"torch runs on the processor here, not on {', '.join(providers)}; leave the providers out.",
-            code="provider_unavailable",
-        )
+    only_on_processor("torch", providers)
     unknown = sorted(name for name in session_options if "." not in name)
     if unknown or optimization != "all":
         raise StepError(

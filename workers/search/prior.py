@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from app.domain.goal import Minimizable
-from app.domain.recipe import AnyRecipe, Bfloat16, DynamicInt8, Float16, Mixed, StaticInt8, WeightOnly
+from app.domain.recipe import AnyRecipe, Bfloat16, DynamicInt8, Float16, StaticInt8, WeightOnly
 from app.domain.suitability import suitability
 from app.domain.target import fp16_is_native
 from workers.evaluation.operators import OperatorTime
@@ -20,7 +20,6 @@ _SMALL_SHARE = 0.05
 """Of the time: a technique for operators that take less cannot show."""
 
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul", "Gemm", "FusedGemm"})
-_CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
 
 WEIGHTS = WeightOnly(bits=4, block_size=64)
 WEIGHTS_FITTED = WeightOnly(bits=4, block_size=64, algorithm="gptq")
@@ -81,7 +80,7 @@ def openings(known: Known) -> tuple[list[Opening], list[Skipped]]:
 
 def _considered(known: Known) -> Iterator[tuple[str, tuple[AnyRecipe, ...], str]]:
     """Each technique with its recipes and what speaks against it; nothing, where it is worth a try."""
-    products, convolutions = known.share(_PRODUCTS), known.share(_CONVOLUTIONS)
+    products = known.share(_PRODUCTS)
     bytes_count = bool({"size", "memory"} & known.minimize.keys())
     in_bytes = few_bits = ""
     if known.roofline is not None and not bytes_count:
@@ -95,11 +94,7 @@ def _considered(known: Known) -> Iterator[tuple[str, tuple[AnyRecipe, ...], str]
     yield "dynamic_int8", (DynamicInt8(),), in_bytes or few_products
     fitted: tuple[AnyRecipe, ...] = (WEIGHTS_FITTED,) if known.calibration else ()
     yield "weight_only", (WEIGHTS, *fitted, WEIGHTS_IN_BYTES), few_bits or few_products
-    both = Mixed(rest=StaticInt8(op_types=("Conv", "ConvTranspose")))
-    one_kind = "It is for models that spend time in convolutions and in matrix products, and this is not one."
-    if products >= _SMALL_SHARE and convolutions >= _SMALL_SHARE:
-        one_kind = ""
-    yield "mixed", (both,), one_kind or (in_bytes if known.calibration else no_rows)
+    yield "mixed", (), "Which part gets which technique is decided once each was measured by itself."
     slow_halves = (
         ""
         if bytes_count or fp16_is_native(known.features)

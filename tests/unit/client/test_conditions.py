@@ -54,8 +54,8 @@ def test_each_condition_has_a_row_for_each_variant(capsys: pytest.CaptureFixture
         "onnxruntime, threads 1, batch 8 static_int8 1.000 2.000 3000 -",
         "openvino, threads 1, batch 1 fp32 3.000 6.000 9000 -",
         "openvino, threads 1, batch 1 static_int8 1.500 3.000 4500 -",
-        "onnxruntime, case prefill (x 1x128x16), threads 1, batch 1 fp32 4.000 8.000 12000 -",
-        "onnxruntime, case prefill (x 1x128x16), threads 1, batch 1 static_int8 2.000 4.000 6000 -",
+        "onnxruntime, case prefill, x 1×128×16, threads 1, batch 1 fp32 4.000 8.000 12000 -",
+        "onnxruntime, case prefill, x 1×128×16, threads 1, batch 1 static_int8 2.000 4.000 6000 -",
         "onnxruntime, threads 1, batch 1, callers 2 fp32 5.000 10.0 15000 -",
         "onnxruntime, threads 1, batch 1, callers 2 static_int8 2.500 5.000 7500 -",
         "onnxruntime, threads 1, batch 1, callers 2, rate 20000 fp32 6.000 12.0 18000 -",
@@ -88,5 +88,5 @@ def test_a_job_that_measured_one_model_names_the_runtime_where_there_are_several
     one = printed(capsys, ended_job(candidates=[], baseline={"measurements": measured(1.0, SEVERAL[:2])}))
 
     assert "latency_p50 3.000 ms openvino, threads 1, batch 1, rows 8" in several
-    assert "latency_p50 4.000 ms onnxruntime, case prefill (x 1x128x16), threads 1, batch 1, rows 8" in several
+    assert "latency_p50 4.000 ms onnxruntime, case prefill, x 1×128×16, threads 1, batch 1, rows 8" in several
     assert "latency_p50 2.000 ms threads 1, batch 8, rows 8" in one

@@ -4,7 +4,6 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-_TOLD = ("case", "threads", "batch", "callers", "rate", "rows")
 _APART = ("runtime", "case", "shapes", "threads", "batch", "callers", "rate")
 """What tells measurements of one name and job apart, in the order in which it is said."""
 
@@ -18,8 +17,12 @@ Key = tuple[Any, ...]
 
 def holds_for(conditions: Mapping[str, Any], runtimes: Iterable[str]) -> str:
     """What one measurement holds for: its runtime where there are several, then all that is known of it."""
-    names = [*(["runtime"] if len(set(runtimes)) > 1 else []), *_TOLD]
-    return ", ".join(_said(name, conditions) for name in names if conditions.get(name) is not None)
+    several = len(set(runtimes)) > 1
+    told = [str(conditions["runtime"])] if several and "runtime" in conditions else []
+    # Without a case all of a job's are timed on the same shapes.
+    left_out = [*(["runtime"] if several else []), *([] if "case" in conditions else ["shapes"])]
+    told += ran(conditions, left_out)
+    return ", ".join([*told, *([f"rows {conditions['rows']}"] if conditions.get("rows") is not None else [])])
 
 
 def runtimes_of(measured: Iterable[Mapping[str, Any]]) -> set[str]:
@@ -53,24 +56,6 @@ def compared_under(compared: Iterable[Mapping[str, Any]], conditions: Mapping[st
         if each["name"] == "latency_p50" and each.get("ratio") and given and same:
             return each
     return None
-
-
-def _said(name: str, conditions: Mapping[str, Any]) -> str:
-    value = conditions[name]
-    if name == "runtime":
-        return str(value)
-    if name == "case" and (shapes := conditions.get("shapes")):
-        return f"case {value} ({_shapes(shapes)})"
-    return f"{name} {value:g}" if isinstance(value, float) and value < 1e6 else f"{name} {value}"
-
-
-def _shapes(shapes: Any) -> str:
-    if not isinstance(shapes, Mapping):
-        return str(shapes)
-    return ", ".join(
-        f"{name} {'x'.join(map(str, shape)) if isinstance(shape, list | tuple) else shape}"
-        for name, shape in shapes.items()
-    )
 
 
 def _hashable(value: Any) -> Any:
